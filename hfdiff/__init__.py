@@ -1,0 +1,23 @@
+"""Train, choose, prove and publish small diffusion models that you steer by class and by style."""
+
+import importlib
+from typing import Any
+
+# Public name -> the module that holds it; loaded on first use, so that `hfdiff --help` does not wait for torch.
+_EXPORTS = {
+    "ClassStyleUNet2DModel": "hfdiff.unet",
+    "ClassStylePipeline": "hfdiff.pipelines.class_style",
+    "Judge": "hfdiff.judge",
+    "TrainConfig": "hfdiff.training",
+    "load_judge": "hfdiff.judge",
+    "load_pipeline": "hfdiff.checkpoint",
+}
+
+__all__ = list(_EXPORTS)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'hfdiff' has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)

@@ -1,0 +1,39 @@
+"""Augmentation that does not leak into the samples: the model is told what was done to each training picture.
+
+After Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Appendix F.2; sampling tells it that nothing was done.
+"""
+
+import math
+
+import torch
+from kornia.geometry.transform import warp_affine
+from torch import Tensor
+
+NUM_AUGMENTS = 6  # labels: mirror, zoom, cos - 1 and sin of the turn, shift right, shift down
+
+
+def augment(pixels: Tensor, draw: Tensor, probability: float) -> tuple[Tensor, Tensor]:
+    """Mirror, zoom, turn and shift pictures (B, C, H, W); each change happens with `probability`.
+
+    `draw` is uniform (B, 12). Returns the pictures and the labels (B, 6), 0 where nothing was done.
+    """
+    height, width = pixels.shape[-2:]
+    chance, amount = draw[:, :NUM_AUGMENTS] < probability, 2 * draw[:, NUM_AUGMENTS:] - 1  # amounts in [-1, 1]
+    mirror = chance[:, 0].float()
+    zoom = amount[:, 1] * 0.2 * chance[:, 1]  # log2 of the scale
+    turn = amount[:, 2] * math.radians(15) * chance[:, 2]
+    right, down = amount[:, 3] * 0.125 * chance[:, 3], amount[:, 4] * 0.125 * chance[:, 4]
+    labels = torch.stack([mirror, zoom, turn.cos() - 1, turn.sin(), right, down], dim=1)
+    scale, side = torch.exp2(zoom), 1 - 2 * mirror
+    linear = torch.stack(
+        [scale * side * turn.cos(), -scale * turn.sin(), scale * side * turn.sin(), scale * turn.cos()]
+    )
+    linear = linear.T.reshape(-1, 2, 2)
+    centre = pixels.new_tensor([(width - 1) / 2, (height - 1) / 2])
+    shift = torch.stack([right * width, down * height], dim=1)
+    offset = centre + shift - linear @ centre
+    warped = warp_affine(
+        pixels, torch.cat([linear, offset[..., None]], dim=2), (height, width), padding_mode="reflection"
+    )
+    changed = chance[:, :5].any(dim=1).reshape(-1, 1, 1, 1)
+    return torch.where(changed, warped, pixels), labels

@@ -1,0 +1,268 @@
+"""A run's folder: checkpoints that are complete or absent, and the exported pipeline.
+
+A folder is written under another name, synced to disk and then renamed. A checkpoint holds safetensors, a JSON of
+numbers, and a manifest with the SHA-256 of each file. The old is deleted only after the new is in place.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hfdiff.config import from_mapping, read_yaml, to_mapping
+from hfdiff.errors import BadInput
+from hfdiff.objectives import make_objective
+from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.styles import STYLES
+from hfdiff.training import RESUMABLE_KEYS, SHAPE_KEYS, TrainConfig
+from hfdiff.unet import ClassStyleUNet2DModel
+
+MANIFEST = "manifest.json"
+NUMBERS = "state.json"
+MODEL_INDEX = "model_index.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The places inside `runs/NAME`."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def losses(self) -> Path:
+        return self.path / "losses.png"
+
+    @property
+    def pipeline(self) -> Path:
+        return self.path / "pipeline"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read back: tensors by group and name, and the numbers beside them."""
+
+    path: Path
+    tensors: dict[str, dict[str, Tensor]]
+    numbers: dict[str, Any]
+
+
+def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a folder that appears at `target` complete or not at all; an older one there is replaced."""
+    fresh, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(target)
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir()
+        fill(fresh)
+        _sync(fresh)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    _sync_entry(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Put back the older folder, where a crash came between the two renames of `write_folder`."""
+    old = target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a small file so that it appears complete or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.new")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(target)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o644)  # safetensors come out readable by their owner alone
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            _sync_entry(path)
+    _sync_entry(folder)
+
+
+def _sync_entry(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def save_checkpoint(
+    checkpoints: Path, tensors: dict[str, dict[str, Tensor]], numbers: dict[str, Any], keep: int
+) -> Path:
+    """Save step `numbers["step"]` and then delete all but the newest `keep`."""
+    target = checkpoints / f"step-{numbers['step']:09d}"
+
+    def fill(folder: Path) -> None:
+        for group, named in tensors.items():
+            save_file(
+                {name: value.detach().contiguous() for name, value in named.items()}, folder / f"{group}.safetensors"
+            )
+        (folder / NUMBERS).write_text(json.dumps(numbers, indent=2) + "\n")
+        hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        (folder / MANIFEST).write_text(json.dumps(hashes, indent=2) + "\n")
+
+    write_folder(target, fill)
+    for old in list_checkpoints(checkpoints)[keep:]:
+        doomed = old.with_name(f".{old.name}.old")
+        old.rename(doomed)
+        shutil.rmtree(doomed)
+    return target
+
+
+def list_checkpoints(checkpoints: Path) -> list[Path]:
+    """The checkpoint folders, the newest first."""
+    return sorted(checkpoints.glob("step-*"), reverse=True) if checkpoints.is_dir() else []
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint; ValueError or OSError says what is damaged."""
+    hashes = json.loads((path / MANIFEST).read_text())
+    for name, expected in hashes.items():
+        if _sha256(path / name) != expected:
+            raise ValueError(f"{name} does not match its hash")
+    groups = {Path(name).stem: load_file(path / name) for name in hashes if name.endswith(".safetensors")}
+    return Checkpoint(path, groups, json.loads((path / NUMBERS).read_text()))
+
+
+def newest_checkpoint(checkpoints: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None where there never was one, BadInput where all are damaged."""
+    for path in checkpoints.glob(".step-*.old") if checkpoints.is_dir() else []:
+        recover_folder(path.with_name(path.name.removeprefix(".").removesuffix(".old")))
+    paths = list_checkpoints(checkpoints)
+    for path in paths:
+        try:
+            return read_checkpoint(path)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            warn(f"checkpoint {path} is damaged ({error}); trying the one before it")
+    if paths:
+        raise BadInput(
+            f"no usable checkpoint left in {checkpoints}: all {len(paths)} are damaged; give another output_dir"
+        )
+    return None
+
+
+def check_same_data(numbers: dict[str, Any], fingerprint: str, config: TrainConfig) -> None:
+    """BadInput where a checkpoint was trained on other pictures than those of `fingerprint`."""
+    if numbers["data"] != fingerprint:
+        raise BadInput(
+            f"dataset {config.dataset!r} has changed since the run in {config.output_dir} began "
+            f"(fingerprint {numbers['data']} -> {fingerprint}); give another output_dir"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_resume(run: RunFolder, config: TrainConfig) -> TrainConfig:
+    """The configuration of the run in this folder, resumed with `config`; BadInput names the keys that differ."""
+    if not run.config.exists():
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise BadInput(f"output_dir {run.path} holds something that is no run; give an empty or a new folder")
+        return config
+    if config.resume == "never":
+        raise BadInput(f"output_dir {run.path} holds a run, and resume is 'never'; give another output_dir")
+    saved = from_mapping(TrainConfig, read_yaml(run.config), where=str(run.config))
+    if config.init_from:  # the model that the run began with decided its shape
+        config = replace(config, **{key: getattr(saved, key) for key in SHAPE_KEYS})
+    old, new = to_mapping(saved), to_mapping(config)
+    differing = [
+        f"{key} {old[key]!r} -> {new[key]!r}" for key in new if key not in RESUMABLE_KEYS and old[key] != new[key]
+    ]
+    if differing:
+        raise BadInput(f"output_dir {run.path} holds a run with another configuration: {'; '.join(differing)}")
+    return config
+
+
+def save_config(run: RunFolder, config: TrainConfig) -> None:
+    write_text(run.config, yaml.safe_dump(to_mapping(config), sort_keys=False))
+
+
+def make_pipeline(
+    config: TrainConfig, unet: ClassStyleUNet2DModel, class_names: tuple[str, ...], data_styles: tuple[str, ...]
+) -> ClassStylePipeline:
+    """A pipeline around trained weights, with the scheduler that its objective names."""
+    phrases = {name: {"phrase": name, "group": None} for name in data_styles}
+    phrases |= {name: {"phrase": STYLES[name].phrase, "group": STYLES[name].group} for name in config.styles}
+    return ClassStylePipeline(
+        unet=unet,
+        scheduler=make_objective(config.objective, config.schedule).scheduler(),
+        id2label=dict(enumerate(class_names)),
+        styles=phrases,
+    )
+
+
+def export_pipeline(pipeline: ClassStylePipeline, target: Path) -> None:
+    """Save a pipeline so that `target` always holds a whole one."""
+    write_folder(target, pipeline.save_pretrained)
+
+
+def find_pipeline(model: str) -> str:
+    """MODEL of the command line: a pipeline's folder, a run's folder, or a Hub id (downloaded)."""
+    folder = Path(model).expanduser()
+    recover_folder(folder / "pipeline")
+    for candidate in (folder, folder / "pipeline"):
+        if (candidate / MODEL_INDEX).is_file():
+            return str(candidate)
+    if folder.exists():
+        raise BadInput(f"{model} holds no pipeline: no {MODEL_INDEX} in it or in its folder 'pipeline'")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return snapshot_download(model)
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise BadInput(f"unknown model {model!r}: not a folder, and not to be had from the Hugging Face Hub") from error
+
+
+def load_pipeline(model: str) -> ClassStylePipeline:
+    """The pipeline of MODEL, with the installed code: nothing in the folder is run."""
+    folder = find_pipeline(model)
+    try:
+        return ClassStylePipeline.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise BadInput(f"{model} cannot be loaded: {error}") from error

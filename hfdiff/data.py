@@ -1,0 +1,407 @@
+"""Pictures with classes and styles, decoded once into one uint8 tensor.
+
+`load_training_data` and `load_test_data` take a row of `DATASETS`, a local folder or a Hub id. Columns are found by
+their feature type, never by name, so any image data set of the Hub works.
+"""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from hfdiff.errors import BadInput, unknown
+from hfdiff.pipelines.class_style import parse_styles
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set known by a short name: where it is, and what is to be said of it."""
+
+    source: str  # a Hub id, or a folder inside the package
+    about: str
+    judge: str | None = None  # folder of the embedded judge of this data set, in `ASSETS`
+
+
+DATASETS: dict[str, DataSet] = {
+    "fashion_mnist_12k": DataSet(
+        str(ASSETS / "fashion_mnist_12k"),
+        "embedded: 10,000 + 2,000 pictures of Fashion-MNIST's train split, 28x28 grey, 10 classes",
+        judge="judge_fashion_mnist",
+    ),
+    "fashion_mnist": DataSet(
+        "zalando-datasets/fashion_mnist", "70,000 pictures of clothes, 28x28 grey, 10 classes", "judge_fashion_mnist"
+    ),
+    "cifar10": DataSet("uoft-cs/cifar10", "60,000 photographs, 32x32 colour, 10 classes"),
+}
+
+VALIDATION_NAMES = ("validation", "valid", "val", "dev", "eval")
+TEST_NAMES = ("test", "testing")
+SPLIT_NAMES = frozenset(("train", "training", *VALIDATION_NAMES, *TEST_NAMES))
+PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"))
+GREY_MODES = frozenset(("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"))
+MAX_VALIDATION = 1000
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """N pictures with one class each and the strengths of the styles that the data itself names."""
+
+    pixels: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64 in [0, len(class_names))
+    style_weights: Tensor  # (N, S) float32 in [0, 1]; S = 0 where the data names no styles
+    class_names: tuple[str, ...]
+    style_names: tuple[str, ...]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def channels(self) -> int:
+        return self.pixels.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.pixels.shape[2], self.pixels.shape[3]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over pixels, labels, style strengths and names, the first 16 hex digits."""
+        digest = hashlib.sha256(repr((self.class_names, self.style_names, tuple(self.pixels.shape))).encode())
+        for tensor in (self.pixels, self.labels, self.style_weights):
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()[:16]
+
+    def class_counts(self) -> list[int]:
+        return torch.bincount(self.labels.cpu(), minlength=len(self.class_names)).tolist()
+
+    def rows(self, index: Tensor) -> "ImageTable":
+        """The pictures at `index` (int64), in that order."""
+        return replace(
+            self, pixels=self.pixels[index], labels=self.labels[index], style_weights=self.style_weights[index]
+        )
+
+    def to(self, device: torch.device | str) -> "ImageTable":
+        return replace(
+            self,
+            pixels=self.pixels.to(device),
+            labels=self.labels.to(device),
+            style_weights=self.style_weights.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a data set holds what."""
+
+    image: str
+    label: str
+    styles: tuple[str, ...]  # columns that give style strengths
+
+
+def load_training_data(
+    dataset: str,
+    *,
+    resolution: int | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> tuple[ImageTable, ImageTable]:
+    """The training and the validation pictures.
+
+    Where the data has no validation split, a tenth of the training pictures, at most 1,000, is held out (the same
+    ones for every run); a test split is left alone, for the evaluation.
+    """
+    splits = _open(dataset)
+    train = _decode(splits, _training_split(splits, dataset), dataset, resolution, image_column, label_column)
+    validation_name = next((name for name in VALIDATION_NAMES if name in splits), None)
+    if validation_name:
+        validation = _decode(splits, validation_name, dataset, resolution, image_column, label_column)
+        _same_shape(train, validation, dataset)
+        return train, validation
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+    held_out = min(MAX_VALIDATION, len(train) // 10)
+    if held_out == 0:
+        return train, train
+    return train.rows(order[held_out:].sort().values), train.rows(order[:held_out].sort().values)
+
+
+def load_test_data(
+    dataset: str,
+    *,
+    resolution: int | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> ImageTable:
+    """The pictures of the test split, or of the validation pictures where the data has no test split."""
+    splits = _open(dataset)
+    name = next((name for name in TEST_NAMES if name in splits), None)
+    if name is None:
+        return load_training_data(dataset, resolution=resolution, image_column=image_column, label_column=label_column)[
+            1
+        ]
+    return _decode(splits, name, dataset, resolution, image_column, label_column)
+
+
+def to_model_range(pixels: Tensor) -> Tensor:
+    """NCHW uint8 -> NCHW float32 in [-1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
+def to_unit_range(pixels: Tensor) -> Tensor:
+    """NCHW uint8 -> NCHW float32 in [0, 1]."""
+    return pixels.float() / 255
+
+
+def describe(table: ImageTable) -> str:
+    """The class table with counts, as printed before training."""
+    height, width = table.size
+    kind = {1: "grey", 3: "colour"}[table.channels]
+    counts = table.class_counts()
+    wide = max(map(len, table.class_names))
+    lines = [f"{table.name}: {len(table):,} pictures, {height}x{width} {kind}, {len(counts)} classes"]
+    lines += [f"  {i:>3}  {name:<{wide}}  {n:>7,}" for i, (name, n) in enumerate(zip(table.class_names, counts))]
+    return "\n".join(lines)
+
+
+def _open(dataset: str) -> datasets.DatasetDict:
+    """Open a row of the table, a folder or a Hub id, without decoding anything."""
+    source = DATASETS[dataset].source if dataset in DATASETS else dataset
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return _open_folder(folder)
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or folder.exists():
+        raise unknown_dataset(dataset)
+    try:
+        return datasets.load_dataset(source)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise unknown_dataset(dataset) from error
+    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+        raise BadInput(f"data set {source!r} cannot be loaded from the Hub: {_first_line(error)}") from error
+
+
+def unknown_dataset(dataset: str) -> BadInput:
+    return BadInput(
+        f"unknown data set {dataset!r}: not a row ({', '.join(DATASETS)}), not a folder, "
+        "and not to be had from the Hugging Face Hub"
+    )
+
+
+def _open_folder(folder: Path) -> datasets.DatasetDict:
+    """A folder of parquet files, of class folders, or of pictures with metadata.csv or metadata.jsonl."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    try:
+        if any(path.suffix == ".parquet" for path in files):
+            return datasets.load_dataset(str(folder))
+        if not any(path.suffix.lower() in PICTURE_SUFFIXES for path in files):
+            raise BadInput(
+                f"no pictures in the folder {folder}: expected parquet, class folders or metadata.csv/.jsonl"
+            )
+        parts = {path.name: path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+        # Only folders that are all named after splits are splits; a class may be called "train" too.
+        splits = parts if parts and set(parts) <= SPLIT_NAMES else {"train": folder}
+        data_files = {name: [str(path / "**")] for name, path in splits.items()}
+        return datasets.load_dataset("imagefolder", data_files=data_files)
+    except (datasets.exceptions.DatasetGenerationError, ValueError, FileNotFoundError) as error:
+        if isinstance(error, BadInput):
+            raise
+        cause = error.__cause__ or error
+        raise BadInput(f"the folder {folder} cannot be read as a data set: {_first_line(cause)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _training_split(splits: datasets.DatasetDict, dataset: str) -> str:
+    if "train" in splits:
+        return "train"
+    if len(splits) == 1:
+        return next(iter(splits))
+    raise BadInput(f"data set {dataset!r} has no split 'train'; its splits: {', '.join(splits)}")
+
+
+def _same_shape(train: ImageTable, other: ImageTable, dataset: str) -> None:
+    if (train.channels, train.size, train.class_names) != (other.channels, other.size, other.class_names):
+        raise BadInput(f"data set {dataset!r}: training and validation pictures differ in size, colour or classes")
+
+
+def find_columns(features: datasets.Features, image: str | None, label: str | None) -> Columns:
+    """Find the columns by feature type.
+
+    Picture: the Image. Class: the ClassLabel, else the one column of text or whole numbers. Styles: columns of
+    fractions (the column's name is the style, its value the strength), truth values, lists of style names, or a text
+    column called `styles` in the grammar "thick:0.8+slanted".
+    """
+    for chosen in (image, label):
+        if chosen is not None and chosen not in features:
+            raise unknown("column", chosen, features)
+    images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    image = image or _only(images, "picture", "--image_column")
+
+    def value_type(name: str) -> str:
+        return str(getattr(features[name], "dtype", ""))
+
+    styles = tuple(
+        name
+        for name, kind in features.items()
+        if name != label and (isinstance(kind, datasets.List) or re.match(r"bool|float", value_type(name)))
+    ) + tuple(name for name in features if name == "styles" and "string" in value_type(name))
+    labels = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)] or [
+        name
+        for name in features
+        if name not in (image, *styles) and re.match(r"(large_)?string|u?int", value_type(name))
+    ]
+    return Columns(image, label or _only(labels, "label", "--label_column"), styles)
+
+
+def _only(names: Sequence[str], what: str, flag: str) -> str:
+    if not names:
+        raise BadInput(f"the data has no {what} column; give class folders, a metadata file, or name one with {flag}")
+    if len(names) > 1:
+        raise BadInput(f"the data has several {what} columns ({', '.join(names)}): choose one with {flag}")
+    return names[0]
+
+
+def _decode(
+    splits: datasets.DatasetDict,
+    split_name: str,
+    dataset: str,
+    resolution: int | None,
+    image_column: str | None,
+    label_column: str | None,
+) -> ImageTable:
+    split = splits[split_name]
+    if len(split) == 0:
+        raise BadInput(f"data set {dataset!r} holds no pictures in its split {split_name!r}")
+    columns = find_columns(split.features, image_column, label_column)
+    labels, class_names = _labels(splits, split_name, columns.label)
+    style_weights, style_names = _styles(split, columns)
+    return ImageTable(
+        pixels=_pixels(split.select_columns(columns.image), columns.image, resolution),
+        labels=labels,
+        style_weights=style_weights,
+        class_names=class_names,
+        style_names=style_names,
+        name=dataset,
+    )
+
+
+def _labels(splits: datasets.DatasetDict, split_name: str, column: str) -> tuple[Tensor, tuple[str, ...]]:
+    values = list(splits[split_name][column])
+    kind = splits[split_name].features[column]
+    for row, value in enumerate(values):
+        if value is None:
+            raise BadInput(f"row {row}: column {column!r} gives no class")
+    if isinstance(kind, datasets.ClassLabel):
+        names = tuple(kind.names)
+    else:
+        every_value = {value for split in splits.values() for value in split[column] if value is not None}
+        names = tuple(map(str, sorted(every_value)))
+        ids = {name: i for i, name in enumerate(names)}
+        if values and isinstance(values[0], int) and min(values) < 0:
+            raise BadInput(f"row {values.index(min(values))}: label {min(values)} out of range; valid: 0 and above")
+        values = [ids[str(value)] for value in values]
+    for row, value in enumerate(values):
+        if not 0 <= value < len(names):
+            raise BadInput(f"row {row}: label {value} out of range; valid: 0 to {len(names) - 1}")
+    if {name.lower() for name in names} <= SPLIT_NAMES:
+        raise BadInput(f"the classes {', '.join(names)} are names of splits: put one folder for each class inside them")
+    return torch.tensor(values, dtype=torch.int64), names
+
+
+def _styles(split: datasets.Dataset, columns: Columns) -> tuple[Tensor, tuple[str, ...]]:
+    """Strengths (N, S) float32 in [0, 1] from the style columns, and their names."""
+    rows: list[dict[str, float]] = [{} for _ in range(len(split))]
+    for column in columns.styles:
+        for row, value in enumerate(split[column]):
+            rows[row].update(_style_cell(value, column, row))
+    names = tuple(sorted({name for row in rows for name in row}))
+    weights = torch.tensor([[row.get(name, 0.0) for name in names] for row in rows], dtype=torch.float32)
+    return weights.reshape(len(split), len(names)), names
+
+
+def _style_cell(value: Any, column: str, row: int) -> dict[str, float]:
+    if value is None:
+        return {}
+    try:
+        if isinstance(value, str):
+            return parse_styles(value)
+        if isinstance(value, list):
+            return parse_styles("+".join(value))
+        return parse_styles({column: float(value)})
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"row {row}: column {column!r}: {error}") from error
+
+
+def _pixels(split: datasets.Dataset, column: str, resolution: int | None) -> Tensor:
+    """Decode every picture once: (N, C, H, W) uint8. The headers are read first, for colour and size."""
+    split = split.cast_column(column, datasets.Image(decode=False))
+    sizes: dict[tuple[int, int], str] = {}
+    colour = False
+    for where, image in _pictures(split, column):
+        sizes.setdefault(_upright_size(image), where)
+        colour = colour or image.mode not in GREY_MODES
+        if len(sizes) > 1 and resolution is None:
+            (a, where_a), (b, where_b) = sizes.items()
+            raise BadInput(
+                f"pictures of mixed sizes: {where_a} is {a[0]}x{a[1]}, {where_b} is {b[0]}x{b[1]}; "
+                "give --resolution to resize them all"
+            )
+    width, height = next(iter(sizes)) if resolution is None else (resolution, resolution)
+    channels = 3 if colour else 1
+    pixels = torch.empty((len(split), channels, height, width), dtype=torch.uint8)
+    for row, (where, image) in enumerate(_pictures(split, column)):
+        try:
+            pixels[row] = torch.from_numpy(_to_array(image, channels, (width, height)))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise BadInput(f"{where}: not a readable picture ({_first_line(error)})") from error
+    return pixels
+
+
+def _pictures(split: datasets.Dataset, column: str) -> Iterator[tuple[str, Image.Image]]:
+    """Each picture, opened but not decoded, with the file or row that it comes from."""
+    row = 0
+    for batch in split.iter(batch_size=1000):
+        for cell in batch[column]:
+            where = cell["path"] if cell and cell.get("path") and not cell.get("bytes") else f"row {row}"
+            try:
+                image = Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
+            except (OSError, TypeError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+                raise BadInput(f"{where}: not a readable picture ({_first_line(error)})") from error
+            yield where, image
+            image.close()
+            row += 1
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height after the camera's orientation tag is applied."""
+    turned = image.getexif().get(0x0112, 1) >= 5
+    return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def _to_array(image: Image.Image, channels: int, size: tuple[int, int]) -> np.ndarray:
+    """PIL of any mode -> CHW uint8; transparent parts become white, 16 bits become 8."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
+    if "A" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != size:
+        image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+    array = np.array(image)
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)

@@ -1,0 +1,108 @@
+"""Grids and curves. Pictures come in as (N, C, H, W) float32 in [0, 1]."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import torch
+from torch import Tensor
+
+from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
+
+matplotlib.use("Agg")
+
+
+def save_picture(target: Path, figure: plt.Figure, dpi: int = 150) -> None:
+    """Write the figure as PNG and close it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+
+
+def labelled_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str], per_cell: int = 1) -> plt.Figure:
+    """One block of `per_cell` pictures for each (row, column), given row by row, cell by cell."""
+    _, channels, height, width = images.shape
+    across = len(columns) * per_cell
+    sheet = images.reshape(len(rows), across, channels, height, width)
+    gap = max(1, width // 14)
+    canvas = torch.ones(channels, len(rows) * (height + gap), across * width + len(columns) * gap)
+    for r in range(len(rows)):
+        for c in range(across):
+            top, left = r * (height + gap), c * width + (c // per_cell) * gap
+            canvas[:, top : top + height, left : left + width] = sheet[r, c]
+    scale = 0.55 / width if per_cell * width > 60 else 0.75 / width
+    figure, axes = plt.subplots(figsize=(canvas.shape[2] * scale + 1.2, canvas.shape[1] * scale + 0.4))
+    axes.imshow(canvas.permute(1, 2, 0).squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_yticks([r * (height + gap) + height / 2 for r in range(len(rows))], rows, fontsize=9)
+    axes.set_xticks([(c + 0.5) * (per_cell * width + gap) - gap / 2 for c in range(len(columns))], columns, fontsize=9)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def loss_curves(metrics: Path) -> plt.Figure:
+    """Training and validation loss and the learning rate over the images seen, from a run's metrics.jsonl."""
+    points = [json.loads(line) for line in metrics.read_text().splitlines()]
+    figure, axes = plt.subplots(figsize=(7, 4))
+    axes.plot([p["images"] for p in points], [p["loss"] for p in points], color="0.6", label="training loss")
+    validated = [p for p in points if p["val_loss"] is not None]
+    axes.plot(
+        [p["images"] for p in validated],
+        [p["val_loss"] for p in validated],
+        "o-k",
+        markersize=4,
+        label="validation loss (averaged weights)",
+    )
+    axes.set(xlabel="training images seen", ylabel="loss", yscale="log")
+    rate = axes.twinx()
+    rate.plot([p["images"] for p in points], [p["lr"] for p in points], ":", color="tab:blue", label="learning rate")
+    rate.set(ylabel="learning rate", ylim=(0, None))
+    lines = [*axes.get_lines(), *rate.get_lines()]
+    axes.legend(lines, [str(line.get_label()) for line in lines], fontsize=8)
+    return figure
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pictures of every (row, column), row by row, with what each shows."""
+
+    images: Tensor  # (rows * columns * per_cell, C, H, W) float32 in [0, 1]
+    rows: list[str]
+    columns: list[str]
+    per_cell: int
+
+    def figure(self) -> plt.Figure:
+        return labelled_grid(self.images, self.rows, self.columns, self.per_cell)
+
+
+def class_style_grid(
+    pipeline: ClassStylePipeline,
+    classes: Sequence[str] | None = None,
+    styles: Sequence[str] | None = None,
+    *,
+    per_cell: int = 1,
+    seed: int = 0,
+    **arguments: Any,
+) -> Grid:
+    """Draw every class in every style (by default all classes, plain and each style at full strength).
+
+    Along a row the noise is the same, so that only the style differs.
+    """
+    rows = list(pipeline.class_names if classes is None else classes)
+    columns = [PLAIN, *pipeline.config.styles] if styles is None else list(styles)
+    numbers = [row * per_cell + i for row in range(len(rows)) for _ in columns for i in range(per_cell)]
+    out = pipeline(
+        class_labels=[row for row in rows for _ in columns],
+        styles=columns * len(rows),
+        num_images_per_label=per_cell,
+        generator=[torch.Generator().manual_seed(seed + number) for number in numbers],
+        output_type="pt",
+        **arguments,
+    )
+    return Grid(out.images, rows, columns, per_cell)

@@ -1,0 +1,112 @@
+"""What a run says while it goes on: metrics.jsonl, a progress bar, and a tracker where asked for."""
+
+import importlib.util
+import json
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from hfdiff.checkpoint import RunFolder, write_text
+from hfdiff.config import to_mapping
+from hfdiff.errors import BadInput
+from hfdiff.training import Step, TrainConfig, TrainState
+
+
+def check_tracker(report_to: str) -> None:
+    """BadInput where the tracker is not installed."""
+    if report_to != "none" and importlib.util.find_spec(report_to) is None:
+        raise BadInput(f"report_to {report_to!r} is not installed; pip install 'hfdiff[trackers]', or report_to none")
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """The most memory taken so far: of the GPU, or of this process where there is none."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class RunLog:
+    """Writes on the main process only; a tracker that fails is given up with a warning and never stops the run."""
+
+    def __init__(self, run: RunFolder, config: TrainConfig, state: TrainState, accelerator: Accelerator):
+        self.run, self.state, self.accelerator = run, state, accelerator
+        self.tracks = config.report_to != "none"
+        if accelerator.is_main_process:
+            self._cut_back(state.step)
+        self._track(lambda: accelerator.init_trackers("hfdiff", {k: str(v) for k, v in to_mapping(config).items()}))
+        self.bar = tqdm(
+            total=config.num_steps * config.batch_size,
+            initial=state.step * config.batch_size,
+            unit="img",
+            unit_scale=True,
+            mininterval=1 if sys.stderr.isatty() else 20,
+            disable=not accelerator.is_main_process,
+        )
+        self._restart_clock()
+
+    def _cut_back(self, step: int) -> None:
+        """Drop the lines after `step`: a resumed run writes them again."""
+        lines = self.run.metrics.read_text().splitlines(keepends=True) if self.run.metrics.exists() else []
+        write_text(self.run.metrics, "".join(line for line in lines if _step_of(line) <= step))
+
+    def _restart_clock(self) -> None:
+        self.since, self.images_since, self.data_seconds = time.perf_counter(), 0, 0.0
+
+    def count(self, step: Step, batch_size: int) -> None:
+        """Take note of a step that is no log point."""
+        self.images_since += batch_size
+        self.data_seconds += step.data_seconds
+        self.bar.update(batch_size)
+
+    def write(self, step: Step, val_loss: float | None) -> None:
+        """Add a line to metrics.jsonl: the mean loss since the last one, and the speed."""
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        point: dict[str, Any] = {
+            "step": step.step,
+            "images": step.images,
+            "loss": float(self.state.loss_sum) / max(self.state.loss_steps, 1),
+            "val_loss": val_loss,
+            "lr": step.learning_rate,
+            "images_per_second": round(self.images_since / seconds, 2),
+            "data_wait": round(self.data_seconds / seconds, 5),
+            "memory_gib": round(peak_memory_gib(self.accelerator.device), 3),
+        }
+        self.state.loss_sum, self.state.loss_steps = 0.0, 0
+        if self.accelerator.is_main_process:
+            with self.run.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(point) + "\n")
+        self.bar.set_postfix(loss=f"{point['loss']:.4f}", memory=f"{point['memory_gib']:.2f}GiB", refresh=False)
+        numbers = {k: v for k, v in point.items() if v is not None and k != "step"}
+        self._track(lambda: self.accelerator.log(numbers, step=step.step))
+        self._restart_clock()
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        if self.accelerator.is_main_process:
+            tqdm.write(text)
+
+    def close(self) -> None:
+        self.bar.close()
+        self._track(self.accelerator.end_training)
+
+    def _track(self, action: Any) -> None:
+        if not self.tracks:
+            return
+        try:
+            action()
+        except Exception as error:  # whatever a tracker raises, training goes on
+            self.tracks = False
+            self.say(f"warning: the tracker failed and is given up: {error}")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a half-written line

@@ -1,0 +1,33 @@
+"""Stop when asked to: finish the step, save, and exit as the signal says."""
+
+import signal
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+
+
+class StopSignals:
+    """While entered, SIGTERM and SIGINT are noted instead of ending the process."""
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.number = 0
+
+    def __enter__(self) -> "StopSignals":
+        self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.number = number
+
+    def received(self) -> int:
+        """The number of a signal that reached any process (0: none); all processes get the same answer."""
+        if self.accelerator.num_processes == 1:
+            return self.number
+        number = torch.tensor([self.number], device=self.accelerator.device)
+        return int(self.accelerator.gather(number).max().item())

@@ -1,0 +1,131 @@
+"""Styles: named changes of a picture with a strength in [0, 1] that the model is told.
+
+`STYLES` is the table; a row is a phrase for prompts, an exclusive group, and a transform
+(pixels (B, C, H, W) float32 in [0, 1], strength (B,) in (0, 1]) -> the same shape. The transforms are kornia's.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from kornia import morphology
+from kornia.color import rgb_to_grayscale
+from kornia.enhance import adjust_gamma
+from kornia.geometry.transform import get_shear_matrix2d, warp_affine
+from torch import Tensor
+
+from hfdiff.errors import BadInput, unknown
+
+MAX_SHEAR_DEGREES = 25.0
+MAX_STROKE = 1 / 14  # of the shorter side: two pixels at 28x28
+
+
+@dataclass(frozen=True)
+class Style:
+    """One row of the table."""
+
+    phrase: str
+    transform: Callable[[Tensor, Tensor], Tensor]
+    group: str | None = None  # at most one style of a group acts on a picture
+    colour_only: bool = False
+
+
+def _stroke(pixels: Tensor, strength: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Dilate or erode by a radius of `strength * MAX_STROKE`; fractions of a pixel are blended."""
+    radius = (strength * MAX_STROKE * min(pixels.shape[-2:])).reshape(-1, 1, 1, 1)
+    kernel = torch.ones(3, 3, device=pixels.device)
+    result = pixels
+    for i in range(math.ceil(radius.max().item())):
+        result = result.lerp(change(result, kernel), (radius - i).clamp(0, 1))
+    return result
+
+
+def _thick(pixels: Tensor, strength: Tensor) -> Tensor:
+    return _stroke(pixels, strength, morphology.dilation)
+
+
+def _thin(pixels: Tensor, strength: Tensor) -> Tensor:
+    return _stroke(pixels, strength, morphology.erosion)
+
+
+def _slanted(pixels: Tensor, strength: Tensor) -> Tensor:
+    height, width = pixels.shape[-2:]
+    centre = pixels.new_tensor([[width - 1, height - 1]]).div(2).expand(len(pixels), 2)
+    angle = strength * math.radians(MAX_SHEAR_DEGREES)
+    matrix = get_shear_matrix2d(centre, sx=angle, sy=torch.zeros_like(angle))[:, :2]
+    return warp_affine(pixels, matrix, (height, width), padding_mode="border")
+
+
+def _bright(pixels: Tensor, strength: Tensor) -> Tensor:
+    return adjust_gamma(pixels, 1 - 0.6 * strength)
+
+
+def _dark(pixels: Tensor, strength: Tensor) -> Tensor:
+    return adjust_gamma(pixels, 1 + 1.5 * strength)
+
+
+def _faded(pixels: Tensor, strength: Tensor) -> Tensor:
+    return pixels.lerp(torch.full_like(pixels, 0.5), 0.7 * strength.reshape(-1, 1, 1, 1))
+
+
+def _grey(pixels: Tensor, strength: Tensor) -> Tensor:
+    return pixels.lerp(rgb_to_grayscale(pixels).expand_as(pixels), strength.reshape(-1, 1, 1, 1))
+
+
+def _warm(pixels: Tensor, strength: Tensor) -> Tensor:
+    gain = pixels.new_tensor([0.25, 0.0, -0.45]).reshape(1, 3, 1, 1)
+    return (pixels * (1 + gain * strength.reshape(-1, 1, 1, 1))).clamp(0, 1)
+
+
+STYLES: dict[str, Style] = {
+    "thick": Style("thick", _thick, group="stroke"),
+    "thin": Style("thin", _thin, group="stroke"),
+    "slanted": Style("slanted", _slanted),
+    "bright": Style("bright", _bright, group="light"),
+    "dark": Style("dark", _dark, group="light"),
+    "faded": Style("faded", _faded),
+    "grey": Style("black and white", _grey, colour_only=True),
+    "warm": Style("warm", _warm, colour_only=True),
+}
+
+
+def check_styles(names: Sequence[str], channels: int, data_styles: Sequence[str] = ()) -> None:
+    """BadInput for a name that is no row, a style of colour on grey pictures, or one that the data names too."""
+    valid = [name for name, style in STYLES.items() if channels == 3 or not style.colour_only]
+    for name in names:
+        if name not in STYLES:
+            raise unknown("style", name, valid)
+        if name not in valid:
+            raise BadInput(f"style {name!r} needs colour pictures; valid for grey ones: {', '.join(valid)}")
+    both = [*names, *data_styles]
+    if len(set(both)) < len(both):
+        twice = sorted({name for name in both if both.count(name) > 1})
+        raise BadInput(f"styles named twice, in the configuration or by the data: {', '.join(twice)}")
+
+
+def apply_styles(pixels: Tensor, weights: Tensor, names: Sequence[str]) -> Tensor:
+    """Change pictures (B, C, H, W) float32 in [0, 1] by strengths (B, len(names)); strength 0 changes no bit."""
+    for column, name in enumerate(names):
+        rows = weights[:, column].nonzero().squeeze(1)
+        if len(rows):
+            changed = STYLES[name].transform(pixels[rows], weights[rows, column])
+            pixels = pixels.index_copy(0, rows, changed)
+    return pixels
+
+
+def draw_styles(batch_size: int, names: Sequence[str], share: float, generator: torch.Generator) -> Tensor:
+    """Strengths (batch_size, len(names)) for training: plain pictures, and a `share` of styled ones.
+
+    A styled picture gets one or two styles, at most one of each exclusive group, at strengths uniform in (0, 1].
+    """
+    shape = (batch_size, len(names))
+    draw = torch.rand((batch_size, 2 + 2 * len(names)), generator=generator, device=generator.device)
+    styled, two, order, strength = draw[:, :1], draw[:, 1:2], draw[:, 2 : 2 + shape[1]], draw[:, 2 + shape[1] :]
+    for group in {STYLES[name].group for name in names} - {None}:
+        members = [i for i, name in enumerate(names) if STYLES[name].group == group]
+        loser = order[:, members] < order[:, members].amax(dim=1, keepdim=True)
+        order[:, members] = order[:, members].masked_fill(loser, -1.0)
+    rank = order.argsort(dim=1, descending=True).argsort(dim=1)
+    active = (rank < 1 + (two < 0.5)) & (order >= 0) & (styled < share)
+    return (1 - strength) * active

@@ -1,0 +1,544 @@
+"""Training: a configuration, a state, and a generator that yields after every optimizer step.
+
+Everything random in step k (pictures, flips, styles, noise, times, dropout) is drawn for the whole batch by one
+generator seeded with (seed, k); processes and micro-batches take their slices. So a resumed run, more accumulation or
+another number of processes learns the same.
+"""
+
+import copy
+import hashlib
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from hfdiff.augment import NUM_AUGMENTS, augment
+from hfdiff.data import ImageTable, to_unit_range
+from hfdiff.errors import BadInput, TrainingFailed
+from hfdiff.objectives import Objective, make_objective
+from hfdiff.pipelines.class_style import UNSPECIFIED
+from hfdiff.styles import apply_styles, draw_styles
+from hfdiff.unet import ClassStyleUNet2DModel
+
+MAX_SKIPPED_STEPS = 40  # fp16 halves its loss scale at each: from 65,536 to far below 1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a run is. Intervals and lengths are counted in training images and rounded up to a step."""
+
+    dataset: str = "fashion_mnist_12k"
+    """A data set of the table, a Hub id, or a folder of pictures."""
+    output_dir: str = "runs/default"
+    """Folder of the run; the same command again resumes it."""
+    image_column: str | None = None
+    """Column of the pictures, where the data has several."""
+    label_column: str | None = None
+    """Column of the classes, where the data has several."""
+    resolution: int | None = None
+    """Resize all pictures to this many pixels a side."""
+
+    styles: tuple[str, ...] = ("thick", "thin", "slanted")
+    """Styles of the table to learn, beside those that the data names."""
+    style_share: float = 0.5
+    """Share of the training pictures that get a style."""
+    flip: bool = False
+    """Mirror half of the training pictures; samples will be mirrored too."""
+    augment: float = 0.0
+    """Probability of each change of the augmentation that the model is told, so that it stays out of the samples."""
+
+    block_out_channels: tuple[int, ...] = (64, 128)
+    """Width of each level of the UNet."""
+    down_block_types: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D")
+    """diffusers' block of each level; the way up mirrors them."""
+    layers_per_block: int = 1
+    norm_num_groups: int = 8
+    attention_head_dim: int = 32
+    dropout: float = 0.0
+    patch_size: int = 2
+    """Fold pictures by this factor at the input: 1, 2 or 4."""
+    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
+    conditioning: Literal["add", "concat"] = "add"
+    """How class and style embeddings join."""
+    class_embedding: Literal["table", "one_hot_mlp"] = "table"
+
+    objective: Literal["flow", "epsilon"] = "flow"
+    schedule: str = "auto"
+    """Noise schedule of the objective (epsilon: cosine, linear); flow has none."""
+    drop_class: float = 0.05
+    """Share of the batch that is told the styles and not the class, for guidance."""
+    drop_style: float = 0.1
+    """Share that is told the class and not the styles."""
+    drop_both: float = 0.1
+    """Share that is told neither."""
+
+    batch_size: int = 64
+    """Images for each optimizer step, over all processes and micro-batches."""
+    gradient_accumulation_steps: int = 1
+    max_train_images: int = 1_000_000
+    max_minutes: float | None = None
+    """End after this time, the learning rate brought down before."""
+    learning_rate: float = 1e-3
+    lr_schedule: Literal["constant", "cosine", "linear", "step"] = "linear"
+    """linear: constant, then straight to zero over the last lr_decay_share of the run."""
+    lr_warmup_images: int = 2_000
+    lr_decay_share: float = 0.4
+    weight_decay: float = 0.01
+    adam_beta2: float = 0.99
+    max_grad_norm: float = 1.0
+    ema_share: float = 0.04
+    """Mean age of the averaged weights, as a share of the run so far."""
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    seed: int = 0
+
+    logging_images: int = 2_000
+    validation_images: int = 50_000
+    sample_images: int = 200_000
+    checkpointing_images: int = 100_000
+    keep_checkpoints: int = 2
+    init_from: str | None = None
+    """Start from this trained model: a pipeline folder, a run's folder or a Hub id."""
+    resume: Literal["auto", "never"] = "auto"
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+
+    @property
+    def num_steps(self) -> int:
+        return math.ceil(self.max_train_images / self.batch_size)
+
+
+# What may differ when a run is resumed: how it is watched, where, and how long it goes on.
+RESUMABLE_KEYS = frozenset(
+    "output_dir max_train_images max_minutes logging_images validation_images sample_images checkpointing_images "
+    "keep_checkpoints resume report_to".split()
+)
+
+# The keys of a configuration that a trained UNet decides.
+SHAPE_KEYS = (
+    "block_out_channels",
+    "down_block_types",
+    "layers_per_block",
+    "norm_num_groups",
+    "attention_head_dim",
+    "patch_size",
+    "resnet_time_scale_shift",
+    "conditioning",
+    "class_embedding",
+)
+
+
+def check_config(config: TrainConfig, num_processes: int = 1) -> None:
+    """BadInput for values that cannot work together, before any data is loaded."""
+    positive = "batch_size gradient_accumulation_steps max_train_images learning_rate logging_images validation_images"
+    for key in f"{positive} sample_images checkpointing_images keep_checkpoints max_grad_norm".split():
+        if not getattr(config, key) > 0:
+            raise BadInput(f"{key} is {getattr(config, key)}; valid: above 0")
+    for key in ("style_share", "augment", "drop_class", "drop_style", "drop_both", "dropout", "lr_decay_share"):
+        if not 0 <= getattr(config, key) <= 1:
+            raise BadInput(f"{key} is {getattr(config, key)}; valid: 0 to 1")
+    if config.drop_class + config.drop_style + config.drop_both > 1:
+        raise BadInput("drop_class, drop_style and drop_both add up to more than 1")
+    if config.max_minutes is not None and not config.max_minutes > 0:
+        raise BadInput(f"max_minutes is {config.max_minutes}; valid: above 0")
+    if not 0 < config.ema_share < 1:
+        raise BadInput(f"ema_share is {config.ema_share}; valid: between 0 and 1")
+    if config.resolution is not None and config.resolution < 4:
+        raise BadInput(f"resolution is {config.resolution}; valid: 4 and above")
+    parts = num_processes * config.gradient_accumulation_steps
+    if config.batch_size % parts:
+        raise BadInput(
+            f"batch_size {config.batch_size} is not divisible by processes x gradient_accumulation_steps = "
+            f"{num_processes} x {config.gradient_accumulation_steps}"
+        )
+    make_objective(config.objective, config.schedule)
+
+
+def choose_precision(
+    requested: str, device_type: str, capability: tuple[int, int] | None = None, cpu_has_bf16: bool = False
+) -> tuple[str, str]:
+    """The precision to train in ("no", "fp16" or "bf16") and the reason.
+
+    A GPU below compute capability 8.0 (a T4 is 7.5) only emulates bf16, though torch calls it supported.
+    """
+    if requested == "fp16" and device_type == "cpu":
+        raise BadInput("mixed_precision 'fp16' needs a GPU, and this run is on a CPU; valid here: auto, no, bf16")
+    if requested != "auto":
+        return requested, "as asked"
+    if device_type == "cuda" and capability is not None:
+        name = ".".join(map(str, capability))
+        if capability >= (8, 0):
+            return "bf16", f"compute capability {name} has bf16"
+        return "fp16", f"compute capability {name} is below 8.0 and only emulates bf16"
+    if device_type == "cpu" and cpu_has_bf16:
+        return "bf16", "this CPU has bf16 instructions"
+    return "no", f"this {'CPU has no bf16 instructions' if device_type == 'cpu' else device_type + ' device'}"
+
+
+def precision_of(requested: str, device: torch.device) -> tuple[str, str]:
+    """`choose_precision` for a device of this machine; a launcher's own --mixed_precision counts where we say auto."""
+    launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if requested == "auto" and launcher in ("fp16", "bf16"):
+        requested = launcher
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return choose_precision(
+        requested, device.type, capability, bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    )
+
+
+def use_all_cores(num_local_processes: int) -> None:
+    """Give each process its share of the cores: `accelerate launch` leaves it one."""
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_local_processes))
+
+
+def build_unet(config: TrainConfig, table: ImageTable) -> ClassStyleUNet2DModel:
+    """A new UNet for this data: channels, size and classes come from the pictures."""
+    torch.manual_seed(config.seed)
+    try:
+        return ClassStyleUNet2DModel(
+            sample_size=table.size,
+            in_channels=table.channels,
+            out_channels=table.channels,
+            block_out_channels=config.block_out_channels,
+            down_block_types=config.down_block_types,
+            up_block_types=tuple(name.replace("Down", "Up") for name in reversed(config.down_block_types)),
+            layers_per_block=config.layers_per_block,
+            norm_num_groups=config.norm_num_groups,
+            attention_head_dim=config.attention_head_dim,
+            dropout=config.dropout,
+            patch_size=config.patch_size,
+            resnet_time_scale_shift=config.resnet_time_scale_shift,
+            conditioning=config.conditioning,
+            class_embedding=config.class_embedding,
+            num_classes=len(table.class_names),
+            num_styles=len(table.style_names) + len(config.styles),
+            num_augments=NUM_AUGMENTS if config.augment else 0,
+        )
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+@dataclass
+class TrainState:
+    """All that changes while training, and so all that a checkpoint holds."""
+
+    unet: torch.nn.Module  # as prepared by accelerate
+    ema_unet: ClassStyleUNet2DModel  # the averaged weights as a model, refreshed by `averaged`
+    ema: EMAModel
+    optimizer: Any
+    scaler: torch.amp.GradScaler | None
+    step: int = 0
+    best_val_loss: float = math.inf
+    loss_sum: Tensor | float = 0.0  # over the steps since the last log point; on the device, to be read seldom
+    loss_steps: int = 0
+    seconds: float = 0.0  # spent training, earlier launches included
+    decays_by_time: bool | None = None  # max_minutes ends the run before max_train_images; None: not yet known
+
+    def averaged(self) -> ClassStyleUNet2DModel:
+        """The UNet with the averaged weights; the weights in training are not touched."""
+        self.ema.copy_to(self.ema_unet.parameters())
+        return self.ema_unet.eval()
+
+    def tensors(self, accelerator: Accelerator) -> dict[str, dict[str, Tensor]]:
+        """Weights, averaged weights and optimizer moments, by name, as three groups."""
+        model = accelerator.unwrap_model(self.unet)
+        names = [name for name, _ in model.named_parameters()]
+        moments = self.optimizer.state_dict()["state"]
+        return {
+            "unet": dict(model.state_dict()),
+            "ema": dict(zip(names, self.ema.shadow_params)),
+            "optimizer": {f"{names[i]}/{key}": value for i, state in moments.items() for key, value in state.items()},
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "best_val_loss": self.best_val_loss if math.isfinite(self.best_val_loss) else None,
+            "loss_sum": float(self.loss_sum),
+            "loss_steps": self.loss_steps,
+            "seconds": self.seconds,
+            "decays_by_time": self.decays_by_time,
+            "ema_step": self.ema.optimization_step,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+        }
+
+    def load(self, tensors: dict[str, dict[str, Tensor]], numbers: dict[str, Any], accelerator: Accelerator) -> None:
+        """Take over what `tensors` and `numbers` gave."""
+        model = accelerator.unwrap_model(self.unet)
+        model.load_state_dict(tensors["unet"])
+        names = [name for name, _ in model.named_parameters()]
+        for shadow, name in zip(self.ema.shadow_params, names):
+            shadow.copy_(tensors["ema"][name])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors["optimizer"].items():
+            name, moment = key.rsplit("/", 1)
+            moments.setdefault(names.index(name), {})[moment] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.ema.optimization_step = numbers["ema_step"]
+        self.step = numbers["step"]
+        self.best_val_loss = math.inf if numbers["best_val_loss"] is None else numbers["best_val_loss"]
+        self.loss_sum, self.loss_steps = numbers["loss_sum"], numbers["loss_steps"]
+        self.seconds = numbers["seconds"]
+        self.decays_by_time = numbers["decays_by_time"]
+        if self.scaler and numbers["scaler"]:
+            self.scaler.load_state_dict(numbers["scaler"])
+
+
+def make_state(config: TrainConfig, unet: ClassStyleUNet2DModel, accelerator: Accelerator) -> TrainState:
+    """Optimizer, averaged weights and scaler around a UNet."""
+    unet = unet.to(accelerator.device).train()
+    # A power-function average (Karras et al. 2024, https://arxiv.org/abs/2312.02696, Equation 127): its mean age grows
+    # in proportion to the run; diffusers' warm-up with power 1 is that average.
+    ema = EMAModel(
+        unet.parameters(), decay=1.0, use_ema_warmup=True, inv_gamma=1 / config.ema_share - 1, power=1.0, foreach=True
+    )
+    optimizer = torch.optim.AdamW(
+        unet.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, config.adam_beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    ema_unet = copy.deepcopy(unet).requires_grad_(False)
+    prepared, optimizer = accelerator.prepare(unet, optimizer)
+    return TrainState(prepared, ema_unet, ema, optimizer, accelerator.scaler)
+
+
+def lr_factor(config: TrainConfig, images: int, seconds: float = 0.0, decays_by_time: bool = False) -> float:
+    """The learning rate after `images` images, as a share of its peak."""
+    warmup = min(1.0, (images + config.batch_size) / max(config.lr_warmup_images, 1))
+    left = max(0.0, 1 - images / (config.num_steps * config.batch_size))
+    if config.lr_schedule == "cosine":
+        decay = 0.5 * (1 - math.cos(math.pi * left))
+    elif config.lr_schedule == "linear":
+        decay = min(1.0, left / config.lr_decay_share) if config.lr_decay_share else 1.0
+    elif config.lr_schedule == "step":
+        decay = 0.1 ** sum(left <= share for share in (0.4, 0.15))
+    else:
+        decay = 1.0
+    if decays_by_time and config.max_minutes and config.lr_decay_share:
+        time_left = max(0.0, 1 - seconds / (60 * config.max_minutes))
+        decay = min(decay, time_left / config.lr_decay_share)
+    return warmup * decay
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random choices of one batch; index it with a slice for the share of a process or micro-batch."""
+
+    rows: Tensor  # (B,) int64, which pictures
+    mirrored: Tensor  # (B,) bool
+    strengths: Tensor  # (B, S) of the styles of the table
+    augments: Tensor  # (B, A) uniform, for `augment`
+    noise: Tensor  # (B, C, H, W) float32
+    times: Tensor  # (B,) uniform
+    tells_class: Tensor  # (B,) bool
+    tells_styles: Tensor  # (B,) bool
+
+    def __getitem__(self, part: slice) -> "Draw":
+        return Draw(**{name: value[part] for name, value in vars(self).items()})
+
+
+def generator_for(seed: int, step: int | str, device: torch.device) -> torch.Generator:
+    """The generator of one step: its seed is a hash of (seed, step)."""
+    digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def draw_batch(config: TrainConfig, table: ImageTable, batch_size: int, generator: torch.Generator) -> Draw:
+    """All random choices of one optimizer step, in a fixed order."""
+    device = generator.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand((batch_size, *shape), generator=generator, device=device)
+
+    rows = torch.randint(len(table), (batch_size,), generator=generator, device=device)
+    mirrored = (uniform() < 0.5) & config.flip
+    strengths = draw_styles(batch_size, config.styles, config.style_share, generator)
+    augments = uniform(2 * NUM_AUGMENTS)
+    noise = torch.randn((batch_size, *table.pixels.shape[1:]), generator=generator, device=device)
+    times = uniform()
+    dropped = uniform()
+    no_class = dropped < config.drop_both + config.drop_class
+    no_styles = (dropped < config.drop_both) | (
+        (dropped >= config.drop_both + config.drop_class)
+        & (dropped < config.drop_both + config.drop_class + config.drop_style)
+    )
+    return Draw(rows, mirrored, strengths, augments, noise, times, ~no_class, ~no_styles)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one forward and its loss need."""
+
+    sample: Tensor  # (B, C, H, W) float32
+    timestep: Tensor  # (B,)
+    target: Tensor  # (B, C, H, W) float32
+    conditions: dict[str, Tensor | None]  # keyword arguments of the UNet
+
+
+def make_inputs(config: TrainConfig, table: ImageTable, objective: Objective, draw: Draw) -> Inputs:
+    """Pictures with their styles, noised, and the conditions that the model is told; all in float32."""
+    rows = draw.rows.to(table.pixels.device)
+    device = draw.noise.device
+    pixels = to_unit_range(table.pixels[rows].to(device))
+    if config.flip:
+        pixels = torch.where(draw.mirrored.reshape(-1, 1, 1, 1), pixels.flip(-1), pixels)
+    pixels = apply_styles(pixels, draw.strengths, config.styles)
+    augment_labels = None
+    if config.augment:
+        pixels, augment_labels = augment(pixels, draw.augments, config.augment)
+    noised = objective.noise(pixels * 2 - 1, draw.noise, objective.quantile(draw.times))
+    weights = torch.cat([table.style_weights[rows].to(device), draw.strengths], dim=1)
+    return Inputs(
+        noised.sample,
+        noised.timestep,
+        noised.target,
+        {
+            "class_labels": table.labels[rows].to(device).where(draw.tells_class, len(table.class_names)),
+            "style_weights": weights.where(draw.tells_styles[:, None], UNSPECIFIED) if weights.shape[1] else None,
+            "augment_labels": augment_labels,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step did."""
+
+    step: int  # steps done, this one included
+    images: int  # training images seen
+    loss: Tensor  # scalar on the device, the mean over the batch; read it seldom
+    learning_rate: float
+    data_seconds: float  # spent preparing the batch
+
+
+def train(
+    config: TrainConfig, table: ImageTable, state: TrainState, objective: Objective, accelerator: Accelerator
+) -> Iterator[Step]:
+    """Train from the state's step to the end of the run; yields after every optimizer step, the state up to date.
+
+    A step whose fp16 gradients overflowed is taken again at a lower loss scale; nothing else moves meanwhile.
+    """
+    parts, index = config.gradient_accumulation_steps, accelerator.process_index
+    share = config.batch_size // (parts * accelerator.num_processes)
+    started = time.monotonic() - state.seconds
+    skipped = 0
+    while state.step < config.num_steps and not _out_of_time(config, state):
+        images = state.step * config.batch_size
+        learning_rate = config.learning_rate * lr_factor(config, images, state.seconds, bool(state.decays_by_time))
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate
+        data_seconds, loss = 0.0, torch.zeros((), device=accelerator.device)
+        tick = time.perf_counter()
+        generator = generator_for(config.seed, state.step, accelerator.device)
+        draw = draw_batch(config, table, config.batch_size, generator)
+        for part in range(parts):
+            start = (part * accelerator.num_processes + index) * share
+            inputs = make_inputs(config, table, objective, draw[start : start + share])
+            data_seconds += time.perf_counter() - tick
+            if config.dropout:
+                torch.manual_seed(
+                    generator_for(config.seed, f"{state.step}/{start}", accelerator.device).initial_seed()
+                )
+            last = part == parts - 1
+            with nullcontext() if last else accelerator.no_sync(state.unet):
+                part_loss = loss_of(state.unet, inputs, accelerator) / parts
+                accelerator.backward(part_loss)
+            loss += part_loss.detach()
+            tick = time.perf_counter()
+        accelerator.clip_grad_norm_(state.unet.parameters(), config.max_grad_norm)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.seconds = _agreed(time.monotonic() - started, config, accelerator)
+        if state.optimizer.step_was_skipped:
+            skipped += 1
+            if skipped > MAX_SKIPPED_STEPS or not torch.isfinite(loss):
+                raise TrainingFailed(
+                    f"step {state.step + 1}: loss {loss.item()}, gradients not finite at any loss scale"
+                )
+            continue
+        skipped = 0
+        loss = accelerator.reduce(loss, "mean")
+        state.step += 1
+        state.loss_sum += loss
+        state.loss_steps += 1
+        state.ema.step(accelerator.unwrap_model(state.unet).parameters())
+        state.decays_by_time = _decays_by_time(config, state)
+        yield Step(state.step, state.step * config.batch_size, loss, learning_rate, data_seconds)
+
+
+def loss_of(unet: torch.nn.Module, inputs: Inputs, accelerator: Accelerator) -> Tensor:
+    """Mean squared error in float32; only the UNet runs in the autocast precision."""
+    with accelerator.autocast():
+        prediction = unet(inputs.sample, inputs.timestep, return_dict=False, **inputs.conditions)[0]
+    return F.mse_loss(prediction.float(), inputs.target)
+
+
+def check_finite(state: TrainState, loss: Tensor) -> None:
+    """TrainingFailed if the loss or a weight is not finite: nothing may be saved then."""
+    if not torch.isfinite(loss):
+        raise TrainingFailed(f"step {state.step}: the loss is {loss.item()}; nothing of it is saved")
+    for name, parameter in state.unet.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise TrainingFailed(f"step {state.step}: the weights {name} are not finite; nothing of them is saved")
+
+
+def _out_of_time(config: TrainConfig, state: TrainState) -> bool:
+    return config.max_minutes is not None and state.seconds >= 60 * config.max_minutes
+
+
+def is_finished(config: TrainConfig, state: TrainState) -> bool:
+    return state.step >= config.num_steps or _out_of_time(config, state)
+
+
+def _agreed(seconds: float, config: TrainConfig, accelerator: Accelerator) -> float:
+    """The first process's clock, where it decides anything."""
+    if config.max_minutes is None or accelerator.num_processes == 1:
+        return seconds
+    return broadcast(torch.tensor(seconds, device=accelerator.device)).item()
+
+
+def _decays_by_time(config: TrainConfig, state: TrainState) -> bool | None:
+    """Decided once, when the time left is that of the decay: will the clock end the run before the images do?"""
+    if config.max_minutes is None or state.decays_by_time is not None:
+        return state.decays_by_time
+    total = 60 * config.max_minutes
+    if state.seconds < (1 - config.lr_decay_share) * total:
+        return None
+    return state.step * total / state.seconds < config.num_steps
+
+
+@torch.no_grad()
+def validate(
+    config: TrainConfig, table: ImageTable, state: TrainState, objective: Objective, accelerator: Accelerator
+) -> float:
+    """Loss of the averaged weights on the validation pictures (at most 1,000), with fixed noise, times and styles.
+
+    Every condition is told. The times are the mid-points of equal shares of the objective's distribution.
+    """
+    unet = state.averaged()
+    count = min(1000, len(table))
+    told = replace(config, drop_class=0.0, drop_style=0.0, drop_both=0.0, flip=False, augment=0.0)
+    draw = draw_batch(told, table, count, generator_for(0, "validation", accelerator.device))
+    order = torch.linspace(0, len(table) - 1, count).round().long().to(draw.rows.device)
+    times = (draw.times.argsort() + 0.5) / count
+    draw = replace(draw, rows=order, times=times)
+    chunk = max(1, config.batch_size // (config.gradient_accumulation_steps * accelerator.num_processes))
+    total = torch.zeros(
+        (), dtype=torch.float64 if accelerator.device.type != "mps" else None, device=accelerator.device
+    )
+    starts = range(0, count, chunk)
+    for start in starts[accelerator.process_index :: accelerator.num_processes]:
+        part = draw[start : min(start + chunk, count)]
+        total += loss_of(unet, make_inputs(told, table, objective, part), accelerator) * len(part.rows)
+    return (accelerator.reduce(total) / count).item()

@@ -1,0 +1,73 @@
+"""Start a run from a trained model: the user with three hundred pictures begins where another run ended."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from hfdiff.checkpoint import load_pipeline
+from hfdiff.data import ImageTable
+from hfdiff.errors import BadInput
+from hfdiff.objectives import make_objective
+from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.training import SHAPE_KEYS, TrainConfig, build_unet
+from hfdiff.unet import ClassStyleUNet2DModel
+
+
+def start_from(config: TrainConfig, table: ImageTable) -> tuple[TrainConfig, ClassStyleUNet2DModel]:
+    """A UNet for `table` with the weights of `config.init_from`, and the configuration with that model's shape.
+
+    Classes and styles are kept by name (case does not matter); a new class starts as "any class".
+    """
+    source = load_pipeline(str(config.init_from))
+    check_fits(source, config, table)
+    shape = {key: source.unet.config[key] for key in SHAPE_KEYS}
+    config = replace(config, **{key: tuple(v) if isinstance(v, list) else v for key, v in shape.items()})
+    unet = build_unet(config, table)
+    weights = unet.state_dict()
+    classes = (source.class_names, table.class_names)
+    styles = (list(source.config.styles), (*table.style_names, *config.styles))
+    for name, old in source.unet.state_dict().items():
+        if name == "class_embed.weight":
+            weights[name] = keep_rows(old, *classes, fresh=old[-1:])
+        elif name == "class_embed.0.weight":
+            weights[name] = keep_rows(old.T, *classes, fresh=old.T[-1:]).T
+        elif name == "style_embed.0.weight" and name in weights:
+            weights[name] = keep_rows(old.T, *styles, fresh=weights[name].T).T
+        elif name in weights and weights[name].shape == old.shape:
+            weights[name] = old
+    unet.load_state_dict({name: value.contiguous() for name, value in weights.items()})
+    return config, unet
+
+
+def keep_rows(old: Tensor, old_names: Sequence[str], new_names: Sequence[str], fresh: Tensor) -> Tensor:
+    """Rows (len(old_names) + 1, D) -> (len(new_names) + 1, D): by name where known, else from `fresh`; the last stays.
+
+    `fresh` holds one row for all new names, or a row for each of them.
+    """
+    index = {name.lower(): i for i, name in enumerate(old_names)}
+    rows = [
+        old[index[name.lower()]] if name.lower() in index else fresh[min(i, len(fresh) - 1)]
+        for i, name in enumerate(new_names)
+    ]
+    return torch.stack([*rows, old[-1]])
+
+
+def check_fits(source: ClassStylePipeline, config: TrainConfig, table: ImageTable) -> None:
+    """BadInput where the model makes pictures of another kind, or was trained for another objective."""
+    kinds = {1: "grey", 3: "colour"}
+    channels = source.unet.config.in_channels
+    if channels != table.channels:
+        raise BadInput(
+            f"init_from {config.init_from}: it makes {kinds.get(channels, channels)} pictures, "
+            f"the data set {config.dataset!r} is {kinds[table.channels]}"
+        )
+    wanted = make_objective(config.objective, config.schedule).scheduler().config
+    for key in ("prediction_type", "beta_schedule"):
+        found = source.scheduler.config.get(key)
+        if found != wanted[key]:
+            raise BadInput(
+                f"init_from {config.init_from}: its {key} is {found!r}, objective {config.objective!r} "
+                f"with schedule {config.schedule!r} has {wanted[key]!r}"
+            )

@@ -1,0 +1,1 @@
+"""Pipelines that travel with their weights; installed as `hfdiff.pipelines`."""

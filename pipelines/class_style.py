@@ -1,0 +1,321 @@
+"""A diffusion pipeline that is steered by class and by style.
+
+This file is saved beside the weights and loaded from there, so it imports nothing of the project.
+
+Guidance, with v the model's prediction, c the class, s the styles and 0 for "unspecified":
+    v(0,0) + w_c [v(c,0) - v(0,0)] + w_s [v(c,s) - v(c,0)]
+is classifier-free guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598) with one scale for each condition
+(Brooks et al. 2023, https://arxiv.org/abs/2211.09800, Equation 3).
+"""
+
+import inspect
+import json
+import math
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+PLAIN = "plain"
+UNSPECIFIED = -1.0  # a strength that stands for "not told"
+
+StyleSpec = str | Mapping[str, float] | None
+
+
+@dataclass
+class ClassStylePipelineOutput(BaseOutput):
+    """Pictures, label by label.
+
+    `images`: a list of PIL pictures, or NHWC numpy, or NCHW torch, in [0, 1]; `class_labels`: the class id of each
+    (None: unspecified); `styles`: the strengths of each, by name.
+    """
+
+    images: list[Image.Image] | np.ndarray | torch.Tensor
+    class_labels: list[int | None]
+    styles: list[dict[str, float]]
+
+
+def parse_styles(spec: StyleSpec) -> dict[str, float]:
+    """Read the style grammar: "thick:0.8+slanted" or {"thick": 0.8, "slanted": 1} -> strengths by name.
+
+    A bare name means strength 1; "plain", "" and None mean no style. ValueError for a strength outside [0, 1].
+    """
+    if spec is None:
+        return {}
+    if isinstance(spec, str):
+        parts = [part.strip() for part in spec.split("+")]
+        pairs: Iterable[tuple[str, Any]] = [
+            (name.strip(), strength.strip() if colon else 1.0)
+            for name, colon, strength in (part.partition(":") for part in parts)
+            if name and name.lower() != PLAIN
+        ]
+        if len(dict(pairs)) < len(list(pairs)):
+            raise ValueError(f"style {spec!r} names one style twice")
+    else:
+        pairs = spec.items()
+    return {name: _strength(name, value) for name, value in pairs}
+
+
+def _strength(name: str, value: Any) -> float:
+    try:
+        strength = float(value)
+    except (TypeError, ValueError):
+        strength = math.nan
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength {value!r} of style {name!r}; valid: a number from 0 to 1")
+    return strength
+
+
+def match_name(what: str, name: str, valid: Iterable[str]) -> str:
+    """The valid name that equals `name` without regard to case; ValueError with the valid names otherwise."""
+    by_lower = {v.lower(): v for v in valid}
+    if name.strip().lower() in by_lower:
+        return by_lower[name.strip().lower()]
+    near = get_close_matches(name.lower(), by_lower, n=1)
+    hint = f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
+    raise ValueError(f"unknown {what} {name!r}{hint}; valid: {', '.join(by_lower.values()) or 'none'}")
+
+
+def resolve_styles(spec: StyleSpec, styles: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Strengths by the model's own style names; ValueError for unknown styles or two of one exclusive group."""
+    strengths = {match_name("style", name, styles): value for name, value in parse_styles(spec).items()}
+    taken: dict[str, str] = {}
+    for name in (name for name, strength in strengths.items() if strength > 0):
+        group = styles[name].get("group")
+        if group and group in taken:
+            raise ValueError(f"styles {taken[group]!r} and {name!r} exclude each other; give one of them")
+        if group:
+            taken[group] = name
+    return strengths
+
+
+def guidance_branches(class_scale: float, style_scale: float, styled: bool) -> list[tuple[float, bool, bool]]:
+    """The conditions that one step needs: (weight, class given, styles given), the weightless ones left out.
+
+    Equal scales need two branches, scales of 1 only one.
+    """
+    if not styled:
+        style_scale = class_scale
+    branches = [
+        (1 - class_scale, False, False),
+        (class_scale - style_scale, True, False),
+        (style_scale, True, True),
+    ]
+    return [branch for branch in branches if branch[0] != 0] or branches[:1]
+
+
+class ClassStylePipeline(DiffusionPipeline):
+    """Pictures from noise, by class and style.
+
+    Args:
+        unet: a `ClassStyleUNet2DModel`.
+        scheduler: the diffusers scheduler of the objective that the UNet was trained for.
+        id2label: {class id: class name}.
+        styles: {style name: {"phrase": words for a prompt, "group": exclusive group or None}}, in the order of the
+            UNet's style columns.
+    """
+
+    model_cpu_offload_seq = "unet"
+
+    def __init__(
+        self,
+        unet: ModelMixin,
+        scheduler: SchedulerMixin,
+        id2label: dict | None = None,
+        styles: dict | None = None,
+    ):
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+        id2label = {int(i): name for i, name in (id2label or {}).items()}
+        styles = dict(styles or {})
+        if sorted(id2label) != list(range(unet.config.num_classes)):
+            raise ValueError(f"id2label names {len(id2label)} classes, the UNet has {unet.config.num_classes}")
+        if len(styles) != unet.config.num_styles:
+            raise ValueError(f"{len(styles)} styles are named, the UNet has {unet.config.num_styles}")
+        self.register_to_config(id2label={str(i): name for i, name in id2label.items()}, styles=styles)
+
+    @property
+    def class_names(self) -> list[str]:
+        return [self.config.id2label[str(i)] for i in range(self.unet.config.num_classes)]
+
+    def class_id(self, label: int | str | None) -> int | None:
+        """A class id from a name (case does not matter), an id, or an id written as text; None stays None."""
+        if label is None:
+            return None
+        names = self.class_names
+        if isinstance(label, str) and label.lower() not in (name.lower() for name in names) and label.isdecimal():
+            label = int(label)
+        if isinstance(label, str):
+            return names.index(match_name("class", label, names))
+        if not 0 <= int(label) < len(names):
+            raise ValueError(f"class id {int(label)} out of range; valid: 0 to {len(names) - 1}")
+        return int(label)
+
+    def conditions(
+        self, class_labels: Any, styles: Any, num_images_per_label: int = 1
+    ) -> tuple[list[int | None], list[dict[str, float]]]:
+        """One class id and one dictionary of strengths for each picture, label by label; see `__call__`."""
+        if class_labels is None or isinstance(class_labels, str | int):
+            class_labels = [class_labels]
+        ids = [self.class_id(label) for label in list(class_labels)]
+        specs = list(styles) if isinstance(styles, Sequence) and not isinstance(styles, str) else [styles]
+        if not ids or num_images_per_label < 1:
+            raise ValueError(f"{len(ids)} labels with {num_images_per_label} pictures each; valid: at least 1 of 1")
+        if len(specs) not in (1, len(ids)):
+            raise ValueError(f"{len(specs)} styles for {len(ids)} labels; valid: one for all, or one for each label")
+        strengths = [resolve_styles(spec, self.config.styles) for spec in specs]
+        if len(strengths) == 1:
+            strengths = strengths * len(ids)
+        repeat = range(num_images_per_label)
+        return [i for i in ids for _ in repeat], [dict(s) for s in strengths for _ in repeat]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: Sequence[int | str | None] | int | str | None = None,
+        styles: Sequence[StyleSpec] | StyleSpec = None,
+        num_images_per_label: int = 1,
+        guidance_scale: float = 2.0,
+        style_guidance_scale: float = 2.0,
+        num_inference_steps: int = 10,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        max_batch_size: int = 256,
+    ) -> ClassStylePipelineOutput | tuple:
+        """Draw pictures.
+
+        Args:
+            class_labels: names or ids; None for a label means "any class".
+            styles: None for plain pictures; "thick:0.8+slanted" or {"thick": 0.8}; one for all or one for each label.
+            num_images_per_label: pictures for each label; they come label by label.
+            guidance_scale, style_guidance_scale: w_c and w_s of the module's formula; 1 is no guidance.
+            num_inference_steps: steps of the scheduler (second order: one evaluation each).
+            generator: one for all pictures, or one for each picture.
+            output_type: "pil", "np" (NHWC float32 in [0, 1]) or "pt" (NCHW float32 in [0, 1]).
+            return_dict: False for the plain tuple (images,).
+            max_batch_size: the most rows that go through the UNet at once; it bounds the memory.
+        """
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"output_type {output_type!r}; valid: pil, np, pt")
+        if num_inference_steps < 1 or max_batch_size < 1:
+            raise ValueError(f"{num_inference_steps=}, {max_batch_size=}; valid: at least 1 each")
+        ids, strengths = self.conditions(class_labels, styles, num_images_per_label)
+        if isinstance(generator, list) and len(generator) != len(ids):
+            raise ValueError(
+                f"{len(generator)} generators for {len(ids)} pictures; valid: one for all, or one for each"
+            )
+        num_classes, num_styles = self.unet.config.num_classes, self.unet.config.num_styles
+        device = self._execution_device
+        class_ids = torch.tensor([num_classes if i is None else i for i in ids], device=device)  # (N,)
+        weights = torch.tensor(
+            [[given.get(name, 0.0) for name in self.config.styles] for given in strengths], device=device
+        ).reshape(len(ids), num_styles)  # (N, S)
+        branches = guidance_branches(guidance_scale, style_guidance_scale, styled=num_styles > 0)
+
+        size = self.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        shape = (len(ids), self.unet.config.in_channels, height, width)
+        noise = randn_tensor(shape, generator=generator, device=device, dtype=self.unet.dtype)
+        images = torch.empty(shape, dtype=torch.float32)
+        rows = max(1, max_batch_size // len(branches))
+        with self.progress_bar(total=num_inference_steps * math.ceil(len(ids) / rows)) as progress:
+            for start in range(0, len(ids), rows):
+                part = slice(start, start + rows)
+                step_generator = generator[part] if isinstance(generator, list) else generator
+                images[part] = self._denoise(
+                    noise[part], class_ids[part], weights[part], branches, num_inference_steps, step_generator, progress
+                ).cpu()
+        images = (images / 2 + 0.5).clamp(0, 1)
+        return self._output(images, ids, strengths, output_type, return_dict)
+
+    def _denoise(
+        self,
+        sample: torch.Tensor,  # (B, C, H, W)
+        class_ids: torch.Tensor,  # (B,)
+        weights: torch.Tensor,  # (B, S)
+        branches: list[tuple[float, bool, bool]],
+        num_inference_steps: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        progress: Any,
+    ) -> torch.Tensor:
+        anything, untold = self.unet.config.num_classes, torch.full_like(weights, UNSPECIFIED)
+        all_classes = torch.cat(
+            [class_ids if told else torch.full_like(class_ids, anything) for _, told, _ in branches]
+        )
+        all_styles = torch.cat([weights if told else untold for _, _, told in branches])
+        self.scheduler.set_timesteps(num_inference_steps, device=sample.device)
+        sample = sample * self.scheduler.init_noise_sigma
+        extra = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
+        for t in self.scheduler.timesteps:
+            model_input = self.scheduler.scale_model_input(sample, t).repeat(len(branches), 1, 1, 1)
+            predictions = self.unet(model_input, t, all_classes, all_styles).sample.chunk(len(branches))
+            prediction = sum(weight * p for (weight, _, _), p in zip(branches, predictions))
+            sample = self.scheduler.step(prediction, t, sample, **extra).prev_sample
+            progress.update()
+        return sample
+
+    def _output(
+        self,
+        images: torch.Tensor,
+        ids: list[int | None],
+        strengths: list[dict[str, float]],
+        output_type: str,
+        return_dict: bool,
+    ) -> ClassStylePipelineOutput | tuple:
+        result: Any = images
+        if output_type != "pt":
+            result = images.permute(0, 2, 3, 1).numpy()
+        if output_type == "pil":
+            result = self.numpy_to_pil(result)
+        return ClassStylePipelineOutput(images=result, class_labels=ids, styles=strengths) if return_dict else (result,)
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save weights, configuration and the two source files, so that the folder loads without this package.
+
+        The plain method loses the source files; the upload comes after they are in place.
+        """
+        folder = Path(save_directory)
+        hub = {k: kwargs.pop(k) for k in ("repo_id", "commit_message", "private", "token", "create_pr") if k in kwargs}
+        super().save_pretrained(folder, **kwargs)
+        pipeline_file = _copy_source(type(self), folder)
+        unet_file = _copy_source(type(self.unet), folder / "unet")
+        index_file = folder / self.config_name
+        index = json.loads(index_file.read_text())
+        index["_class_name"] = [pipeline_file, type(self).__name__]
+        index["unet"] = [unet_file, type(self.unet).__name__]
+        index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """The saved configuration; with the package installed, the saved class names mean the installed classes.
+
+        So `ClassStylePipeline.from_pretrained(folder)` runs none of the code in the folder and needs no trust.
+        """
+        loaded = super().load_config(*args, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        if __name__ == "hfdiff.pipelines.class_style":
+            config["_class_name"] = cls.__name__
+            if isinstance(config.get("unet"), list) and config["unet"][0] == "unet":
+                config["unet"] = ["hfdiff.unet", config["unet"][1]]
+        return loaded
+
+
+def _copy_source(cls: type, folder: Path) -> str:
+    """Copy the file that defines `cls` into `folder`; returns the module's name."""
+    source = Path(inspect.getfile(cls))
+    target = folder / source.name
+    if source.resolve() != target.resolve():
+        shutil.copyfile(source, target)
+    return source.stem

@@ -1,0 +1,140 @@
+"""Real classes at tiny size, on real pictures from the embedded data set."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+from hfdiff.pipelines.class_style import ClassStylePipeline
+from PIL import Image
+
+from hfdiff.data import ImageTable, load_training_data
+from hfdiff.objectives import make_objective
+from hfdiff.styles import STYLES
+from hfdiff.training import TrainConfig
+from hfdiff.unet import ClassStyleUNet2DModel
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+TINY = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "norm_num_groups": 4,
+    "attention_head_dim": 8,
+    "patch_size": 4,
+    "batch_size": 8,
+    "mixed_precision": "no",
+}
+
+
+@pytest.fixture(scope="session")
+def fashion() -> tuple[ImageTable, ImageTable]:
+    """The embedded pictures: training and validation."""
+    return load_training_data("fashion_mnist_12k")
+
+
+@pytest.fixture
+def table(fashion: tuple[ImageTable, ImageTable]) -> ImageTable:
+    """Sixty training pictures of all classes."""
+    train = fashion[0]
+    return train.rows(torch.arange(0, len(train), len(train) // 60)[:60])
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path) -> Callable[..., TrainConfig]:
+    def make(**changes) -> TrainConfig:
+        return TrainConfig(**{"output_dir": str(tmp_path / "run"), **TINY, **changes})
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate_state():
+    """accelerate keeps its state in singletons; each test starts without."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert not PartialState._shared_state
+
+
+@pytest.fixture
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+@pytest.fixture
+def fp16_on_cpu() -> Accelerator:
+    """accelerate's own fp16 path on CPU tensors, with torch's autocast and scaler, which it leaves off on a CPU."""
+    accelerator = Accelerator(cpu=True, mixed_precision="fp16")
+    accelerator.native_amp = True
+    accelerator.scaler = torch.amp.GradScaler("cpu")
+    return accelerator
+
+
+def tiny_unet(**changes) -> ClassStyleUNet2DModel:
+    torch.manual_seed(0)
+    settings = {
+        "sample_size": 28,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": (8, 16),
+        "norm_num_groups": 4,
+        "attention_head_dim": 8,
+        "num_classes": 3,
+        "num_styles": 2,
+    }
+    return ClassStyleUNet2DModel(**{**settings, **changes}).eval()
+
+
+@pytest.fixture
+def pipeline() -> ClassStylePipeline:
+    """Three classes, the styles thick and thin; untrained, with weights that depend on every condition."""
+    pipe = ClassStylePipeline(
+        unet=tiny_unet(),
+        scheduler=make_objective("flow").scheduler(),
+        id2label={0: "Sneaker", 1: "Bag", 2: "T-shirt/top"},
+        styles={name: {"phrase": STYLES[name].phrase, "group": STYLES[name].group} for name in ("thick", "thin")},
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def picture(seed: int, size: tuple[int, int] = (12, 12), mode: str = "L") -> Image.Image:
+    """A PIL picture of random pixels, (width, height)."""
+    shape = size[::-1] if mode == "L" else (*size[::-1], 3)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def class_folders(root: Path, counts: dict[str, int], mode: str = "L", size: tuple[int, int] = (12, 12)) -> Path:
+    """root/CLASS/0.png, 1.png, ..."""
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            picture(i, size, mode).save(root / name / f"{i}.png")
+    return root
+
+
+def metadata_folder(root: Path, rows: list[dict], jsonl: bool = True) -> Path:
+    """root/0.png, 1.png, ... with one line of metadata each."""
+    root.mkdir(parents=True, exist_ok=True)
+    rows = [{"file_name": f"{i}.png", **row} for i, row in enumerate(rows)]
+    for i in range(len(rows)):
+        picture(i).save(root / f"{i}.png")
+    if jsonl:
+        (root / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        lines = [",".join(rows[0])] + [",".join(map(str, row.values())) for row in rows]
+        (root / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return root

@@ -1,0 +1,80 @@
+"""Configuration: YAML below the flags, and mistakes with the nearest valid name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+
+from hfdiff.config import from_mapping, parse, to_mapping
+from hfdiff.errors import BadInput
+from hfdiff.training import TrainConfig
+
+CONFIGS = sorted((Path(__file__).parents[1] / "train_scripts" / "configs").glob("*.yaml"))
+
+
+@dataclass(frozen=True)
+class Example:
+    name: str = "a"
+    rate: float = 0.1
+    count: int = 1
+    flip: bool = False
+    kind: Literal["no", "yes"] = "no"
+    names: tuple[str, ...] = ()
+    limit: float | None = None
+
+
+def test_flags_override_the_file_which_overrides_the_defaults(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("rate: 1e-4\ncount: 1_000\nnames: [x, y]\nkind: no\n")
+    for flags in (["--config", str(file)], [f"--config={file}"]):
+        config = parse(Example, [*flags, "--count", "7", "--limit", "2.5"], "")
+        assert config == Example(rate=1e-4, count=7, names=("x", "y"), limit=2.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("raet: 1", r"unknown key in .* 'raet' \(did you mean 'rate'\?\); valid: name, rate"),
+        ("rate: fast", "rate in .* is 'fast'; valid: a number"),
+        ("count: 1.5", "count in .* is 1.5; valid: a whole number"),
+        ("flip: 1", "flip in .* is 1; valid: true or false"),
+        ("kind: maybe", "kind in .* is 'maybe'; valid: no, yes"),
+        ("names: x", "names in .* is 'x'; valid: a list"),
+        ("name: [a]", r"name in .* is \['a'\]; valid: text"),
+        ("- a", "holds a list; valid: keys with values"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_mistakes_in_the_file_are_named(tmp_path, text, message):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(BadInput, match=message):
+        parse(Example, ["--config", str(file)], "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--raet", "1"], "Unrecognized.*--raet.*Perhaps you meant: --rate"),
+        (["--rate", "fast"], "--rate.*'fast'"),
+        (["--kind", "maybe"], "'maybe'.*'no', 'yes'"),
+        (["--config"], "--config needs a YAML file"),
+    ],
+)
+def test_mistakes_in_flags_are_one_line(flags, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        parse(Example, flags, "")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_shipped_configurations_are_valid_and_say_how_they_are_started(file):
+    config = parse(TrainConfig, ["--config", str(file)], "")
+    assert f"--config train_scripts/configs/{file.name}" in file.read_text().splitlines()[0]
+    assert from_mapping(TrainConfig, yaml.safe_load(yaml.safe_dump(to_mapping(config))), "copy") == config
+
+
+def test_three_configurations_are_shipped():
+    assert [file.stem for file in CONFIGS] == ["cifar10", "demo", "fashion_mnist"]

@@ -1,0 +1,199 @@
+"""Data: every way in gives the same table, and every mistake is named."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from conftest import SHARED_DATA, class_folders, metadata_folder, picture, png
+from PIL import Image
+
+from hfdiff.data import ASSETS, load_test_data, load_training_data
+from hfdiff.errors import BadInput
+
+
+def test_embedded_data_is_balanced_small_and_licensed(fashion):
+    train, validation = fashion
+    assert train.class_counts() == [1000] * 10
+    assert validation.class_counts() == [200] * 10
+    assert train.pixels.shape == (10_000, 1, 28, 28)
+    assert train.pixels.dtype == torch.uint8
+    folder = ASSETS / "fashion_mnist_12k"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 8 * 2**20
+    assert "MIT" in (folder / "LICENSE").read_text()
+
+
+def test_class_folders_keep_every_pixel(tmp_path):
+    train, validation = load_training_data(str(class_folders(tmp_path, {"cat": 12, "dog": 8})))
+    assert train.class_names == ("cat", "dog")
+    assert len(train) == 18
+    assert len(validation) == 2
+    assert train.channels == 1
+    pixels = torch.cat([train.pixels, validation.pixels]).numpy().reshape(20, -1)
+    expected = [np.asarray(picture(i)).ravel() for count in (12, 8) for i in range(count)]
+    assert sorted(map(bytes, pixels)) == sorted(map(bytes, expected))
+
+
+def test_the_same_pictures_are_held_out_each_time(tmp_path):
+    folder = str(class_folders(tmp_path, {"cat": 12, "dog": 8}))
+    first, second = load_training_data(folder), load_training_data(folder)
+    assert [part.fingerprint for part in first] == [part.fingerprint for part in second]
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    train, _ = load_training_data(str(class_folders(tmp_path, {"train": 5, "plane": 5})))
+    assert train.class_names == ("plane", "train")
+
+
+def test_split_folders_are_splits(tmp_path):
+    class_folders(tmp_path / "train", {"cat": 6, "dog": 6})
+    class_folders(tmp_path / "validation", {"cat": 2, "dog": 2})
+    class_folders(tmp_path / "test", {"cat": 3, "dog": 1})
+    train, validation = load_training_data(str(tmp_path))
+    test = load_test_data(str(tmp_path))
+    assert [part.class_counts() for part in (train, validation, test)] == [[6, 6], [2, 2], [3, 1]]
+
+
+def test_colour_pictures_of_any_size(tmp_path):
+    train, _ = load_training_data(str(class_folders(tmp_path, {"a": 6, "b": 6}, mode="RGB", size=(20, 14))))
+    assert train.pixels.shape[1:] == (3, 14, 20)
+
+
+def test_mixed_sizes_are_refused_or_resized(tmp_path):
+    class_folders(tmp_path, {"a": 3, "b": 3})
+    picture(9, (30, 20)).save(tmp_path / "b" / "big.png")
+    with pytest.raises(BadInput, match=r"mixed sizes.*30x20.*--resolution"):
+        load_training_data(str(tmp_path))
+    train, _ = load_training_data(str(tmp_path), resolution=16)
+    assert train.size == (16, 16)
+
+
+def test_odd_picture_modes_become_plain_pixels(tmp_path):
+    class_folders(tmp_path, {"a": 1, "b": 1})
+    grey = np.arange(144, dtype=np.uint8).reshape(12, 12)
+    Image.fromarray(grey.astype(np.uint16) * 256).save(tmp_path / "a" / "sixteen.png")
+    Image.fromarray(grey).convert("RGB").quantize(32).save(tmp_path / "a" / "palette.png")
+    Image.new("RGBA", (12, 12), (255, 0, 0, 0)).save(tmp_path / "b" / "transparent.png")
+    Image.new("CMYK", (12, 12), (0, 255, 255, 0)).save(tmp_path / "b" / "print.jpg")
+    train, _ = load_training_data(str(tmp_path))
+    rows = {tuple(p[:, 5, 5].tolist()) for p in train.pixels}
+    assert (65, 65, 65) in rows  # 16 bits: the high byte
+    assert (255, 255, 255) in rows  # transparent: white
+    assert any(r > 200 and g < 60 and b < 60 for r, g, b in rows)  # cyan-less print is red
+
+
+@pytest.mark.parametrize("jsonl", [True, False])
+def test_metadata_gives_classes_and_styles(tmp_path, jsonl):
+    rows = [{"kind": "ab"[i % 2], "fuzzy": i / 19, "old": i % 2 == 0} for i in range(20)]
+    train, validation = load_training_data(str(metadata_folder(tmp_path, rows, jsonl)))
+    assert train.class_names == ("a", "b")
+    assert train.style_names == ("fuzzy", "old")
+    weights = torch.cat([train.style_weights, validation.style_weights])
+    labels = torch.cat([train.labels, validation.labels])
+    assert torch.equal(weights[:, 1], (labels == 0).float())
+    assert torch.allclose(weights[:, 0].sort().values, torch.linspace(0, 1, 20))
+
+
+def test_styles_as_lists_and_in_the_grammar(tmp_path):
+    lists = [{"kind": "ab"[i % 2], "tags": ["old"] if i % 2 else []} for i in range(4)]
+    texts = [{"kind": "ab"[i % 2], "styles": "old:0.5+wet" if i % 2 else "plain"} for i in range(4)]
+    a, _ = load_training_data(str(metadata_folder(tmp_path / "a", lists)))
+    b, _ = load_training_data(str(metadata_folder(tmp_path / "b", texts)))
+    assert a.style_names == ("old",)
+    assert a.style_weights.squeeze(1).tolist() == [0, 1, 0, 1]
+    assert b.style_names == ("old", "wet")
+    assert b.style_weights.tolist() == [[0, 0], [0.5, 1], [0, 0], [0.5, 1]]
+
+
+def test_hub_layout_in_parquet_with_any_column_names(tmp_path):
+    features = datasets.Features({"foto": datasets.Image(), "art": datasets.ClassLabel(names=["x", "y"])})
+    rows = {"foto": [picture(i) for i in range(6)], "art": [0, 1] * 3}
+    datasets.Dataset.from_dict(rows, features).to_parquet(str(tmp_path / "train-00000-of-00001.parquet"))
+    train, validation = load_training_data(str(tmp_path))
+    assert train.class_names == ("x", "y")
+    assert np.array_equal(train.pixels[2, 0].numpy(), np.asarray(picture(2)))
+    assert len(train) == 6  # too few to hold any out: validated on themselves
+    assert validation is train
+
+
+def test_several_label_columns_need_a_choice(tmp_path):
+    rows = [{"coarse": "ab"[i % 2], "fine": str(i % 4)} for i in range(8)]
+    folder = str(metadata_folder(tmp_path, rows))
+    with pytest.raises(BadInput, match=r"several label columns \(coarse, fine\).*--label_column"):
+        load_training_data(folder)
+    assert load_training_data(folder, label_column="coarse")[0].class_names == ("a", "b")
+
+
+def parquet(folder, cells, labels, names=("x", "y")):
+    features = datasets.Features(
+        {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=list(names))}
+    )
+    table = datasets.Dataset.from_dict(
+        {"image": [{"bytes": c, "path": None} for c in cells], "label": labels}, features
+    )
+    table.cast_column("image", datasets.Image()).to_parquet(str(folder / "train.parquet"))
+    return folder
+
+
+def test_a_corrupt_picture_is_named(tmp_path):
+    class_folders(tmp_path, {"a": 3, "b": 3})
+    (tmp_path / "b" / "1.png").write_bytes(png(picture(1))[:60])
+    with pytest.raises(BadInput, match=r"b/1\.png: not a readable picture"):
+        load_training_data(str(tmp_path))
+
+
+def test_a_corrupt_row_is_named(tmp_path):
+    cells = [png(picture(i)) for i in range(3)] + [b"no picture"]
+    with pytest.raises(BadInput, match="row 3: not a readable picture"):
+        load_training_data(str(parquet(tmp_path, cells, [0, 1, 0, 1])))
+
+
+def test_a_label_out_of_range_is_named(tmp_path):
+    cells = [png(picture(i)) for i in range(3)]
+    with pytest.raises(BadInput, match="row 2: label -1 out of range; valid: 0 to 1"):
+        load_training_data(str(parquet(tmp_path, cells, [0, 1, -1])))
+
+
+def test_a_strength_out_of_range_is_named(tmp_path):
+    rows = [{"kind": "a", "fuzzy": 0.5}, {"kind": "b", "fuzzy": 1.5}]
+    with pytest.raises(BadInput, match=r"row 1: column 'fuzzy': strength 1.5.*from 0 to 1"):
+        load_training_data(str(metadata_folder(tmp_path, rows)))
+
+
+def test_folder_without_pictures(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing here")
+    with pytest.raises(BadInput, match="no pictures in the folder"):
+        load_training_data(str(tmp_path))
+
+
+def test_pictures_without_classes(tmp_path):
+    for i in range(3):
+        picture(i).save(tmp_path / f"{i}.png")
+    with pytest.raises(BadInput, match="no label column"):
+        load_training_data(str(tmp_path))
+
+
+def test_split_names_taken_for_classes(tmp_path):
+    class_folders(tmp_path / "pictures", {"train": 3, "test": 3})
+    with pytest.raises(BadInput, match="names of splits"):
+        load_training_data(str(tmp_path))
+
+
+def test_unknown_data_set():
+    with pytest.raises(BadInput, match=r"unknown data set 'no such data'.*fashion_mnist_12k"):
+        load_training_data("no such data")
+
+
+def test_unknown_column(tmp_path):
+    with pytest.raises(BadInput, match="unknown column 'labels'.*did you mean 'label'"):
+        load_training_data(str(class_folders(tmp_path, {"a": 3, "b": 3})), label_column="labels")
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full data sets is absent")
+@pytest.mark.parametrize(
+    ("name", "shape", "held_out"), [("fashion_mnist", (1, 28, 28), 1000), ("cifar10", (3, 32, 32), 1000)]
+)
+def test_full_data_sets(name, shape, held_out):
+    train, validation = load_training_data(str(SHARED_DATA / name))
+    assert train.pixels.shape[1:] == shape
+    assert len(validation) == held_out
+    assert len(train.class_names) == 10

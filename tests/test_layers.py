@@ -1,0 +1,94 @@
+"""The way of the data is one-way: a module imports only modules above it; leaves import none of the project."""
+
+import ast
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LEAVES = ("hfdiff.unet", "hfdiff.pipelines.class_style")
+ORDER = (
+    "hfdiff.errors",
+    "hfdiff.config",
+    *LEAVES,
+    "hfdiff.styles",
+    "hfdiff.augment",
+    "hfdiff.data",
+    "hfdiff.objectives",
+    "hfdiff.judge",
+    "hfdiff.training",
+    "hfdiff.checkpoint",
+    "hfdiff.transfer",
+    "hfdiff.pictures",
+    "hfdiff.signals",
+    "hfdiff.runlog",
+    "hfdiff.cli",
+)
+
+
+def file_of(module: str) -> Path:
+    package, _, name = module.rpartition(".")
+    return ROOT / ("pipelines" if package == "hfdiff.pipelines" else "hfdiff") / f"{name}.py"
+
+
+def imports(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hfdiff"):
+            found.add(node.module)
+        if isinstance(node, ast.Import):
+            found.update(name.name for name in node.names if name.name.startswith("hfdiff"))
+    return found
+
+
+def test_every_module_has_its_place():
+    files = {*(ROOT / "hfdiff").glob("*.py"), *(ROOT / "pipelines").glob("*.py")}
+    assert {file for file in files if file.name != "__init__.py"} == set(map(file_of, ORDER))
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_point_upwards(module):
+    above = set() if module in LEAVES else set(ORDER[: ORDER.index(module)])
+    assert imports(file_of(module)) <= above
+
+
+@pytest.mark.parametrize("module", LEAVES)
+def test_leaves_import_only_what_every_user_has(module):
+    tree = ast.parse(file_of(module).read_text())
+    roots = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [])
+        + ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
+    }
+    standard = {
+        "collections",
+        "dataclasses",
+        "difflib",
+        "importlib",
+        "inspect",
+        "json",
+        "math",
+        "pathlib",
+        "shutil",
+        "typing",
+    }
+    assert roots - standard <= {"diffusers", "torch", "transformers", "numpy", "PIL"}
+
+
+def test_a_built_wheel_holds_everything(tmp_path):
+    import subprocess
+    import sys
+
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    subprocess.run([*build, str(ROOT)], check=True, cwd=tmp_path)
+    names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    for name in (
+        "hfdiff/pipelines/class_style.py",
+        "hfdiff/unet.py",
+        "hfdiff/assets/fashion_mnist_12k/train.parquet",
+        "hfdiff/assets/fashion_mnist_12k/LICENSE",
+        "hfdiff/assets/judge_fashion_mnist/model.safetensors",
+    ):
+        assert name in names

@@ -1,0 +1,287 @@
+"""The training program as a user runs it."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SHARED_DATA, class_folders
+from hfdiff.pipelines.class_style import ClassStylePipeline
+from safetensors.torch import load_file
+
+from hfdiff.checkpoint import list_checkpoints, load_pipeline
+from hfdiff.errors import BadInput, TrainingFailed
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "train_scripts" / "train.py"
+TINY_FLAGS = (
+    "--block_out_channels 8 16 --norm_num_groups 4 --attention_head_dim 8 --patch_size 4 --batch_size 8 "
+    "--mixed_precision no --logging_images 16 --validation_images 40 --sample_images 10000 --checkpointing_images 16"
+).split()
+
+
+@pytest.fixture(scope="module")
+def script() -> dict:
+    return runpy.run_path(str(SCRIPT), run_name="train")
+
+
+@pytest.fixture
+def folder(tmp_path) -> str:
+    """Thirty pictures of two classes."""
+    return str(class_folders(tmp_path / "data", {"cat": 16, "dog": 14}))
+
+
+@pytest.fixture
+def start(script, folder, tmp_path):
+    """Run the program in this process: start("run", "--flag", "value") -> exit code."""
+
+    def run(name: str, *flags: str) -> int:
+        return script["main"](["--dataset", folder, "--output_dir", str(tmp_path / name), *TINY_FLAGS, *flags])
+
+    return run
+
+
+def lines(run: Path) -> list[dict]:
+    """metrics.jsonl without what the clock and the machine decide."""
+    watched = ("images_per_second", "data_wait", "memory_gib")
+    points = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in point.items() if key not in watched} for point in points]
+
+
+def newest_tensors(run: Path) -> dict[str, torch.Tensor]:
+    newest = list_checkpoints(run / "checkpoints")[0]
+    return {f"{file.stem}/{k}": v for file in newest.glob("*.safetensors") for k, v in load_file(file).items()}
+
+
+def test_a_run_leaves_what_the_design_says(start, tmp_path):
+    run = tmp_path / "run"
+    assert start("run", "--max_train_images", "80") == 0
+    assert {path.name for path in run.iterdir()} == {
+        "config.yaml", "metrics.jsonl", "checkpoints", "samples", "losses.png", "pipeline"
+    }  # fmt: skip
+    points = lines(run)
+    assert [point["images"] for point in points] == [16, 32, 40, 48, 64, 80]
+    assert [point["images"] for point in points if point["val_loss"] is not None] == [40, 80]
+    assert {"step", "images", "loss", "val_loss", "lr"} <= points[0].keys()
+    assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step-000000010", "step-000000008"]
+    assert [path.name for path in (run / "samples").iterdir()] == ["images-000000080.png"]
+    assert not list(run.rglob("*.bin")) + list(run.rglob("*.pt")) + list(run.rglob("*.pkl"))
+    pipeline = load_pipeline(str(run))
+    assert pipeline.class_names == ["cat", "dog"]
+    assert list(pipeline.config.styles) == ["thick", "thin", "slanted"]
+    assert start("run", "--max_train_images", "80") == 0  # finished: says so, and changes nothing
+    assert lines(run) == points
+
+
+def test_the_pipeline_holds_the_best_averaged_weights(start, tmp_path):
+    start("run", "--max_train_images", "80")
+    run = tmp_path / "run"
+    numbers = json.loads((list_checkpoints(run / "checkpoints")[0] / "state.json").read_text())
+    losses = {point["images"]: point["val_loss"] for point in lines(run) if point["val_loss"] is not None}
+    assert numbers["best_val_loss"] == min(losses.values()) == losses[80]
+    weights, averaged = load_pipeline(str(run)).unet.state_dict(), newest_tensors(run)
+    assert all(torch.equal(value, averaged[f"ema/{name}"]) for name, value in weights.items())
+
+
+@pytest.mark.parametrize("images", [24, 40])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(start, tmp_path, script, images):
+    """Killed after `images`: between two checkpoints, or in the middle of a validation interval."""
+    flags = ("--max_train_images", "80", "--dropout", "0.1", "--gradient_accumulation_steps", "2", "--flip", "True")
+    start("whole", *flags)
+
+    class Killed(Exception):
+        pass
+
+    def after_step(run, step, *args, original=script["main"].__globals__["after_step"], **kwargs):
+        original(run, step, *args, **kwargs)
+        if step.images == images:
+            raise Killed
+
+    names = script["main"].__globals__
+    names["after_step"], original = after_step, names["after_step"]
+    try:
+        with pytest.raises(Killed):
+            start("parts", *flags)
+    finally:
+        names["after_step"] = original
+    start("parts", *flags)
+    whole, parts = newest_tensors(tmp_path / "whole"), newest_tensors(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert any(name.startswith("optimizer/") for name in whole)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+
+
+def test_a_longer_run_goes_on(start, tmp_path):
+    start("run", "--max_train_images", "40", "--lr_schedule", "constant")
+    start("run", "--max_train_images", "80", "--lr_schedule", "constant")
+    start("whole", "--max_train_images", "80", "--lr_schedule", "constant")
+    a, b = newest_tensors(tmp_path / "run"), newest_tensors(tmp_path / "whole")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_start_from_a_trained_model(start, tmp_path, script):
+    start("old", "--max_train_images", "16", "--styles", "thick", "slanted")
+    other = str(class_folders(tmp_path / "more", {"bird": 10, "dog": 10}))
+    flags = ["--dataset", other, *TINY_FLAGS, "--init_from", str(tmp_path / "old"), "--learning_rate", "1e-12"]
+    flags += ["--styles", "slanted", "dark", "--output_dir", str(tmp_path / "new"), "--patch_size", "1"]
+    assert script["main"]([*flags, "--max_train_images", "16", "--weight_decay", "0"]) == 0
+    old, new = (load_pipeline(str(tmp_path / name)).unet for name in ("old", "new"))
+    assert new.config.patch_size == 4  # the shape is the trained model's
+    rows_old, rows_new = old.class_embed.weight, new.class_embed.weight
+    assert torch.allclose(rows_new[1], rows_old[1], atol=1e-6)  # dog
+    assert torch.allclose(rows_new[0], rows_old[2], atol=1e-6)  # bird begins as any class
+    columns_old, columns_new = old.style_embed[0].weight, new.style_embed[0].weight
+    assert torch.allclose(columns_new[:, 0], columns_old[:, 1], atol=1e-6)  # slanted
+    assert torch.allclose(columns_new[:, 2], columns_old[:, 2], atol=1e-6)  # "the styles are told"
+    assert torch.allclose(new.conv_in.weight, old.conv_in.weight, atol=1e-6)
+    assert script["main"]([*flags, "--max_train_images", "32", "--weight_decay", "0"]) == 0  # and resumes
+
+
+def test_init_from_another_kind_of_pictures_is_refused(start, tmp_path):
+    start("old", "--max_train_images", "16")
+    colour = str(class_folders(tmp_path / "colour", {"cat": 10, "dog": 10}, mode="RGB"))
+    with pytest.raises(BadInput, match="makes grey pictures, the data set .* is colour"):
+        start("new", "--init_from", str(tmp_path / "old"), "--dataset", colour)
+    with pytest.raises(BadInput, match="its prediction_type is 'flow_prediction', objective 'epsilon'"):
+        start("new", "--init_from", str(tmp_path / "old"), "--objective", "epsilon")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--objective", "epsilon"),
+        ("--objective", "epsilon", "--schedule", "linear"),
+        ("--conditioning", "concat", "--class_embedding", "one_hot_mlp"),
+        ("--augment", "0.3"),
+        ("--styles",),
+        ("--mixed_precision", "bf16"),
+        ("--report_to", "tensorboard"),
+    ],
+    ids=" ".join,
+)
+def test_every_choice_trains_and_samples(start, tmp_path, flags):
+    assert start("run", "--max_train_images", "16", *flags) == 0
+    pipeline = load_pipeline(str(tmp_path / "run"))
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(["dog"], num_inference_steps=2, output_type="pt").images
+    assert torch.isfinite(images).all()
+
+
+def test_a_loss_that_is_not_finite_saves_nothing(start, tmp_path):
+    start("run", "--max_train_images", "16")
+    before = newest_tensors(tmp_path / "run")
+    with pytest.raises(TrainingFailed, match="not finite|loss is"):
+        start("run", "--max_train_images", "800", "--resume", "auto", "--checkpointing_images", "8",
+              "--max_minutes", "5", *_poison(tmp_path / "run"))  # fmt: skip
+    assert all(torch.isfinite(value).all() for value in newest_tensors(tmp_path / "run").values())
+    assert before.keys() == newest_tensors(tmp_path / "run").keys()
+
+
+def _poison(run: Path) -> tuple[str, ...]:
+    """Make the optimizer's second moments so small that the next step explodes, with a manifest that agrees."""
+    from hfdiff.checkpoint import read_checkpoint, save_checkpoint
+
+    newest = read_checkpoint(list_checkpoints(run / "checkpoints")[0])
+    for name, value in newest.tensors["optimizer"].items():
+        if name.endswith("exp_avg"):
+            value.fill_(3e38)
+        if name.endswith("exp_avg_sq"):
+            value.zero_()
+    save_checkpoint(run / "checkpoints", newest.tensors, newest.numbers, 5)
+    return ()
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full data sets is absent")
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+def test_full_data_sets_train_with_their_configuration(script, tmp_path, name):
+    config = ROOT / "train_scripts" / "configs" / f"{name}.yaml"
+    flags = ["--config", str(config), "--dataset", str(SHARED_DATA / name), "--output_dir", str(tmp_path / "run")]
+    small = (
+        "--block_out_channels 8 16 --down_block_types DownBlock2D DownBlock2D --batch_size 32 --patch_size 4".split()
+    )
+    assert script["main"]([*flags, *small, "--max_train_images", "320"]) == 0
+    points = lines(tmp_path / "run")
+    assert points[-1]["images"] == 320
+    assert isinstance(load_pipeline(str(tmp_path / "run")), ClassStylePipeline)
+
+
+def program(*flags: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *flags], capture_output=True, text=True, env={**os.environ, **environment}
+    )
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
+    done = program("--dataset", str(tmp_path), "--output_dir", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("hfdiff: error: no pictures in the folder")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--lerning_rate", "1"), "Perhaps you meant: --learning_rate"),
+        (("--batch_size", "many"), "--batch_size.*'many'"),
+        (("--mixed_precision", "fp16"), "'fp16' needs a GPU"),
+        (("--styles", "thik"), "unknown style 'thik' .*did you mean 'thick'"),
+        (("--styles", "warm"), "needs colour pictures"),
+        (("--norm_num_groups", "3"), "not divisible by norm_num_groups 3"),
+        (("--objective", "flw"), "'flw'"),
+        (("--init_from", "no such model"), "unknown model 'no such model'"),
+        (("--config", "absent.yaml"), "configuration 'absent.yaml' cannot be read"),
+        (("--report_to", "wandb"), "'wandb' is not installed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_bad_flags_are_named_and_nothing_is_written(start, tmp_path, flags, message):
+    with pytest.raises(BadInput, match=message):
+        start("run", *flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_saves_and_the_rerun_ends_equal(folder, tmp_path, start):
+    flags = ("--max_train_images", "2400", "--checkpointing_images", "100000", "--validation_images", "1200")
+    start("whole", *flags)
+    arguments = ["--dataset", folder, "--output_dir", str(tmp_path / "parts"), *TINY_FLAGS, *flags]
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    metrics = tmp_path / "parts" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") > 3):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 143, output
+    assert "the same command resumes" in output
+    start("parts", *flags)
+    whole, parts = newest_tensors(tmp_path / "whole"), newest_tensors(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+
+
+def test_two_processes_learn_what_one_learns(folder, tmp_path, start):
+    flags = ("--max_train_images", "64", "--logging_images", "8")
+    start("one", *flags)
+    arguments = ["--dataset", folder, "--output_dir", str(tmp_path / "two"), *TINY_FLAGS, *flags]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29511"]
+    done = subprocess.run(
+        [*launch, str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ACCELERATE_USE_CPU": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
+    assert [point["loss"] for point in two] == pytest.approx([point["loss"] for point in one], rel=1e-4)
+    assert two[-1]["val_loss"] == pytest.approx(one[-1]["val_loss"], rel=1e-3)

@@ -1,0 +1,279 @@
+"""Training: the draws, the schedules, precision, accumulation and averaging, each against an independent account."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from hfdiff.data import to_unit_range
+from hfdiff.errors import BadInput, TrainingFailed
+from hfdiff.objectives import make_objective
+from hfdiff.training import (
+    build_unet,
+    check_config,
+    check_finite,
+    choose_precision,
+    draw_batch,
+    generator_for,
+    lr_factor,
+    make_inputs,
+    make_state,
+    train,
+    validate,
+)
+
+CPU = torch.device("cpu")
+
+
+def weights_after(config, table, accelerator, steps=None):
+    """Train and return the state and the losses."""
+    state = make_state(config, build_unet(config, table), accelerator)
+    losses = []
+    for step in train(config, table, state, make_objective(config.objective), accelerator):
+        losses.append(step.loss.item())
+        if step.step == steps:
+            break
+    return state, losses
+
+
+def same(a, b, **tolerance) -> bool:
+    pairs = zip(a.parameters(), b.parameters(), strict=True)
+    return all(torch.allclose(x, y, **tolerance) if tolerance else torch.equal(x, y) for x, y in pairs)
+
+
+def test_a_step_is_decided_by_seed_and_number(tiny_config, table):
+    config = tiny_config(flip=True)
+
+    def draw(seed, step):
+        return draw_batch(config, table, 8, generator_for(seed, step, CPU))
+
+    a, b = vars(draw(0, 3)), vars(draw(0, 3))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(draw(0, 4).noise, draw(0, 3).noise)
+    assert not torch.equal(draw(1, 3).noise, draw(0, 3).noise)
+
+
+def test_conditions_are_dropped_alone_and_together(tiny_config, table):
+    config = tiny_config(drop_class=0.2, drop_style=0.3, drop_both=0.1)
+    draw = draw_batch(config, table, 20_000, generator_for(0, 0, CPU))
+    no_class, no_styles = ~draw.tells_class, ~draw.tells_styles
+    shares = [(no_class & ~no_styles), (no_styles & ~no_class), (no_class & no_styles)]
+    assert [round(share.double().mean().item(), 1) for share in shares] == [0.2, 0.3, 0.1]
+
+
+def test_inputs_are_the_pictures_with_their_conditions(tiny_config, table):
+    config = tiny_config(drop_class=0.5, drop_style=0.0, drop_both=0.25, style_share=0.5)
+    objective = make_objective("flow")
+    draw = draw_batch(config, table, 64, generator_for(0, 0, CPU))
+    inputs = make_inputs(config, table, objective, draw)
+    clean = objective.clean(inputs.sample, inputs.target, inputs.timestep)
+    plain = ~draw.strengths.any(dim=1)
+    expected = to_unit_range(table.pixels[draw.rows]) * 2 - 1
+    assert torch.allclose(clean[plain], expected[plain], atol=1e-4)
+    assert not torch.allclose(clean[~plain], expected[~plain], atol=1e-2)
+    labels, weights = inputs.conditions["class_labels"], inputs.conditions["style_weights"]
+    assert torch.equal(labels[draw.tells_class], table.labels[draw.rows][draw.tells_class])
+    assert (labels[~draw.tells_class] == len(table.class_names)).all()
+    assert torch.equal(weights[draw.tells_styles], draw.strengths[draw.tells_styles])
+    assert (weights[~draw.tells_styles] == -1).all()
+
+
+def test_styles_of_the_data_come_before_those_of_the_table(tiny_config, table):
+    told = dataclasses.replace(table, style_weights=torch.rand(len(table), 2), style_names=("a", "b"))
+    config = tiny_config(drop_class=0, drop_style=0, drop_both=0)
+    draw = draw_batch(config, told, 16, generator_for(0, 0, CPU))
+    weights = make_inputs(config, told, make_objective("flow"), draw).conditions["style_weights"]
+    assert torch.equal(weights, torch.cat([told.style_weights[draw.rows], draw.strengths], dim=1))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "step"])
+def test_learning_rate_is_a_function_of_images_seen(tiny_config, schedule):
+    config = tiny_config(
+        lr_schedule=schedule, max_train_images=800, batch_size=8, lr_warmup_images=80, lr_decay_share=0.4
+    )
+    closed = {
+        "constant": lambda x: 1.0,
+        "cosine": lambda x: (1 + math.cos(math.pi * x)) / 2,
+        "linear": lambda x: min(1.0, (1 - x) / 0.4),
+        "step": lambda x: 1.0 if x < 0.6 else 0.1 if x < 0.85 else 0.01,
+    }[schedule]
+    for step in range(100):
+        expected = min(1, (step + 1) / 10) * closed(step / 100)
+        assert lr_factor(config, step * 8) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_clock_brings_the_learning_rate_down(tiny_config):
+    config = tiny_config(max_minutes=10.0, max_train_images=10**9, lr_warmup_images=0, lr_decay_share=0.4)
+    factors = [lr_factor(config, 1000, seconds, decays_by_time=True) for seconds in (0, 360, 480, 600)]
+    assert factors == pytest.approx([1, 1, 0.5, 0])
+    assert lr_factor(config, 1000, 600, decays_by_time=False) == 1
+
+
+@pytest.mark.parametrize(
+    ("requested", "device", "capability", "cpu_bf16", "expected"),
+    [
+        ("auto", "cuda", (9, 0), False, "bf16"),
+        ("auto", "cuda", (8, 0), False, "bf16"),
+        ("auto", "cuda", (7, 5), False, "fp16"),  # a T4, which torch calls able
+        ("auto", "cuda", (6, 1), True, "fp16"),
+        ("auto", "cpu", None, True, "bf16"),
+        ("auto", "cpu", None, False, "no"),
+        ("auto", "mps", None, False, "no"),
+        ("no", "cuda", (9, 0), False, "no"),
+        ("fp16", "cuda", (9, 0), False, "fp16"),
+        ("bf16", "cpu", None, False, "bf16"),
+    ],
+)
+def test_precision(requested, device, capability, cpu_bf16, expected):
+    precision, reason = choose_precision(requested, device, capability, cpu_bf16)
+    assert precision == expected
+    assert reason
+
+
+def test_fp16_on_a_cpu_is_refused():
+    with pytest.raises(BadInput, match="'fp16' needs a GPU.*valid here: auto, no, bf16"):
+        choose_precision("fp16", "cpu")
+
+
+def test_fp16_trains_with_autocast_and_scaler(tiny_config, table, fp16_on_cpu):
+    config = tiny_config(max_train_images=400, learning_rate=3e-3, lr_warmup_images=0)
+    seen = set()
+    state = make_state(config, build_unet(config, table), fp16_on_cpu)
+    fp16_on_cpu.unwrap_model(state.unet, keep_fp32_wrapper=False).conv_in.register_forward_hook(
+        lambda _, __, out: seen.add(out.dtype)
+    )
+    losses = [step.loss for step in train(config, table, state, make_objective("flow"), fp16_on_cpu)]
+    assert seen == {torch.float16}
+    assert all(loss.dtype == torch.float32 for loss in losses)
+    assert state.numbers()["scaler"]["scale"] > 1
+    assert sum(losses[-10:]) < sum(losses[:10])
+
+
+def test_an_overflow_moves_nothing(tiny_config, table, fp16_on_cpu):
+    config = tiny_config(max_train_images=32)
+    state = make_state(config, build_unet(config, table), fp16_on_cpu)
+    fp16_on_cpu.scaler._init_scale = 2.0**60
+    before = [p.detach().clone() for p in state.ema_unet.parameters()]
+    steps = iter(train(config, table, state, make_objective("flow"), fp16_on_cpu))
+    with pytest.raises(TrainingFailed, match="not finite at any loss scale"):
+        next(steps)  # forty halvings of 2^60 are not enough
+    assert state.step == 0
+    assert state.ema.optimization_step == 0
+    after = fp16_on_cpu.unwrap_model(state.unet).parameters()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_after_overflows_the_same_batch_is_taken_again(tiny_config, table, fp16_on_cpu):
+    config = tiny_config(max_train_images=16)
+    state = make_state(config, build_unet(config, table), fp16_on_cpu)
+    fp16_on_cpu.scaler._init_scale = 2.0**30
+    steps = [step.step for step in train(config, table, state, make_objective("flow"), fp16_on_cpu)]
+    assert steps == [1, 2]
+    assert state.ema.optimization_step == 2
+    assert state.numbers()["scaler"]["scale"] < 2.0**30
+
+
+def test_accumulation_is_the_same_step(tiny_config, table, accelerator):
+    results = [
+        weights_after(tiny_config(max_train_images=80, gradient_accumulation_steps=parts), table, accelerator)
+        for parts in (1, 2, 4)
+    ]
+    whole, losses = results[0]
+    for other, other_losses in results[1:]:
+        assert other_losses == pytest.approx(losses, rel=1e-4)
+        assert same(whole.unet, other.unet, atol=2e-4)
+
+
+def test_training_lowers_the_loss_and_repeats_exactly(tiny_config, table, accelerator):
+    config = tiny_config(max_train_images=600, learning_rate=3e-3, lr_warmup_images=80, dropout=0.1)
+    first, losses = weights_after(config, table, accelerator)
+    second, again = weights_after(config, table, accelerator)
+    assert losses == again
+    assert same(first.unet, second.unet)
+    assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
+
+
+def test_averaged_weights_follow_the_power_function(tiny_config, table, accelerator):
+    """Karras et al. 2024, Equation 127, with its weights summed in float64."""
+    config = tiny_config(max_train_images=160, ema_share=0.1)
+    state = make_state(config, build_unet(config, table), accelerator)
+    history = []
+    for _ in train(config, table, state, make_objective("flow"), accelerator):
+        history.append(accelerator.unwrap_model(state.unet).conv_out.weight.detach().double().clone())
+    average = history[0]
+    for number, weight in enumerate(history[1:], start=2):
+        beta = 1 - 1 / (1 + (number - 1) / 9)  # mean age 0.1 of the run
+        average = beta * average + (1 - beta) * weight
+    assert torch.allclose(state.averaged().conv_out.weight.double(), average, atol=1e-6)
+
+
+def test_averaging_leaves_the_trained_weights_alone(tiny_config, table, accelerator):
+    state, _ = weights_after(tiny_config(max_train_images=80), table, accelerator)
+    before = [p.detach().clone() for p in state.unet.parameters()]
+    averaged = state.averaged()
+    assert all(torch.equal(a, b) for a, b in zip(before, state.unet.parameters(), strict=True))
+    assert not same(averaged, accelerator.unwrap_model(state.unet))
+
+
+def test_validation_is_fixed_and_watching_changes_nothing(tiny_config, table, accelerator):
+    config, objective = tiny_config(max_train_images=80), make_objective("flow")
+    unwatched, _ = weights_after(config, table, accelerator)
+    state = make_state(config, build_unet(config, table), accelerator)
+    for _ in train(config, table, state, objective, accelerator):
+        torch.rand(1)
+        losses = [validate(config, table, state, objective, accelerator) for _ in range(2)]
+        assert losses[0] == losses[1]
+    assert same(unwatched.unet, state.unet)
+
+
+def test_loss_or_weights_that_are_not_finite_stop_the_run(tiny_config, table, accelerator):
+    state, _ = weights_after(tiny_config(max_train_images=8), table, accelerator)
+    check_finite(state, torch.tensor(1.0))
+    with pytest.raises(TrainingFailed, match="the loss is nan; nothing of it is saved"):
+        check_finite(state, torch.tensor(float("nan")))
+    next(state.unet.parameters()).data.fill_(float("inf"))
+    with pytest.raises(TrainingFailed, match="weights .* are not finite"):
+        check_finite(state, torch.tensor(1.0))
+
+
+def test_the_clock_ends_the_run(tiny_config, table, accelerator):
+    config = tiny_config(max_train_images=10**9, max_minutes=0.05)
+    state, losses = weights_after(config, table, accelerator)
+    assert 3 <= state.seconds < 6
+    assert 0 < len(losses) < 10**6
+    assert state.decays_by_time
+    assert state.optimizer.param_groups[0]["lr"] < 0.2 * config.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 8, "gradient_accumulation_steps": 3}, "batch_size 8 is not divisible by .* 1 x 3"),
+        ({"batch_size": 0}, "batch_size is 0; valid: above 0"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0; valid: above 0"),
+        ({"drop_class": 1.5}, "drop_class is 1.5; valid: 0 to 1"),
+        ({"drop_class": 0.5, "drop_both": 0.6}, "add up to more than 1"),
+        ({"max_minutes": 0.0}, "max_minutes is 0.0"),
+        ({"ema_share": 1.0}, "ema_share is 1.0"),
+        ({"schedule": "cosine"}, "schedule 'cosine' does not go with objective 'flow'"),
+        ({"resolution": 1}, "resolution is 1"),
+    ],
+)
+def test_mistakes_are_named_before_data_is_loaded(tiny_config, changes, message):
+    with pytest.raises(BadInput, match=message):
+        check_config(tiny_config(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm_num_groups": 3}, "width 8 .* not divisible by norm_num_groups 3"),
+        ({"patch_size": 3}, "patch_size 3; valid: 1, 2, 4"),
+        ({"down_block_types": ("DownBlock2D", "NoBlock2D")}, "NoBlock2D"),
+        ({"down_block_types": ("DownBlock2D",)}, "down_block_types"),
+    ],
+)
+def test_a_unet_that_cannot_be_built_is_named(tiny_config, table, changes, message):
+    with pytest.raises(BadInput, match=message):
+        build_unet(tiny_config(**changes), table)

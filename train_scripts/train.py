@@ -1,0 +1,160 @@
+"""Train a diffusion model that is steered by class and by style.
+
+accelerate launch train_scripts/train.py --config train_scripts/configs/fashion_mnist.yaml --output_dir runs/fashion
+
+The same command again resumes the run. --config FILE gives defaults, the other flags override them.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator, PartialState
+
+from hfdiff import checkpoint
+from hfdiff.checkpoint import RunFolder
+from hfdiff.config import parse
+from hfdiff.data import ImageTable, describe, load_training_data
+from hfdiff.errors import TrainingFailed, run_program
+from hfdiff.objectives import Objective, make_objective
+from hfdiff.pictures import class_style_grid, loss_curves, save_picture
+from hfdiff.runlog import RunLog, check_tracker
+from hfdiff.signals import StopSignals
+from hfdiff.styles import check_styles
+from hfdiff.training import (
+    Step,
+    TrainConfig,
+    TrainState,
+    build_unet,
+    check_config,
+    check_finite,
+    is_finished,
+    make_state,
+    precision_of,
+    train,
+    use_all_cores,
+    validate,
+)
+from hfdiff.transfer import start_from
+
+
+@dataclass
+class Run:
+    """What the parts of this program share."""
+
+    folder: RunFolder
+    config: TrainConfig
+    table: ImageTable
+    validation: ImageTable
+    state: TrainState
+    objective: Objective
+    accelerator: Accelerator
+    fingerprint: str
+
+    def pipeline(self):
+        """A pipeline around the averaged weights."""
+        return checkpoint.make_pipeline(
+            self.config, self.state.averaged(), self.table.class_names, self.table.style_names
+        )
+
+
+def main(argv: Sequence[str]) -> int:
+    run = prepare(parse(TrainConfig, argv, description=__doc__ or ""))
+    say, config, state = run.accelerator.print, run.config, run.state
+    if is_finished(config, state):
+        say(f"the run in {run.folder.path} is finished; its pipeline is {run.folder.pipeline}")
+        return 0
+    log = RunLog(run.folder, config, state, run.accelerator)
+    with StopSignals(run.accelerator) as signals:
+        for step in train(config, run.table, state, run.objective, run.accelerator):
+            log.count(step, config.batch_size)
+            stopping = signals.received()
+            after_step(run, step, log, stopping=bool(stopping))
+            if stopping:
+                log.say(f"stopped by signal {stopping} after {step.images:,} images; the same command resumes")
+                return 128 + stopping
+    log.close()
+    say(f"done: {state.step * config.batch_size:,} images, best validation loss {state.best_val_loss:.4f}")
+    for what in (run.folder.pipeline, run.folder.samples, run.folder.losses, run.folder.metrics):
+        say(f"  {what}")
+    return 0
+
+
+def prepare(config: TrainConfig) -> Run:
+    """Check everything, load the data, and build or resume the state; nothing is written before all is well."""
+    process = PartialState()
+    check_config(config, process.num_processes)
+    check_tracker(config.report_to)
+    precision, reason = precision_of(config.mixed_precision, process.device)
+    folder = RunFolder(Path(config.output_dir))
+    config = checkpoint.check_resume(folder, config)
+    use_all_cores(process.num_processes if process.device.type == "cpu" else 1)
+    with process.main_process_first():
+        columns = {"image_column": config.image_column, "label_column": config.label_column}
+        table, validation = load_training_data(config.dataset, resolution=config.resolution, **columns)
+    check_styles(config.styles, table.channels, table.style_names)
+    if config.init_from is None or folder.config.exists():
+        unet = build_unet(config, table)
+    else:
+        config, unet = start_from(config, table)
+
+    tracker = None if config.report_to == "none" else config.report_to
+    accelerator = Accelerator(mixed_precision=precision, log_with=tracker, project_dir=config.output_dir)
+    device, say = accelerator.device, accelerator.print
+    state = make_state(config, unet, accelerator)
+    say(describe(table))
+    say(f"styles: {', '.join(table.style_names + config.styles) or 'none'}")
+    say(f"model: {unet.num_parameters():,} parameters; precision: {precision} ({reason}); device: {device}")
+
+    fingerprint = table.fingerprint
+    checkpoint.recover_folder(folder.pipeline)
+    saved = checkpoint.newest_checkpoint(folder.checkpoints, warn=lambda text: say(f"warning: {text}"))
+    if saved:
+        checkpoint.check_same_data(saved.numbers, fingerprint, config)
+        state.load(saved.tensors, saved.numbers, accelerator)
+        say(f"resuming after {state.step * config.batch_size:,} images, from {saved.path}")
+    if accelerator.is_main_process:
+        checkpoint.save_config(folder, config)
+    accelerator.wait_for_everyone()
+    objective = make_objective(config.objective, config.schedule)
+    return Run(folder, config, table.to(device), validation.to(device), state, objective, accelerator, fingerprint)
+
+
+def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
+    """Validate, log, draw and save where it is time, and at the end."""
+    config, state, main = run.config, run.state, run.accelerator.is_main_process
+    ends = is_finished(config, state)
+
+    def due(interval: int) -> bool:
+        return ends or step.images // interval > (step.images - config.batch_size) // interval
+
+    validates, saves = due(config.validation_images), due(config.checkpointing_images) or stopping
+    if validates or saves or due(config.logging_images):
+        check_finite(state, step.loss)
+    val_loss = None
+    if validates:
+        val_loss = validate(config, run.validation, state, run.objective, run.accelerator)
+        if not val_loss < float("inf"):
+            raise TrainingFailed(f"step {step.step}: the validation loss is {val_loss}; nothing of it is saved")
+        if val_loss < state.best_val_loss:
+            state.best_val_loss = val_loss
+            if main:
+                checkpoint.export_pipeline(run.pipeline(), run.folder.pipeline)
+    if validates or due(config.logging_images):
+        log.write(step, val_loss)
+    if main and validates:
+        save_picture(run.folder.losses, loss_curves(run.folder.metrics))
+    if main and due(config.sample_images):
+        pipeline = run.pipeline()
+        pipeline.set_progress_bar_config(disable=True)
+        grid = class_style_grid(pipeline, pipeline.class_names[:10], seed=config.seed)
+        save_picture(run.folder.samples / f"images-{step.images:09d}.png", grid.figure())
+    if main and saves:
+        numbers = state.numbers() | {"data": run.fingerprint}
+        tensors = state.tensors(run.accelerator)
+        checkpoint.save_checkpoint(run.folder.checkpoints, tensors, numbers, config.keep_checkpoints)
+
+
+if __name__ == "__main__":
+    run_program(lambda: main(sys.argv[1:]))
