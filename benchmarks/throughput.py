@@ -26,7 +26,6 @@ from hfdiff.training import (
     TrainConfig,
     build_unet,
     draw_batch,
-    generator_for,
     make_inputs,
     make_state,
     precision_of,
@@ -40,7 +39,7 @@ ROUNDS, STEPS = 12, 8
 def main(argv: Sequence[str]) -> int:
     config = replace(parse(TrainConfig, argv, __doc__ or ""), max_train_images=10**9, max_minutes=None)
     use_all_cores(1)
-    precision, _ = precision_of(config.mixed_precision, PartialState().device)
+    precision, _ = precision_of(config.mixed_precision, PartialState(cpu=not torch.accelerator.is_available()).device)
     accelerator = Accelerator(mixed_precision=precision)
     table = load_training_data(config.dataset)[0].to(accelerator.device)
     objective = make_objective(config.objective, config.schedule)
@@ -75,13 +74,8 @@ def bare_loop(config: TrainConfig, table, objective, accelerator: Accelerator) -
     optimizer = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, fused=True)
     scaler = torch.amp.GradScaler(accelerator.device.type, enabled=accelerator.mixed_precision == "fp16")
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision)
-    generator = generator_for(0, "bare", accelerator.device)
-    batches = itertools.cycle(
-        [
-            make_inputs(config, table, objective, draw_batch(config, table, config.batch_size, generator))
-            for _ in range(4)
-        ]
-    )
+    draws = [draw_batch(config, table, config.batch_size, step, accelerator.device) for step in range(4)]
+    batches = itertools.cycle([make_inputs(config, table, objective, draw) for draw in draws])
 
     def step() -> None:
         batch = next(batches)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -81,8 +82,10 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
         fresh.mkdir()
         fill(fresh)
         _sync(fresh)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(fresh, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # a full disk, in that library's words
+            raise OSError(f"{target} cannot be written: {error}") from error
         raise
     if target.exists():
         target.rename(old)
@@ -262,6 +265,7 @@ def find_pipeline(model: str) -> str:
 def load_pipeline(model: str) -> ClassStylePipeline:
     """The pipeline of MODEL, with the installed code: nothing in the folder is run."""
     folder = find_pipeline(model)
+    diffusers_logging.disable_progress_bar()
     try:
         return ClassStylePipeline.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -15,6 +15,7 @@ from hfdiff.checkpoint import load_pipeline, write_text
 from hfdiff.config import command_line
 from hfdiff.errors import BadInput, run_program
 from hfdiff.pictures import Grid, class_style_grid, save_picture
+from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
 
 
 @dataclass(frozen=True)
@@ -47,25 +48,25 @@ class Sample:
         given = {key: getattr(self, key) for key in ("guidance_scale", "style_guidance_scale", "num_inference_steps")}
         arguments = {key: value for key, value in given.items() if value is not None}
         try:
-            pipeline.conditions(self.class_labels or pipeline.class_names, list(self.styles) or None)
-            grid, ids, strengths = self.draw(pipeline, arguments)
+            grid = self.draw(pipeline, arguments)
         except ValueError as error:
             raise BadInput(str(error)) from error
         out.mkdir(parents=True, exist_ok=True)
         records = []
         images = pipeline.numpy_to_pil(grid.images.permute(0, 2, 3, 1).numpy())
-        for i, (image, label, weights) in enumerate(zip(images, ids, strengths, strict=True)):
+        for i, (image, label, weights) in enumerate(zip(images, grid.class_labels, grid.styles, strict=True)):
             style = "+".join(f"{name}-{strength:g}" for name, strength in weights.items()) or "plain"
-            name = f"{i:04d}-{_slug(pipeline.class_names[label])}-{_slug(style)}.png"
+            class_name = "any" if label is None else pipeline.class_names[label]
+            name = f"{i:04d}-{_slug(class_name)}-{_slug(style)}.png"
             image.save(out / name)
-            records.append({"file": name, "class": pipeline.class_names[label], "styles": weights})
+            records.append({"file": name, "class": class_name, "styles": weights})
         save_picture(out / "grid.png", grid.figure())
         settings: dict[str, Any] = {"model": self.model, "seed": self.seed, **arguments}
         write_text(out / "samples.json", json.dumps({**settings, "images": records}, indent=2) + "\n")
         print(f"{len(images)} pictures in {out}; all of them on one sheet: {out / 'grid.png'}")
         return 0
 
-    def draw(self, pipeline: Any, arguments: dict[str, Any]) -> tuple[Grid, list[int], list[dict[str, float]]]:
+    def draw(self, pipeline: ClassStylePipeline, arguments: dict[str, Any]) -> Grid:
         """The whole table of classes and styles where nothing was chosen, else the labels asked for."""
         if not self.class_labels and not self.styles:
             return class_style_grid(pipeline, per_cell=self.num_images, seed=self.seed, **arguments)
@@ -78,9 +79,9 @@ class Sample:
             output_type="pt",
             **arguments,
         )
-        styles = list(self.styles) * (1 if len(self.styles) == len(labels) else len(labels))
-        rows = [f"{label}, {style}" for label, style in zip(labels, styles or ["plain"] * len(labels), strict=True)]
-        return Grid(out.images, rows, [""], self.num_images), out.class_labels, out.styles
+        styles = (self.styles or (PLAIN,)) * (len(labels) if len(self.styles) < 2 else 1)
+        rows = [f"{label}, {style}" for label, style in zip(labels, styles, strict=True)]
+        return Grid(out.images, rows, [""], self.num_images, out.class_labels, out.styles)
 
 
 def _slug(text: str) -> str:

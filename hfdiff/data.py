@@ -49,7 +49,7 @@ VALIDATION_NAMES = ("validation", "valid", "val", "dev", "eval")
 TEST_NAMES = ("test", "testing")
 SPLIT_NAMES = frozenset(("train", "training", *VALIDATION_NAMES, *TEST_NAMES))
 PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"))
-GREY_MODES = frozenset(("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"))
+TURNED_FORMATS = frozenset(("JPEG", "MPO", "TIFF", "WEBP"))  # cameras write an orientation into these
 MAX_VALIDATION = 1000
 
 
@@ -87,8 +87,8 @@ class ImageTable:
     def class_counts(self) -> list[int]:
         return torch.bincount(self.labels.cpu(), minlength=len(self.class_names)).tolist()
 
-    def rows(self, index: Tensor) -> "ImageTable":
-        """The pictures at `index` (int64), in that order."""
+    def part(self, index: slice | Tensor) -> "ImageTable":
+        """The pictures at `index`; a slice shares the memory, a tensor of int64 copies."""
         return replace(
             self, pixels=self.pixels[index], labels=self.labels[index], style_weights=self.style_weights[index]
         )
@@ -124,17 +124,26 @@ def load_training_data(
     ones for every run); a test split is left alone, for the evaluation.
     """
     splits = _open(dataset)
-    train = _decode(splits, _training_split(splits, dataset), dataset, resolution, image_column, label_column)
+    name = _training_split(splits, dataset)
+    columns = (resolution, image_column, label_column)
     validation_name = next((name for name in VALIDATION_NAMES if name in splits), None)
     if validation_name:
-        validation = _decode(splits, validation_name, dataset, resolution, image_column, label_column)
-        _same_shape(train, validation, dataset)
+        train, validation = (_decode(splits, part, dataset, *columns) for part in (name, validation_name))
+        if (train.channels, train.size, train.style_names) != (
+            validation.channels,
+            validation.size,
+            validation.style_names,
+        ):
+            raise BadInput(f"data set {dataset!r}: training and validation pictures differ in size, colour or styles")
         return train, validation
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
-    held_out = min(MAX_VALIDATION, len(train) // 10)
+    count = len(splits[name])
+    held_out = min(MAX_VALIDATION, count // 10)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    order = torch.cat([order[held_out:].sort().values, order[:held_out].sort().values])
+    table = _decode(splits, name, dataset, *columns, order=order)
     if held_out == 0:
-        return train, train
-    return train.rows(order[held_out:].sort().values), train.rows(order[:held_out].sort().values)
+        return table, table
+    return table.part(slice(0, count - held_out)), table.part(slice(count - held_out, count))
 
 
 def load_test_data(
@@ -232,11 +241,6 @@ def _training_split(splits: datasets.DatasetDict, dataset: str) -> str:
     raise BadInput(f"data set {dataset!r} has no split 'train'; its splits: {', '.join(splits)}")
 
 
-def _same_shape(train: ImageTable, other: ImageTable, dataset: str) -> None:
-    if (train.channels, train.size, train.class_names) != (other.channels, other.size, other.class_names):
-        raise BadInput(f"data set {dataset!r}: training and validation pictures differ in size, colour or classes")
-
-
 def find_columns(features: datasets.Features, image: str | None, label: str | None) -> Columns:
     """Find the columns by feature type.
 
@@ -281,17 +285,20 @@ def _decode(
     resolution: int | None,
     image_column: str | None,
     label_column: str | None,
+    order: Tensor | None = None,
 ) -> ImageTable:
+    """Read one split; row `order[i]` becomes picture i."""
     split = splits[split_name]
+    order = torch.arange(len(split)) if order is None else order
     if len(split) == 0:
         raise BadInput(f"data set {dataset!r} holds no pictures in its split {split_name!r}")
     columns = find_columns(split.features, image_column, label_column)
     labels, class_names = _labels(splits, split_name, columns.label)
     style_weights, style_names = _styles(split, columns)
     return ImageTable(
-        pixels=_pixels(split.select_columns(columns.image), columns.image, resolution),
-        labels=labels,
-        style_weights=style_weights,
+        pixels=_pixels(split.select_columns(columns.image), columns.image, resolution, place=order.argsort()),
+        labels=labels[order],
+        style_weights=style_weights[order],
         class_names=class_names,
         style_names=style_names,
         name=dataset,
@@ -345,29 +352,34 @@ def _style_cell(value: Any, column: str, row: int) -> dict[str, float]:
         raise BadInput(f"row {row}: column {column!r}: {error}") from error
 
 
-def _pixels(split: datasets.Dataset, column: str, resolution: int | None) -> Tensor:
-    """Decode every picture once: (N, C, H, W) uint8. The headers are read first, for colour and size."""
-    split = split.cast_column(column, datasets.Image(decode=False))
-    sizes: dict[tuple[int, int], str] = {}
-    colour = False
-    for where, image in _pictures(split, column):
-        sizes.setdefault(_upright_size(image), where)
-        colour = colour or image.mode not in GREY_MODES
-        if len(sizes) > 1 and resolution is None:
-            (a, where_a), (b, where_b) = sizes.items()
+def _pixels(split: datasets.Dataset, column: str, resolution: int | None, place: Tensor) -> Tensor:
+    """Decode every picture once: (N, C, H, W) uint8, three channels where any picture has colour.
+
+    Row i goes straight to `place[i]`, so that no second copy is ever made.
+    """
+    size = None if resolution is None else (resolution, resolution)
+    first, pixels = "", torch.empty(0, dtype=torch.uint8)
+    for row, (where, image) in enumerate(_pictures(split.cast_column(column, datasets.Image(decode=False)), column)):
+        try:
+            array = torch.from_numpy(_to_array(image, size))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise _unreadable(where, error) from error
+        if row == 0:
+            first, pixels = where, torch.empty((len(split), *array.shape), dtype=torch.uint8)
+        if array.shape[1:] != pixels.shape[2:]:
+            sizes = [f"{height}x{width}" for height, width in (pixels.shape[2:], array.shape[1:])]
             raise BadInput(
-                f"pictures of mixed sizes: {where_a} is {a[0]}x{a[1]}, {where_b} is {b[0]}x{b[1]}; "
+                f"pictures of mixed sizes (height x width): {first} is {sizes[0]}, {where} is {sizes[1]}; "
                 "give --resolution to resize them all"
             )
-    width, height = next(iter(sizes)) if resolution is None else (resolution, resolution)
-    channels = 3 if colour else 1
-    pixels = torch.empty((len(split), channels, height, width), dtype=torch.uint8)
-    for row, (where, image) in enumerate(_pictures(split, column)):
-        try:
-            pixels[row] = torch.from_numpy(_to_array(image, channels, (width, height)))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BadInput(f"{where}: not a readable picture ({_first_line(error)})") from error
+        if len(array) > pixels.shape[1]:
+            pixels = pixels.repeat(1, 3, 1, 1)
+        pixels[place[row]] = array
     return pixels
+
+
+def _unreadable(where: str, error: Exception) -> BadInput:
+    return BadInput(f"{where}: not a readable picture ({_first_line(error)})")
 
 
 def _pictures(split: datasets.Dataset, column: str) -> Iterator[tuple[str, Image.Image]]:
@@ -379,29 +391,25 @@ def _pictures(split: datasets.Dataset, column: str) -> Iterator[tuple[str, Image
             try:
                 image = Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
             except (OSError, TypeError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-                raise BadInput(f"{where}: not a readable picture ({_first_line(error)})") from error
+                raise _unreadable(where, error) from error
             yield where, image
             image.close()
             row += 1
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height after the camera's orientation tag is applied."""
-    turned = image.getexif().get(0x0112, 1) >= 5
-    return (image.height, image.width) if turned else (image.width, image.height)
-
-
-def _to_array(image: Image.Image, channels: int, size: tuple[int, int]) -> np.ndarray:
-    """PIL of any mode -> CHW uint8; transparent parts become white, 16 bits become 8."""
-    image = ImageOps.exif_transpose(image)
+def _to_array(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
+    """PIL of any mode -> CHW uint8 of one or three channels; transparent parts become white, 16 bits become 8."""
+    if image.format in TURNED_FORMATS:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         image = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
     if "A" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != size:
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if size is not None and image.size != size:
         image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
     array = np.array(image)
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)

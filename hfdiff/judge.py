@@ -3,6 +3,8 @@
 It is never the scorer that chooses pictures.
 """
 
+import contextlib
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -145,4 +147,5 @@ def load_judge(dataset: str) -> Judge:
         if row.judge is None:
             raise BadInput(f"no judge is embedded for {dataset!r}; train one with train_scripts/train_judge.py")
         folder = str(ASSETS / row.judge)
-    return Judge.from_pretrained(folder).eval()
+    with contextlib.redirect_stdout(io.StringIO()):  # huggingface_hub prints where it loads from
+        return Judge.from_pretrained(folder).eval()

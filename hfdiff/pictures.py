@@ -76,6 +76,8 @@ class Grid:
     rows: list[str]
     columns: list[str]
     per_cell: int
+    class_labels: list[int | None]  # of each picture
+    styles: list[dict[str, float]]  # of each picture
 
     def figure(self) -> plt.Figure:
         return labelled_grid(self.images, self.rows, self.columns, self.per_cell)
@@ -95,7 +97,7 @@ def class_style_grid(
     Along a row the noise is the same, so that only the style differs.
     """
     rows = list(pipeline.class_names if classes is None else classes)
-    columns = [PLAIN, *pipeline.config.styles] if styles is None else list(styles)
+    columns = [PLAIN, *pipeline.style_names] if styles is None else list(styles)
     numbers = [row * per_cell + i for row in range(len(rows)) for _ in columns for i in range(per_cell)]
     out = pipeline(
         class_labels=[row for row in rows for _ in columns],
@@ -105,4 +107,4 @@ def class_style_grid(
         output_type="pt",
         **arguments,
     )
-    return Grid(out.images, rows, columns, per_cell)
+    return Grid(out.images, rows, columns, per_cell, out.class_labels, out.styles)

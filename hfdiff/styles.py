@@ -33,10 +33,11 @@ class Style:
 
 def _stroke(pixels: Tensor, strength: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Dilate or erode by a radius of `strength * MAX_STROKE`; fractions of a pixel are blended."""
-    radius = (strength * MAX_STROKE * min(pixels.shape[-2:])).reshape(-1, 1, 1, 1)
+    longest = MAX_STROKE * min(pixels.shape[-2:])
+    radius = (strength * longest).reshape(-1, 1, 1, 1)
     kernel = torch.ones(3, 3, device=pixels.device)
     result = pixels
-    for i in range(math.ceil(radius.max().item())):
+    for i in range(math.ceil(longest)):
         result = result.lerp(change(result, kernel), (radius - i).clamp(0, 1))
     return result
 
@@ -105,12 +106,16 @@ def check_styles(names: Sequence[str], channels: int, data_styles: Sequence[str]
 
 
 def apply_styles(pixels: Tensor, weights: Tensor, names: Sequence[str]) -> Tensor:
-    """Change pictures (B, C, H, W) float32 in [0, 1] by strengths (B, len(names)); strength 0 changes no bit."""
+    """Change pictures (B, C, H, W) float32 in [0, 1] by strengths (B, len(names)); strength 0 changes no bit.
+
+    Strengths on the CPU spare a GPU the wait for the list of pictures to change.
+    """
     for column, name in enumerate(names):
         rows = weights[:, column].nonzero().squeeze(1)
         if len(rows):
-            changed = STYLES[name].transform(pixels[rows], weights[rows, column])
-            pixels = pixels.index_copy(0, rows, changed)
+            strength = weights[rows, column].to(pixels.device)
+            rows = rows.to(pixels.device)
+            pixels = pixels.index_copy(0, rows, STYLES[name].transform(pixels[rows], strength))
     return pixels
 
 

@@ -322,7 +322,7 @@ def lr_factor(config: TrainConfig, images: int, seconds: float = 0.0, decays_by_
     elif config.lr_schedule == "linear":
         decay = min(1.0, left / config.lr_decay_share) if config.lr_decay_share else 1.0
     elif config.lr_schedule == "step":
-        decay = 0.1 ** sum(left <= share for share in (0.4, 0.15))
+        decay = 0.1 ** sum(images >= share * config.num_steps * config.batch_size for share in (0.6, 0.85))
     else:
         decay = 1.0
     if decays_by_time and config.max_minutes and config.lr_decay_share:
@@ -339,41 +339,42 @@ class Draw:
     mirrored: Tensor  # (B,) bool
     strengths: Tensor  # (B, S) of the styles of the table
     augments: Tensor  # (B, A) uniform, for `augment`
-    noise: Tensor  # (B, C, H, W) float32
     times: Tensor  # (B,) uniform
     tells_class: Tensor  # (B,) bool
     tells_styles: Tensor  # (B,) bool
+    noise: Tensor  # (B, C, H, W) float32, on the device; all else is on the CPU
 
     def __getitem__(self, part: slice) -> "Draw":
         return Draw(**{name: value[part] for name, value in vars(self).items()})
 
 
-def generator_for(seed: int, step: int | str, device: torch.device) -> torch.Generator:
-    """The generator of one step: its seed is a hash of (seed, step)."""
-    digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+def seed_of(*key: object) -> int:
+    """A hash of the key, in [0, 2^63)."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
-def draw_batch(config: TrainConfig, table: ImageTable, batch_size: int, generator: torch.Generator) -> Draw:
-    """All random choices of one optimizer step, in a fixed order."""
-    device = generator.device
+def draw_batch(config: TrainConfig, table: ImageTable, batch_size: int, step: int | str, device: torch.device) -> Draw:
+    """All random choices of one optimizer step, a function of (config.seed, step)."""
+    generator = torch.Generator().manual_seed(seed_of(config.seed, step))
+    on_device = torch.Generator(device).manual_seed(seed_of(config.seed, step, "noise"))
 
     def uniform(*shape: int) -> Tensor:
-        return torch.rand((batch_size, *shape), generator=generator, device=device)
+        return torch.rand((batch_size, *shape), generator=generator)
 
-    rows = torch.randint(len(table), (batch_size,), generator=generator, device=device)
+    rows = torch.randint(len(table), (batch_size,), generator=generator)
     mirrored = (uniform() < 0.5) & config.flip
     strengths = draw_styles(batch_size, config.styles, config.style_share, generator)
     augments = uniform(2 * NUM_AUGMENTS)
-    noise = torch.randn((batch_size, *table.pixels.shape[1:]), generator=generator, device=device)
     times = uniform()
     dropped = uniform()
-    no_class = dropped < config.drop_both + config.drop_class
-    no_styles = (dropped < config.drop_both) | (
-        (dropped >= config.drop_both + config.drop_class)
-        & (dropped < config.drop_both + config.drop_class + config.drop_style)
-    )
-    return Draw(rows, mirrored, strengths, augments, noise, times, ~no_class, ~no_styles)
+    both = config.drop_both
+    class_alone = both + config.drop_class
+    style_alone = class_alone + config.drop_style
+    tells_class = dropped >= class_alone
+    tells_styles = (dropped >= both) & (dropped < class_alone) | (dropped >= style_alone)
+    noise = torch.randn((batch_size, *table.pixels.shape[1:]), generator=on_device, device=device)
+    return Draw(rows, mirrored, strengths, augments, times, tells_class, tells_styles, noise)
 
 
 @dataclass(frozen=True)
@@ -388,27 +389,25 @@ class Inputs:
 
 def make_inputs(config: TrainConfig, table: ImageTable, objective: Objective, draw: Draw) -> Inputs:
     """Pictures with their styles, noised, and the conditions that the model is told; all in float32."""
-    rows = draw.rows.to(table.pixels.device)
     device = draw.noise.device
-    pixels = to_unit_range(table.pixels[rows].to(device))
+    rows = draw.rows.to(device)
+    pixels = to_unit_range(table.pixels[rows])
     if config.flip:
-        pixels = torch.where(draw.mirrored.reshape(-1, 1, 1, 1), pixels.flip(-1), pixels)
+        pixels = torch.where(draw.mirrored.to(device).reshape(-1, 1, 1, 1), pixels.flip(-1), pixels)
     pixels = apply_styles(pixels, draw.strengths, config.styles)
     augment_labels = None
     if config.augment:
-        pixels, augment_labels = augment(pixels, draw.augments, config.augment)
-    noised = objective.noise(pixels * 2 - 1, draw.noise, objective.quantile(draw.times))
-    weights = torch.cat([table.style_weights[rows].to(device), draw.strengths], dim=1)
-    return Inputs(
-        noised.sample,
-        noised.timestep,
-        noised.target,
-        {
-            "class_labels": table.labels[rows].to(device).where(draw.tells_class, len(table.class_names)),
-            "style_weights": weights.where(draw.tells_styles[:, None], UNSPECIFIED) if weights.shape[1] else None,
-            "augment_labels": augment_labels,
-        },
-    )
+        pixels, augment_labels = augment(pixels, draw.augments.to(device), config.augment)
+    noised = objective.noise(pixels * 2 - 1, draw.noise, objective.quantile(draw.times.to(device)))
+    labels = table.labels[rows].where(draw.tells_class.to(device), len(table.class_names))
+    weights = torch.cat([table.style_weights[rows], draw.strengths.to(device)], dim=1)
+    weights = weights.where(draw.tells_styles.to(device)[:, None], UNSPECIFIED)
+    conditions = {
+        "class_labels": labels,
+        "style_weights": weights if weights.shape[1] else None,
+        "augment_labels": augment_labels,
+    }
+    return Inputs(noised.sample, noised.timestep, noised.target, conditions)
 
 
 @dataclass(frozen=True)
@@ -440,16 +439,13 @@ def train(
             group["lr"] = learning_rate
         data_seconds, loss = 0.0, torch.zeros((), device=accelerator.device)
         tick = time.perf_counter()
-        generator = generator_for(config.seed, state.step, accelerator.device)
-        draw = draw_batch(config, table, config.batch_size, generator)
+        draw = draw_batch(config, table, config.batch_size, state.step, accelerator.device)
         for part in range(parts):
             start = (part * accelerator.num_processes + index) * share
             inputs = make_inputs(config, table, objective, draw[start : start + share])
             data_seconds += time.perf_counter() - tick
             if config.dropout:
-                torch.manual_seed(
-                    generator_for(config.seed, f"{state.step}/{start}", accelerator.device).initial_seed()
-                )
+                torch.manual_seed(seed_of(config.seed, state.step, start))
             last = part == parts - 1
             with nullcontext() if last else accelerator.no_sync(state.unet):
                 part_loss = loss_of(state.unet, inputs, accelerator) / parts
@@ -457,10 +453,9 @@ def train(
             loss += part_loss.detach()
             tick = time.perf_counter()
         accelerator.clip_grad_norm_(state.unet.parameters(), config.max_grad_norm)
-        state.optimizer.step()
-        state.optimizer.zero_grad()
+        moved = _optimizer_step(state)
         state.seconds = _agreed(time.monotonic() - started, config, accelerator)
-        if state.optimizer.step_was_skipped:
+        if not moved:
             skipped += 1
             if skipped > MAX_SKIPPED_STEPS or not torch.isfinite(loss):
                 raise TrainingFailed(
@@ -475,6 +470,17 @@ def train(
         state.ema.step(accelerator.unwrap_model(state.unet).parameters())
         state.decays_by_time = _decays_by_time(config, state)
         yield Step(state.step, state.step * config.batch_size, loss, learning_rate, data_seconds)
+
+
+def _optimizer_step(state: TrainState) -> bool:
+    """Take a step; False where the gradients overflowed and the optimizer left the weights alone.
+
+    Accelerate's `step_was_skipped` does not see it: a fused optimizer is called all the same and skips inside.
+    """
+    before = state.scaler.get_scale() if state.scaler else 0.0
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    return state.scaler is None or state.scaler.get_scale() >= before
 
 
 def loss_of(unet: torch.nn.Module, inputs: Inputs, accelerator: Accelerator) -> Tensor:
@@ -528,17 +534,15 @@ def validate(
     """
     unet = state.averaged()
     count = min(1000, len(table))
-    told = replace(config, drop_class=0.0, drop_style=0.0, drop_both=0.0, flip=False, augment=0.0)
-    draw = draw_batch(told, table, count, generator_for(0, "validation", accelerator.device))
-    order = torch.linspace(0, len(table) - 1, count).round().long().to(draw.rows.device)
+    told = replace(config, drop_class=0.0, drop_style=0.0, drop_both=0.0, flip=False, augment=0.0, seed=0)
+    draw = draw_batch(told, table, count, "validation", accelerator.device)
+    order = torch.linspace(0, len(table) - 1, count).round().long()
     times = (draw.times.argsort() + 0.5) / count
     draw = replace(draw, rows=order, times=times)
     chunk = max(1, config.batch_size // (config.gradient_accumulation_steps * accelerator.num_processes))
-    total = torch.zeros(
-        (), dtype=torch.float64 if accelerator.device.type != "mps" else None, device=accelerator.device
-    )
+    total = 0.0
     starts = range(0, count, chunk)
     for start in starts[accelerator.process_index :: accelerator.num_processes]:
         part = draw[start : min(start + chunk, count)]
-        total += loss_of(unet, make_inputs(told, table, objective, part), accelerator) * len(part.rows)
-    return (accelerator.reduce(total) / count).item()
+        total += loss_of(unet, make_inputs(told, table, objective, part), accelerator).item() * len(part.rows)
+    return accelerator.reduce(torch.tensor(total, device=accelerator.device)).item() / count

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,12 +23,13 @@ def start_from(config: TrainConfig, table: ImageTable) -> tuple[TrainConfig, Cla
     """
     source = load_pipeline(str(config.init_from))
     check_fits(source, config, table)
-    shape = {key: source.unet.config[key] for key in SHAPE_KEYS}
-    config = replace(config, **{key: tuple(v) if isinstance(v, list) else v for key, v in shape.items()})
+    saved = {key: source.unet.config[key] for key in SHAPE_KEYS}
+    shape: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
+    config = replace(config, **shape)
     unet = build_unet(config, table)
     weights = unet.state_dict()
     classes = (source.class_names, table.class_names)
-    styles = (list(source.config.styles), (*table.style_names, *config.styles))
+    styles = (source.style_names, (*table.style_names, *config.styles))
     for name, old in source.unet.state_dict().items():
         if name == "class_embed.weight":
             weights[name] = keep_rows(old, *classes, fresh=old[-1:])

@@ -59,6 +59,8 @@ class ClassStyleUNet2DModel(UNet2DModel):
         norm_eps: float = 1e-5,
         resnet_time_scale_shift: str = "default",
         add_attention: bool = True,
+        class_embed_type: str = "identity",
+        num_class_embeds: None = None,
         num_train_timesteps: int | None = None,
         num_classes: int = 0,
         num_styles: int = 0,
@@ -68,6 +70,8 @@ class ClassStyleUNet2DModel(UNet2DModel):
         class_embedding: str = "table",
     ):
         _check_choice("patch_size", patch_size, (1, 2, 4))
+        _check_choice("class_embed_type", class_embed_type, ("identity",))  # the parent adds our vector as it is
+        _check_choice("num_class_embeds", num_class_embeds, (None,))
         _check_choice("conditioning", conditioning, ("add", "concat"))
         _check_choice("class_embedding", class_embedding, ("table", "one_hot_mlp"))
         for width in block_out_channels:
@@ -75,6 +79,13 @@ class ClassStyleUNet2DModel(UNet2DModel):
                 raise ValueError(
                     f"width {width} of block_out_channels {tuple(block_out_channels)} is not divisible by "
                     f"norm_num_groups {norm_num_groups}"
+                )
+        for width in attention_widths(
+            down_block_types, up_block_types, block_out_channels, mid_block_type, add_attention
+        ):
+            if attention_head_dim is not None and width % attention_head_dim:
+                raise ValueError(
+                    f"attention_head_dim {attention_head_dim} does not divide the width {width} of a level"
                 )
         super().__init__(
             sample_size=sample_size,
@@ -102,10 +113,10 @@ class ClassStyleUNet2DModel(UNet2DModel):
             norm_eps=norm_eps,
             resnet_time_scale_shift=resnet_time_scale_shift,
             add_attention=add_attention,
-            class_embed_type="identity",
+            class_embed_type=class_embed_type,
             num_train_timesteps=num_train_timesteps,
         )
-        # The parent registered the folded channels and an embedding type that is not ours to save.
+        # The parent registered the folded channels.
         self.register_to_config(in_channels=in_channels, out_channels=out_channels)
         # diffusers looks a name up in the configuration before the modules; a plain attribute comes before both.
         self.__dict__["class_embedding"] = self._modules.pop("class_embedding")
@@ -177,6 +188,14 @@ class ClassStyleUNet2DModel(UNet2DModel):
         output = super().forward(folded, timestep, class_labels=condition, return_dict=False)[0]
         output = F.pixel_shuffle(output, self.config.patch_size)[..., top : top + height, left : left + width]
         return UNet2DOutput(sample=output) if return_dict else (output,)
+
+
+def attention_widths(
+    down: tuple[str, ...], up: tuple[str, ...], widths: tuple[int, ...], mid: str | None, mid_attends: bool
+) -> set[int]:
+    """The widths of the levels that attend."""
+    blocks = [*zip(down, widths, strict=False), *zip(reversed(up), widths, strict=False)]
+    return {width for name, width in blocks if "Attn" in name} | ({widths[-1]} if mid and mid_attends else set())
 
 
 def _check_choice(name: str, value: object, valid: tuple) -> None:

@@ -120,8 +120,8 @@ class ClassStylePipeline(DiffusionPipeline):
         unet: a `ClassStyleUNet2DModel`.
         scheduler: the diffusers scheduler of the objective that the UNet was trained for.
         id2label: {class id: class name}.
-        styles: {style name: {"phrase": words for a prompt, "group": exclusive group or None}}, in the order of the
-            UNet's style columns.
+        styles: {style name: {"phrase": words for a prompt, "group": exclusive group or None, "index": column of the
+            UNet}}; where no index is given, the columns are in the order of the dictionary.
     """
 
     model_cpu_offload_seq = "unet"
@@ -136,16 +136,21 @@ class ClassStylePipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
         id2label = {int(i): name for i, name in (id2label or {}).items()}
-        styles = dict(styles or {})
+        # A saved configuration is sorted by name, so each style carries its column.
+        styles = {name: {"index": i, **style} for i, (name, style) in enumerate((styles or {}).items())}
         if sorted(id2label) != list(range(unet.config.num_classes)):
             raise ValueError(f"id2label names {len(id2label)} classes, the UNet has {unet.config.num_classes}")
-        if len(styles) != unet.config.num_styles:
+        if sorted(style["index"] for style in styles.values()) != list(range(unet.config.num_styles)):
             raise ValueError(f"{len(styles)} styles are named, the UNet has {unet.config.num_styles}")
         self.register_to_config(id2label={str(i): name for i, name in id2label.items()}, styles=styles)
 
     @property
     def class_names(self) -> list[str]:
         return [self.config.id2label[str(i)] for i in range(self.unet.config.num_classes)]
+
+    @property
+    def style_names(self) -> list[str]:
+        return sorted(self.config.styles, key=lambda name: self.config.styles[name]["index"])
 
     def class_id(self, label: int | str | None) -> int | None:
         """A class id from a name (case does not matter), an id, or an id written as text; None stays None."""
@@ -218,7 +223,7 @@ class ClassStylePipeline(DiffusionPipeline):
         device = self._execution_device
         class_ids = torch.tensor([num_classes if i is None else i for i in ids], device=device)  # (N,)
         weights = torch.tensor(
-            [[given.get(name, 0.0) for name in self.config.styles] for given in strengths], device=device
+            [[given.get(name, 0.0) for name in self.style_names] for given in strengths], device=device
         ).reshape(len(ids), num_styles)  # (N, S)
         branches = guidance_branches(guidance_scale, style_guidance_scale, styled=num_styles > 0)
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from hfdiff.pipelines.class_style import ClassStylePipeline
 from PIL import Image
 
 from hfdiff.data import ImageTable, load_training_data
 from hfdiff.objectives import make_objective
+from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.styles import STYLES
 from hfdiff.training import TrainConfig
 from hfdiff.unet import ClassStyleUNet2DModel
@@ -41,7 +41,7 @@ def fashion() -> tuple[ImageTable, ImageTable]:
 def table(fashion: tuple[ImageTable, ImageTable]) -> ImageTable:
     """Sixty training pictures of all classes."""
     train = fashion[0]
-    return train.rows(torch.arange(0, len(train), len(train) // 60)[:60])
+    return train.part(torch.arange(0, len(train), len(train) // 60)[:60])
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_colour_pictures_of_any_size(tmp_path):
 def test_mixed_sizes_are_refused_or_resized(tmp_path):
     class_folders(tmp_path, {"a": 3, "b": 3})
     picture(9, (30, 20)).save(tmp_path / "b" / "big.png")
-    with pytest.raises(BadInput, match=r"mixed sizes.*30x20.*--resolution"):
+    with pytest.raises(BadInput, match=r"mixed sizes.*20x30.*--resolution"):
         load_training_data(str(tmp_path))
     train, _ = load_training_data(str(tmp_path), resolution=16)
     assert train.size == (16, 16)

@@ -33,10 +33,10 @@ def test_the_embedded_judge_knows_the_embedded_pictures(fashion):
 
 
 def test_training_learns_and_repeats(fashion):
-    table, validation = fashion[0].rows(torch.arange(0, 10_000, 10)), fashion[1].rows(torch.arange(0, 2_000, 10))
-    judges = [Judge(1, list(table.class_names), widths=(8, 16, 16)) for _ in range(2)]
+    table, validation = fashion[0].part(torch.arange(0, 10_000, 10)), fashion[1].part(torch.arange(0, 2_000, 10))
+    judges = [Judge(1, list(table.class_names), widths=(8, 16, 32)) for _ in range(2)]
     judges[1].load_state_dict(judges[0].state_dict())
-    runs = [list(train_judge(judge, table, validation, epochs=3)) for judge in judges]
+    runs = [list(train_judge(judge, table, validation, epochs=5, batch_size=32)) for judge in judges]
     assert runs[0] == runs[1]
     assert runs[0][-1].loss < runs[0][0].loss
     assert runs[0][-1].validation_accuracy > 0.4

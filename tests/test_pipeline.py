@@ -7,7 +7,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_unet
 from diffusers import DiffusionPipeline
+
+from hfdiff.objectives import make_objective
 from hfdiff.pipelines.class_style import ClassStylePipeline, guidance_branches, parse_styles, resolve_styles
 
 STYLES = {"thick": {"phrase": "thick", "group": "stroke"}, "thin": {"phrase": "thin", "group": "stroke"}}
@@ -189,6 +192,16 @@ def test_loads_anywhere_and_survives_saving_again(pipeline, tmp_path):
     assert index["_class_name"] == ["class_style", "ClassStylePipeline"]
     assert index["unet"] == ["unet", "ClassStyleUNet2DModel"]
     assert (tmp_path / "fourth" / "unet" / "unet.py").is_file()
+
+
+def test_each_style_keeps_its_column_when_saved(tmp_path):
+    """diffusers sorts a saved configuration by name."""
+    styles = {name: {"phrase": name, "group": None} for name in ("thick", "slanted", "dark")}
+    pipe = ClassStylePipeline(
+        tiny_unet(num_classes=1, num_styles=3), make_objective("flow").scheduler(), {0: "a"}, styles
+    )
+    pipe.save_pretrained(tmp_path)
+    assert ClassStylePipeline.from_pretrained(tmp_path).style_names == ["thick", "slanted", "dark"] == pipe.style_names
 
 
 def test_without_trust_no_code_of_the_folder_runs(pipeline, tmp_path):

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SHARED_DATA, class_folders
-from hfdiff.pipelines.class_style import ClassStylePipeline
 from safetensors.torch import load_file
 
 from hfdiff.checkpoint import list_checkpoints, load_pipeline
 from hfdiff.errors import BadInput, TrainingFailed
+from hfdiff.pipelines.class_style import ClassStylePipeline
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "train_scripts" / "train.py"
@@ -74,7 +74,7 @@ def test_a_run_leaves_what_the_design_says(start, tmp_path):
     assert not list(run.rglob("*.bin")) + list(run.rglob("*.pt")) + list(run.rglob("*.pkl"))
     pipeline = load_pipeline(str(run))
     assert pipeline.class_names == ["cat", "dog"]
-    assert list(pipeline.config.styles) == ["thick", "thin", "slanted"]
+    assert pipeline.style_names == ["thick", "thin", "slanted"]
     assert start("run", "--max_train_images", "80") == 0  # finished: says so, and changes nothing
     assert lines(run) == points
 
@@ -92,7 +92,7 @@ def test_the_pipeline_holds_the_best_averaged_weights(start, tmp_path):
 @pytest.mark.parametrize("images", [24, 40])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(start, tmp_path, script, images):
     """Killed after `images`: between two checkpoints, or in the middle of a validation interval."""
-    flags = ("--max_train_images", "80", "--dropout", "0.1", "--gradient_accumulation_steps", "2", "--flip", "True")
+    flags = ("--max_train_images", "80", "--dropout", "0.1", "--gradient_accumulation_steps", "2", "--flip")
     start("whole", *flags)
 
     class Killed(Exception):
@@ -204,9 +204,8 @@ def _poison(run: Path) -> tuple[str, ...]:
 def test_full_data_sets_train_with_their_configuration(script, tmp_path, name):
     config = ROOT / "train_scripts" / "configs" / f"{name}.yaml"
     flags = ["--config", str(config), "--dataset", str(SHARED_DATA / name), "--output_dir", str(tmp_path / "run")]
-    small = (
-        "--block_out_channels 8 16 --down_block_types DownBlock2D DownBlock2D --batch_size 32 --patch_size 4".split()
-    )
+    small = "--block_out_channels 8 16 --down_block_types DownBlock2D DownBlock2D --attention_head_dim 8".split()
+    small += ["--batch_size", "32", "--patch_size", "4"]
     assert script["main"]([*flags, *small, "--max_train_images", "320"]) == 0
     points = lines(tmp_path / "run")
     assert points[-1]["images"] == 320

@@ -127,6 +127,8 @@ def test_a_copy_is_independent():
         ({"patch_size": 3}, "patch_size 3; valid: 1, 2, 4"),
         ({"conditioning": "sum"}, "conditioning 'sum'; valid: add, concat"),
         ({"class_embedding": "x"}, "class_embedding 'x'; valid: table, one_hot_mlp"),
+        ({"attention_head_dim": 32}, "attention_head_dim 32 does not divide the width 16 of a level"),
+        ({"class_embed_type": "timestep"}, "class_embed_type 'timestep'; valid: identity"),
         ({"block_out_channels": (8, 18)}, r"width 18 .* is not divisible by norm_num_groups 4"),
     ],
 )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator, PartialState
 
 from hfdiff import checkpoint
@@ -83,13 +84,14 @@ def main(argv: Sequence[str]) -> int:
 
 def prepare(config: TrainConfig) -> Run:
     """Check everything, load the data, and build or resume the state; nothing is written before all is well."""
-    process = PartialState()
+    cpu = not torch.accelerator.is_available()
+    process = PartialState(cpu=cpu)
     check_config(config, process.num_processes)
     check_tracker(config.report_to)
     precision, reason = precision_of(config.mixed_precision, process.device)
     folder = RunFolder(Path(config.output_dir))
     config = checkpoint.check_resume(folder, config)
-    use_all_cores(process.num_processes if process.device.type == "cpu" else 1)
+    use_all_cores(process.num_processes if cpu else 1)
     with process.main_process_first():
         columns = {"image_column": config.image_column, "label_column": config.label_column}
         table, validation = load_training_data(config.dataset, resolution=config.resolution, **columns)
@@ -100,7 +102,7 @@ def prepare(config: TrainConfig) -> Run:
         config, unet = start_from(config, table)
 
     tracker = None if config.report_to == "none" else config.report_to
-    accelerator = Accelerator(mixed_precision=precision, log_with=tracker, project_dir=config.output_dir)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, log_with=tracker, project_dir=config.output_dir)
     device, say = accelerator.device, accelerator.print
     state = make_state(config, unet, accelerator)
     say(describe(table))

@@ -47,13 +47,22 @@ def main(argv: Sequence[str]) -> int:
     print(describe(table))
     trained_on = f"{config.dataset}, {len(table)} training pictures, {config.epochs} epochs, seed {config.seed}"
     judge = Judge(table.channels, list(table.class_names), config.widths, trained_on).to(device)
-    hyper = {"epochs": config.epochs, "batch_size": config.batch_size, "learning_rate": config.learning_rate}
-    for epoch in train_judge(judge, table, validation, seed=config.seed, **hyper):
+    epochs = train_judge(
+        judge,
+        table,
+        validation,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+    )
+    for epoch in epochs:
         print(f"epoch {epoch.number}: loss {epoch.loss:.4f}, validation accuracy {epoch.validation_accuracy:.4f}")
     right = accuracy(judge.half().float(), test)  # as saved
     measured = Judge(table.channels, list(table.class_names), config.widths, trained_on, round(right, 4))
     measured.load_state_dict(judge.state_dict())
-    write_folder(out, measured.half().save_pretrained)
+    measured.half()
+    write_folder(out, lambda folder: measured.save_pretrained(folder))
     print(f"{right:.4f} of {len(test)} held-out pictures right; saved in {out}")
     return 0
 
