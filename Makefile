@@ -1,14 +1,15 @@
 # Needs python3 (3.11 or newer), make and the package registry; everything else is installed into .venv.
 PYTHON ?= python3
 DATASET ?= fashion_mnist_12k
+ARGS ?=
 BIN := .venv/bin
-DEMO := runs/demo$(if $(filter-out fashion_mnist_12k,$(DATASET)),-$(notdir $(DATASET)))
+DEMO := runs/demo$(if $(filter-out fashion_mnist_12k,$(DATASET)),-$(notdir $(patsubst %/,%,$(DATASET))))
 
 .PHONY: demo test check clean
 
 demo: .venv/installed
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-		train_scripts/train.py --config train_scripts/configs/demo.yaml --dataset $(DATASET) --output_dir $(DEMO)
+		train_scripts/train.py --config train_scripts/configs/demo.yaml --dataset $(DATASET) --output_dir $(DEMO) $(ARGS)
 	$(BIN)/hfdiff sample $(DEMO) --num_images 2 --output_dir $(DEMO)/pictures
 
 test: .venv/installed

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-# Public name -> the module that holds it; loaded on first use, so that `hfdiff --help` does not wait for torch.
+# Public name -> the module that holds it, loaded on first use.
 _EXPORTS = {
     "ClassStyleUNet2DModel": "hfdiff.unet",
     "ClassStylePipeline": "hfdiff.pipelines.class_style",

@@ -10,19 +10,21 @@ from kornia.geometry.transform import warp_affine
 from torch import Tensor
 
 NUM_AUGMENTS = 6  # labels: mirror, zoom, cos - 1 and sin of the turn, shift right, shift down
+NUM_DRAWS = 9  # five chances (mirror, zoom, turn, right, down) and four amounts
 
 
 def augment(pixels: Tensor, draw: Tensor, probability: float) -> tuple[Tensor, Tensor]:
     """Mirror, zoom, turn and shift pictures (B, C, H, W); each change happens with `probability`.
 
-    `draw` is uniform (B, 12). Returns the pictures and the labels (B, 6), 0 where nothing was done.
+    `draw` is uniform (B, NUM_DRAWS). Returns the pictures and the labels (B, 6), 0 where nothing was done.
     """
     height, width = pixels.shape[-2:]
-    chance, amount = draw[:, :NUM_AUGMENTS] < probability, 2 * draw[:, NUM_AUGMENTS:] - 1  # amounts in [-1, 1]
+    chance = draw[:, :5] < probability
+    amount = (2 * draw[:, 5:] - 1) * chance[:, 1:]  # in [-1, 1]
     mirror = chance[:, 0].float()
-    zoom = amount[:, 1] * 0.2 * chance[:, 1]  # log2 of the scale
-    turn = amount[:, 2] * math.radians(15) * chance[:, 2]
-    right, down = amount[:, 3] * 0.125 * chance[:, 3], amount[:, 4] * 0.125 * chance[:, 4]
+    zoom = 0.2 * amount[:, 0]  # log2 of the scale
+    turn = math.radians(15) * amount[:, 1]
+    right, down = 0.125 * amount[:, 2], 0.125 * amount[:, 3]
     labels = torch.stack([mirror, zoom, turn.cos() - 1, turn.sin(), right, down], dim=1)
     scale, side = torch.exp2(zoom), 1 - 2 * mirror
     linear = torch.stack(
@@ -35,5 +37,5 @@ def augment(pixels: Tensor, draw: Tensor, probability: float) -> tuple[Tensor, T
     warped = warp_affine(
         pixels, torch.cat([linear, offset[..., None]], dim=2), (height, width), padding_mode="reflection"
     )
-    changed = chance[:, :5].any(dim=1).reshape(-1, 1, 1, 1)
+    changed = chance.any(dim=1).reshape(-1, 1, 1, 1)
     return torch.where(changed, warped, pixels), labels

@@ -135,7 +135,7 @@ def _sync_entry(folder: Path) -> None:
 def save_checkpoint(
     checkpoints: Path, tensors: dict[str, dict[str, Tensor]], numbers: dict[str, Any], keep: int
 ) -> Path:
-    """Save step `numbers["step"]` and then delete all but the newest `keep`."""
+    """Save step `numbers["step"]`, then delete all but the newest `keep`, and later ones, left from before a resume."""
     target = checkpoints / f"step-{numbers['step']:09d}"
 
     def fill(folder: Path) -> None:
@@ -148,7 +148,9 @@ def save_checkpoint(
         (folder / MANIFEST).write_text(json.dumps(hashes, indent=2) + "\n")
 
     write_folder(target, fill)
-    for old in list_checkpoints(checkpoints)[keep:]:
+    paths = list_checkpoints(checkpoints)
+    newest = paths.index(target)
+    for old in paths[:newest] + paths[newest + keep :]:
         doomed = old.with_name(f".{old.name}.old")
         old.rename(doomed)
         shutil.rmtree(doomed)
@@ -170,9 +172,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, groups, json.loads((path / NUMBERS).read_text()))
 
 
-def newest_checkpoint(checkpoints: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None where there never was one, BadInput where all are damaged."""
-    for path in checkpoints.glob(".step-*.old") if checkpoints.is_dir() else []:
+def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None where there never was one, BadInput where all are damaged.
+
+    What a crash left half replaced in the run's folder is put right first.
+    """
+    checkpoints = run.checkpoints
+    recover_folder(run.pipeline)
+    for path in checkpoints.glob(".step-*.old"):
         recover_folder(path.with_name(path.name.removeprefix(".").removesuffix(".old")))
     paths = list_checkpoints(checkpoints)
     for path in paths:
@@ -216,6 +223,10 @@ def check_resume(run: RunFolder, config: TrainConfig) -> TrainConfig:
     differing = [
         f"{key} {old[key]!r} -> {new[key]!r}" for key in new if key not in RESUMABLE_KEYS and old[key] != new[key]
     ]
+    if config.max_train_images < saved.max_train_images:
+        differing.append(
+            f"max_train_images {saved.max_train_images} -> {config.max_train_images} (only longer is possible)"
+        )
     if differing:
         raise BadInput(f"output_dir {run.path} holds a run with another configuration: {'; '.join(differing)}")
     return config
@@ -247,8 +258,7 @@ def export_pipeline(pipeline: ClassStylePipeline, target: Path) -> None:
 def find_pipeline(model: str) -> str:
     """MODEL of the command line: a pipeline's folder, a run's folder, or a Hub id (downloaded)."""
     folder = Path(model).expanduser()
-    recover_folder(folder / "pipeline")
-    for candidate in (folder, folder / "pipeline"):
+    for candidate in (folder, folder / "pipeline", folder / ".pipeline.old"):  # the last: while it is replaced
         if (candidate / MODEL_INDEX).is_file():
             return str(candidate)
     if folder.exists():

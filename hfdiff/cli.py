@@ -44,7 +44,7 @@ class Sample:
         if self.num_images < 1:
             raise BadInput(f"num_images is {self.num_images}; valid: 1 and above")
         pipeline = load_pipeline(self.model)
-        pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+        pipeline.to(torch.accelerator.current_accelerator() or "cpu")
         given = {key: getattr(self, key) for key in ("guidance_scale", "style_guidance_scale", "num_inference_steps")}
         arguments = {key: value for key, value in given.items() if value is not None}
         try:

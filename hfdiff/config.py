@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import math
 import re
 import typing
 from collections.abc import Sequence
@@ -114,7 +115,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
             number = float(value)
         except (TypeError, ValueError):
             number = None
-        if number is None or isinstance(value, bool) or (kind is int and number != int(number)):
+        if number is None or isinstance(value, bool) or not math.isfinite(number) or (kind is int and number % 1):
             raise BadInput(f"{where} is {value!r}; valid: a {'whole ' if kind is int else ''}number")
         return kind(number)
     if not isinstance(value, str | int | float):

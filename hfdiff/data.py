@@ -93,13 +93,26 @@ class ImageTable:
             self, pixels=self.pixels[index], labels=self.labels[index], style_weights=self.style_weights[index]
         )
 
-    def to(self, device: torch.device | str) -> "ImageTable":
+    def to(self, device: torch.device) -> "ImageTable":
+        """On the device, or where it is if that would take more than half of a GPU's free memory."""
+        if device.type == "cuda" and self.pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+            return self
         return replace(
             self,
             pixels=self.pixels.to(device),
             labels=self.labels.to(device),
             style_weights=self.style_weights.to(device),
         )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a data set is to be read, where its feature types do not say it all."""
+
+    resolution: int | None = None  # pixels a side; None keeps the size that all pictures share
+    image_column: str | None = None
+    label_column: str | None = None
+    style_columns: tuple[str, ...] = ()  # empty: by type; ("none",): no styles
 
 
 @dataclass(frozen=True)
@@ -111,13 +124,10 @@ class Columns:
     styles: tuple[str, ...]  # columns that give style strengths
 
 
-def load_training_data(
-    dataset: str,
-    *,
-    resolution: int | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-) -> tuple[ImageTable, ImageTable]:
+BY_TYPE = Reading()
+
+
+def load_training_data(dataset: str, reading: Reading = BY_TYPE) -> tuple[ImageTable, ImageTable]:
     """The training and the validation pictures.
 
     Where the data has no validation split, a tenth of the training pictures, at most 1,000, is held out (the same
@@ -125,42 +135,29 @@ def load_training_data(
     """
     splits = _open(dataset)
     name = _training_split(splits, dataset)
-    columns = (resolution, image_column, label_column)
     validation_name = next((name for name in VALIDATION_NAMES if name in splits), None)
     if validation_name:
-        train, validation = (_decode(splits, part, dataset, *columns) for part in (name, validation_name))
-        if (train.channels, train.size, train.style_names) != (
-            validation.channels,
-            validation.size,
-            validation.style_names,
-        ):
-            raise BadInput(f"data set {dataset!r}: training and validation pictures differ in size, colour or styles")
-        return train, validation
+        tables = [_decode(splits, part, dataset, reading) for part in (name, validation_name)]
+        if tables[0].size != tables[1].size:
+            raise BadInput(f"data set {dataset!r}: training and validation pictures differ in size; give --resolution")
+        if tables[0].channels != tables[1].channels:
+            tables = [replace(table, pixels=table.pixels.expand(-1, 3, -1, -1).contiguous()) for table in tables]
+        return tables[0], tables[1]
     count = len(splits[name])
     held_out = min(MAX_VALIDATION, count // 10)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     order = torch.cat([order[held_out:].sort().values, order[:held_out].sort().values])
-    table = _decode(splits, name, dataset, *columns, order=order)
+    table = _decode(splits, name, dataset, reading, order)
     if held_out == 0:
         return table, table
     return table.part(slice(0, count - held_out)), table.part(slice(count - held_out, count))
 
 
-def load_test_data(
-    dataset: str,
-    *,
-    resolution: int | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-) -> ImageTable:
-    """The pictures of the test split, or of the validation pictures where the data has no test split."""
+def load_test_data(dataset: str, reading: Reading = BY_TYPE) -> ImageTable:
+    """The pictures of the test split, or the validation pictures where the data has no test split."""
     splits = _open(dataset)
     name = next((name for name in TEST_NAMES if name in splits), None)
-    if name is None:
-        return load_training_data(dataset, resolution=resolution, image_column=image_column, label_column=label_column)[
-            1
-        ]
-    return _decode(splits, name, dataset, resolution, image_column, label_column)
+    return load_training_data(dataset, reading)[1] if name is None else _decode(splits, name, dataset, reading)
 
 
 def to_model_range(pixels: Tensor) -> Tensor:
@@ -217,16 +214,27 @@ def _open_folder(folder: Path) -> datasets.DatasetDict:
             raise BadInput(
                 f"no pictures in the folder {folder}: expected parquet, class folders or metadata.csv/.jsonl"
             )
-        parts = {path.name: path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-        # Only folders that are all named after splits are splits; a class may be called "train" too.
-        splits = parts if parts and set(parts) <= SPLIT_NAMES else {"train": folder}
-        data_files = {name: [str(path / "**")] for name, path in splits.items()}
+        data_files = {name: [str(path / "**")] for name, path in _split_folders(folder).items()}
         return datasets.load_dataset("imagefolder", data_files=data_files)
     except (datasets.exceptions.DatasetGenerationError, ValueError, FileNotFoundError) as error:
         if isinstance(error, BadInput):
             raise
         cause = error.__cause__ or error
         raise BadInput(f"the folder {folder} cannot be read as a data set: {_first_line(cause)}") from error
+
+
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """The folders, where all are named after splits, else the whole folder: a class may be called "train" too."""
+    parts = {path.name: path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    splits = {name.lower(): path for name, path in parts.items() if name.lower() in SPLIT_NAMES}
+    if parts and len(splits) == len(parts):
+        return splits
+    if any(inside.is_dir() for path in splits.values() for inside in path.iterdir()):
+        others = [name for name in parts if name.lower() not in SPLIT_NAMES]
+        raise BadInput(
+            f"the folder {folder} holds splits ({', '.join(splits)}) beside {', '.join(others)}: move those away"
+        )
+    return {"train": folder}
 
 
 def _first_line(error: BaseException) -> str:
@@ -241,62 +249,60 @@ def _training_split(splits: datasets.DatasetDict, dataset: str) -> str:
     raise BadInput(f"data set {dataset!r} has no split 'train'; its splits: {', '.join(splits)}")
 
 
-def find_columns(features: datasets.Features, image: str | None, label: str | None) -> Columns:
+def find_columns(features: datasets.Features, reading: Reading) -> Columns:
     """Find the columns by feature type.
 
     Picture: the Image. Class: the ClassLabel, else the one column of text or whole numbers. Styles: columns of
     fractions (the column's name is the style, its value the strength), truth values, lists of style names, or a text
     column called `styles` in the grammar "thick:0.8+slanted".
     """
-    for chosen in (image, label):
+    given_styles = () if reading.style_columns == ("none",) else reading.style_columns
+    for chosen in (reading.image_column, reading.label_column, *given_styles):
         if chosen is not None and chosen not in features:
             raise unknown("column", chosen, features)
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    image = image or _only(images, "picture", "--image_column")
+    image = reading.image_column or _only(images, "picture", "choose one with --image_column")
 
-    def value_type(name: str) -> str:
-        return str(getattr(features[name], "dtype", ""))
+    def is_type(name: str, pattern: str) -> bool:
+        return re.match(pattern, str(getattr(features[name], "dtype", ""))) is not None
 
-    styles = tuple(
-        name
-        for name, kind in features.items()
-        if name != label and (isinstance(kind, datasets.List) or re.match(r"bool|float", value_type(name)))
-    ) + tuple(name for name in features if name == "styles" and "string" in value_type(name))
-    labels = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)] or [
-        name
-        for name in features
-        if name not in (image, *styles) and re.match(r"(large_)?string|u?int", value_type(name))
-    ]
-    return Columns(image, label or _only(labels, "label", "--label_column"), styles)
+    styles = given_styles
+    if not reading.style_columns:
+        free = [name for name in features if name not in (image, reading.label_column)]
+        styles = tuple(
+            name
+            for name in free
+            if isinstance(features[name], datasets.List)
+            or is_type(name, "bool|float")
+            or (name == "styles" and is_type(name, "string"))
+        )
+    labels = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    labels = labels or [n for n in features if n not in (image, *styles) and is_type(n, "(large_)?string|u?int")]
+    advice = "choose one with --label_column, or name the styles with --style_columns"
+    return Columns(image, reading.label_column or _only(labels, "label", advice), styles)
 
 
-def _only(names: Sequence[str], what: str, flag: str) -> str:
+def _only(names: Sequence[str], what: str, advice: str) -> str:
     if not names:
-        raise BadInput(f"the data has no {what} column; give class folders, a metadata file, or name one with {flag}")
+        raise BadInput(f"the data has no {what} column; give class folders or a metadata file, or {advice}")
     if len(names) > 1:
-        raise BadInput(f"the data has several {what} columns ({', '.join(names)}): choose one with {flag}")
+        raise BadInput(f"the data has several {what} columns ({', '.join(names)}): {advice}")
     return names[0]
 
 
 def _decode(
-    splits: datasets.DatasetDict,
-    split_name: str,
-    dataset: str,
-    resolution: int | None,
-    image_column: str | None,
-    label_column: str | None,
-    order: Tensor | None = None,
+    splits: datasets.DatasetDict, split_name: str, dataset: str, reading: Reading, order: Tensor | None = None
 ) -> ImageTable:
     """Read one split; row `order[i]` becomes picture i."""
     split = splits[split_name]
     order = torch.arange(len(split)) if order is None else order
     if len(split) == 0:
         raise BadInput(f"data set {dataset!r} holds no pictures in its split {split_name!r}")
-    columns = find_columns(split.features, image_column, label_column)
+    columns = find_columns(split.features, reading)
     labels, class_names = _labels(splits, split_name, columns.label)
-    style_weights, style_names = _styles(split, columns)
+    style_weights, style_names = _styles(splits, split_name, columns)
     return ImageTable(
-        pixels=_pixels(split.select_columns(columns.image), columns.image, resolution, place=order.argsort()),
+        pixels=_pixels(split.select_columns(columns.image), columns.image, reading.resolution, order.argsort()),
         labels=labels[order],
         style_weights=style_weights[order],
         class_names=class_names,
@@ -328,15 +334,17 @@ def _labels(splits: datasets.DatasetDict, split_name: str, column: str) -> tuple
     return torch.tensor(values, dtype=torch.int64), names
 
 
-def _styles(split: datasets.Dataset, columns: Columns) -> tuple[Tensor, tuple[str, ...]]:
-    """Strengths (N, S) float32 in [0, 1] from the style columns, and their names."""
-    rows: list[dict[str, float]] = [{} for _ in range(len(split))]
-    for column in columns.styles:
-        for row, value in enumerate(split[column]):
-            rows[row].update(_style_cell(value, column, row))
-    names = tuple(sorted({name for row in rows for name in row}))
-    weights = torch.tensor([[row.get(name, 0.0) for name in names] for row in rows], dtype=torch.float32)
-    return weights.reshape(len(split), len(names)), names
+def _styles(splits: datasets.DatasetDict, split_name: str, columns: Columns) -> tuple[Tensor, tuple[str, ...]]:
+    """Strengths (N, S) float32 in [0, 1] from the style columns, and the names of all splits' styles."""
+    rows: dict[str, list[dict[str, float]]] = {}
+    for name, split in splits.items():
+        rows[name] = [{} for _ in range(len(split))]
+        for column in set(columns.styles) & set(split.column_names):
+            for row, value in enumerate(split[column]):
+                rows[name][row].update(_style_cell(value, column, row))
+    names = tuple(sorted({style for part in rows.values() for row in part for style in row}))
+    weights = [[row.get(style, 0.0) for style in names] for row in rows[split_name]]
+    return torch.tensor(weights, dtype=torch.float32).reshape(len(weights), len(names)), names
 
 
 def _style_cell(value: Any, column: str, row: int) -> dict[str, float]:
@@ -349,7 +357,7 @@ def _style_cell(value: Any, column: str, row: int) -> dict[str, float]:
             return parse_styles("+".join(value))
         return parse_styles({column: float(value)})
     except (ValueError, TypeError) as error:
-        raise BadInput(f"row {row}: column {column!r}: {error}") from error
+        raise BadInput(f"row {row}: column {column!r}: {error} (--style_columns names the styles)") from error
 
 
 def _pixels(split: datasets.Dataset, column: str, resolution: int | None, place: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import contextlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from hfdiff.data import ASSETS, DATASETS, ImageTable, to_model_range
-from hfdiff.errors import BadInput
+from hfdiff.errors import BadInput, unknown
 
 
 def _conv(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -142,6 +143,8 @@ def accuracy(judge: Judge, table: ImageTable) -> float:
 def load_judge(dataset: str) -> Judge:
     """The embedded judge of a row of the table of data sets, or one saved in a folder."""
     folder = dataset
+    if dataset not in DATASETS and not Path(dataset).is_dir():
+        raise unknown("judge", dataset, [name for name, row in DATASETS.items() if row.judge])
     if dataset in DATASETS:
         row = DATASETS[dataset]
         if row.judge is None:

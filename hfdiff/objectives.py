@@ -78,15 +78,21 @@ def _epsilon(schedule: str) -> Objective:
     times."""
 
     def path(timestep: Tensor) -> tuple[Tensor, Tensor]:
-        alpha_bar = _alphas_cumprod(schedule).to(timestep.device)[timestep.long()]
-        return alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
+        alpha_bar = _alphas_cumprod(schedule)
+        alpha, sigma = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
+        return alpha.to(timestep.device)[timestep.long()], sigma.to(timestep.device)[timestep.long()]
 
     return Objective(
         path=path,
         target=lambda alpha, sigma: (0.0, 1.0),
         quantile=lambda u: (u * NUM_TIMESTEPS).floor().clamp(max=NUM_TIMESTEPS - 1),
         scheduler=lambda: DPMSolverMultistepScheduler(
-            NUM_TIMESTEPS, beta_schedule=SCHEDULES[schedule], prediction_type="epsilon", timestep_spacing="trailing"
+            NUM_TIMESTEPS,
+            beta_schedule=SCHEDULES[schedule],
+            prediction_type="epsilon",
+            timestep_spacing="trailing",
+            # Cosine ends at alpha = 5e-5, where a small error of the prediction becomes a huge one of the picture.
+            lambda_min_clipped=-5.1 if schedule == "cosine" else -float("inf"),
         ),
     )
 

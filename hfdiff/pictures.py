@@ -6,24 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
 
-matplotlib.use("Agg")
 
-
-def save_picture(target: Path, figure: plt.Figure, dpi: int = 150) -> None:
-    """Write the figure as PNG and close it."""
+def save_picture(target: Path, figure: Figure, dpi: int = 150) -> None:
+    """Write the figure as PNG."""
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=dpi, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
 
 
-def labelled_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str], per_cell: int = 1) -> plt.Figure:
+def labelled_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str], per_cell: int = 1) -> Figure:
     """One block of `per_cell` pictures for each (row, column), given row by row, cell by cell."""
     _, channels, height, width = images.shape
     across = len(columns) * per_cell
@@ -35,7 +31,8 @@ def labelled_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str], p
             top, left = r * (height + gap), c * width + (c // per_cell) * gap
             canvas[:, top : top + height, left : left + width] = sheet[r, c]
     scale = 0.55 / width if per_cell * width > 60 else 0.75 / width
-    figure, axes = plt.subplots(figsize=(canvas.shape[2] * scale + 1.2, canvas.shape[1] * scale + 0.4))
+    figure = Figure(figsize=(canvas.shape[2] * scale + 1.2, canvas.shape[1] * scale + 0.4))
+    axes = figure.subplots()
     axes.imshow(canvas.permute(1, 2, 0).squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_yticks([r * (height + gap) + height / 2 for r in range(len(rows))], rows, fontsize=9)
     axes.set_xticks([(c + 0.5) * (per_cell * width + gap) - gap / 2 for c in range(len(columns))], columns, fontsize=9)
@@ -46,10 +43,11 @@ def labelled_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str], p
     return figure
 
 
-def loss_curves(metrics: Path) -> plt.Figure:
+def loss_curves(metrics: Path) -> Figure:
     """Training and validation loss and the learning rate over the images seen, from a run's metrics.jsonl."""
     points = [json.loads(line) for line in metrics.read_text().splitlines()]
-    figure, axes = plt.subplots(figsize=(7, 4))
+    figure = Figure(figsize=(7, 4))
+    axes = figure.subplots()
     axes.plot([p["images"] for p in points], [p["loss"] for p in points], color="0.6", label="training loss")
     validated = [p for p in points if p["val_loss"] is not None]
     axes.plot(
@@ -79,13 +77,13 @@ class Grid:
     class_labels: list[int | None]  # of each picture
     styles: list[dict[str, float]]  # of each picture
 
-    def figure(self) -> plt.Figure:
+    def figure(self) -> Figure:
         return labelled_grid(self.images, self.rows, self.columns, self.per_cell)
 
 
 def class_style_grid(
     pipeline: ClassStylePipeline,
-    classes: Sequence[str] | None = None,
+    class_ids: Sequence[int] | None = None,
     styles: Sequence[str] | None = None,
     *,
     per_cell: int = 1,
@@ -96,15 +94,16 @@ def class_style_grid(
 
     Along a row the noise is the same, so that only the style differs.
     """
-    rows = list(pipeline.class_names if classes is None else classes)
+    ids = list(range(len(pipeline.class_names)) if class_ids is None else class_ids)
     columns = [PLAIN, *pipeline.style_names] if styles is None else list(styles)
-    numbers = [row * per_cell + i for row in range(len(rows)) for _ in columns for i in range(per_cell)]
+    numbers = [row * per_cell + i for row in range(len(ids)) for _ in columns for i in range(per_cell)]
     out = pipeline(
-        class_labels=[row for row in rows for _ in columns],
-        styles=columns * len(rows),
+        class_labels=[i for i in ids for _ in columns],
+        styles=columns * len(ids),
         num_images_per_label=per_cell,
         generator=[torch.Generator().manual_seed(seed + number) for number in numbers],
         output_type="pt",
         **arguments,
     )
+    rows = [pipeline.class_names[i] for i in ids]
     return Grid(out.images, rows, columns, per_cell, out.class_labels, out.styles)

@@ -59,7 +59,7 @@ class RunLog:
         self.since, self.images_since, self.data_seconds = time.perf_counter(), 0, 0.0
 
     def count(self, step: Step, batch_size: int) -> None:
-        """Take note of a step that is no log point."""
+        """Take note of a step."""
         self.images_since += batch_size
         self.data_seconds += step.data_seconds
         self.bar.update(batch_size)
@@ -91,7 +91,10 @@ class RunLog:
         if self.accelerator.is_main_process:
             tqdm.write(text)
 
-    def close(self) -> None:
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
         self._track(self.accelerator.end_training)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from hfdiff.errors import BadInput, unknown
 
 MAX_SHEAR_DEGREES = 25.0
-MAX_STROKE = 1 / 14  # of the shorter side: two pixels at 28x28
+MAX_STROKE = 1 / 28  # of the shorter side: one pixel at 28x28
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Everything random in step k (pictures, flips, styles, noise, times, dropout) is drawn for the whole batch by one
 generator seeded with (seed, k); processes and micro-batches take their slices. So a resumed run, more accumulation or
-another number of processes learns the same.
+another number of processes learns the same. (Model dropout is seeded for each micro-batch: there the split matters.)
 """
 
 import copy
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Literal
 
 import torch
@@ -22,13 +23,15 @@ from accelerate.utils import broadcast
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from hfdiff.augment import NUM_AUGMENTS, augment
+from hfdiff.augment import NUM_AUGMENTS, NUM_DRAWS, augment
 from hfdiff.data import ImageTable, to_unit_range
 from hfdiff.errors import BadInput, TrainingFailed
 from hfdiff.objectives import Objective, make_objective
 from hfdiff.pipelines.class_style import UNSPECIFIED
 from hfdiff.styles import apply_styles, draw_styles
 from hfdiff.unet import ClassStyleUNet2DModel
+
+Precision = Literal["auto", "no", "fp16", "bf16"]
 
 MAX_SKIPPED_STEPS = 40  # fp16 halves its loss scale at each: from 65,536 to far below 1
 
@@ -45,6 +48,8 @@ class TrainConfig:
     """Column of the pictures, where the data has several."""
     label_column: str | None = None
     """Column of the classes, where the data has several."""
+    style_columns: tuple[str, ...] = ()
+    """Columns that give styles, where their types do not tell; "none" for none."""
     resolution: int | None = None
     """Resize all pictures to this many pixels a side."""
 
@@ -98,7 +103,7 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     ema_share: float = 0.04
     """Mean age of the averaged weights, as a share of the run so far."""
-    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    mixed_precision: Precision = "auto"
     seed: int = 0
 
     logging_images: int = 2_000
@@ -136,23 +141,33 @@ SHAPE_KEYS = (
 )
 
 
+# Keys, and the least and the greatest value that each may have.
+RANGES = (
+    ("batch_size gradient_accumulation_steps max_train_images layers_per_block norm_num_groups", 1, inf),
+    ("block_out_channels attention_head_dim keep_checkpoints", 1, inf),
+    ("logging_images validation_images sample_images checkpointing_images", 1, inf),
+    ("resolution", 4, inf),
+    ("learning_rate max_grad_norm max_minutes", 1e-12, inf),
+    ("lr_warmup_images weight_decay", 0, inf),
+    ("style_share augment drop_class drop_style drop_both dropout lr_decay_share", 0, 1),
+    ("ema_share adam_beta2", 1e-6, 1 - 1e-6),
+)
+
+
 def check_config(config: TrainConfig, num_processes: int = 1) -> None:
     """BadInput for values that cannot work together, before any data is loaded."""
-    positive = "batch_size gradient_accumulation_steps max_train_images learning_rate logging_images validation_images"
-    for key in f"{positive} sample_images checkpointing_images keep_checkpoints max_grad_norm".split():
-        if not getattr(config, key) > 0:
-            raise BadInput(f"{key} is {getattr(config, key)}; valid: above 0")
-    for key in ("style_share", "augment", "drop_class", "drop_style", "drop_both", "dropout", "lr_decay_share"):
-        if not 0 <= getattr(config, key) <= 1:
-            raise BadInput(f"{key} is {getattr(config, key)}; valid: 0 to 1")
+    for keys, low, high in RANGES:
+        for key in keys.split():
+            value = getattr(config, key)
+            for number in value if isinstance(value, tuple) else (value,):
+                if number is not None and not low <= number <= high:
+                    raise BadInput(
+                        f"{key} is {value}; valid: {low:g}{' and above' if high == inf else f' to {high:g}'}"
+                    )
+    if not config.block_out_channels:
+        raise BadInput("block_out_channels is empty; valid: the width of at least one level")
     if config.drop_class + config.drop_style + config.drop_both > 1:
         raise BadInput("drop_class, drop_style and drop_both add up to more than 1")
-    if config.max_minutes is not None and not config.max_minutes > 0:
-        raise BadInput(f"max_minutes is {config.max_minutes}; valid: above 0")
-    if not 0 < config.ema_share < 1:
-        raise BadInput(f"ema_share is {config.ema_share}; valid: between 0 and 1")
-    if config.resolution is not None and config.resolution < 4:
-        raise BadInput(f"resolution is {config.resolution}; valid: 4 and above")
     parts = num_processes * config.gradient_accumulation_steps
     if config.batch_size % parts:
         raise BadInput(
@@ -163,8 +178,8 @@ def check_config(config: TrainConfig, num_processes: int = 1) -> None:
 
 
 def choose_precision(
-    requested: str, device_type: str, capability: tuple[int, int] | None = None, cpu_has_bf16: bool = False
-) -> tuple[str, str]:
+    requested: Precision, device_type: str, capability: tuple[int, int] | None = None, cpu_has_bf16: bool = False
+) -> tuple[Precision, str]:
     """The precision to train in ("no", "fp16" or "bf16") and the reason.
 
     A GPU below compute capability 8.0 (a T4 is 7.5) only emulates bf16, though torch calls it supported.
@@ -180,14 +195,16 @@ def choose_precision(
         return "fp16", f"compute capability {name} is below 8.0 and only emulates bf16"
     if device_type == "cpu" and cpu_has_bf16:
         return "bf16", "this CPU has bf16 instructions"
-    return "no", f"this {'CPU has no bf16 instructions' if device_type == 'cpu' else device_type + ' device'}"
+    if device_type == "cpu":
+        return "no", "this CPU has no bf16 instructions"
+    return "no", f"bf16 and fp16 are only taken when asked for on {device_type}"
 
 
-def precision_of(requested: str, device: torch.device) -> tuple[str, str]:
+def precision_of(requested: Precision, device: torch.device) -> tuple[Precision, str]:
     """`choose_precision` for a device of this machine; a launcher's own --mixed_precision counts where we say auto."""
     launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if requested == "auto" and launcher in ("fp16", "bf16"):
-        requested = launcher
+        requested = "fp16" if launcher == "fp16" else "bf16"
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return choose_precision(
@@ -197,7 +214,8 @@ def precision_of(requested: str, device: torch.device) -> tuple[str, str]:
 
 def use_all_cores(num_local_processes: int) -> None:
     """Give each process its share of the cores: `accelerate launch` leaves it one."""
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_local_processes))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // num_local_processes))
 
 
 def build_unet(config: TrainConfig, table: ImageTable) -> ClassStyleUNet2DModel:
@@ -365,7 +383,7 @@ def draw_batch(config: TrainConfig, table: ImageTable, batch_size: int, step: in
     rows = torch.randint(len(table), (batch_size,), generator=generator)
     mirrored = (uniform() < 0.5) & config.flip
     strengths = draw_styles(batch_size, config.styles, config.style_share, generator)
-    augments = uniform(2 * NUM_AUGMENTS)
+    augments = uniform(NUM_DRAWS)
     times = uniform()
     dropped = uniform()
     both = config.drop_both
@@ -390,8 +408,8 @@ class Inputs:
 def make_inputs(config: TrainConfig, table: ImageTable, objective: Objective, draw: Draw) -> Inputs:
     """Pictures with their styles, noised, and the conditions that the model is told; all in float32."""
     device = draw.noise.device
-    rows = draw.rows.to(device)
-    pixels = to_unit_range(table.pixels[rows])
+    rows = draw.rows.to(table.pixels.device)
+    pixels = to_unit_range(table.pixels[rows].to(device))
     if config.flip:
         pixels = torch.where(draw.mirrored.to(device).reshape(-1, 1, 1, 1), pixels.flip(-1), pixels)
     pixels = apply_styles(pixels, draw.strengths, config.styles)
@@ -399,8 +417,8 @@ def make_inputs(config: TrainConfig, table: ImageTable, objective: Objective, dr
     if config.augment:
         pixels, augment_labels = augment(pixels, draw.augments.to(device), config.augment)
     noised = objective.noise(pixels * 2 - 1, draw.noise, objective.quantile(draw.times.to(device)))
-    labels = table.labels[rows].where(draw.tells_class.to(device), len(table.class_names))
-    weights = torch.cat([table.style_weights[rows], draw.strengths.to(device)], dim=1)
+    labels = table.labels[rows].to(device).where(draw.tells_class.to(device), len(table.class_names))
+    weights = torch.cat([table.style_weights[rows].to(device), draw.strengths.to(device)], dim=1)
     weights = weights.where(draw.tells_styles.to(device)[:, None], UNSPECIFIED)
     conditions = {
         "class_labels": labels,
@@ -454,7 +472,7 @@ def train(
             tick = time.perf_counter()
         accelerator.clip_grad_norm_(state.unet.parameters(), config.max_grad_norm)
         moved = _optimizer_step(state)
-        state.seconds = _agreed(time.monotonic() - started, config, accelerator)
+        loss = accelerator.reduce(loss, "mean")
         if not moved:
             skipped += 1
             if skipped > MAX_SKIPPED_STEPS or not torch.isfinite(loss):
@@ -463,7 +481,7 @@ def train(
                 )
             continue
         skipped = 0
-        loss = accelerator.reduce(loss, "mean")
+        state.seconds = _agreed(time.monotonic() - started, config, accelerator)
         state.step += 1
         state.loss_sum += loss
         state.loss_steps += 1
@@ -494,9 +512,8 @@ def check_finite(state: TrainState, loss: Tensor) -> None:
     """TrainingFailed if the loss or a weight is not finite: nothing may be saved then."""
     if not torch.isfinite(loss):
         raise TrainingFailed(f"step {state.step}: the loss is {loss.item()}; nothing of it is saved")
-    for name, parameter in state.unet.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise TrainingFailed(f"step {state.step}: the weights {name} are not finite; nothing of them is saved")
+    if not torch.isfinite(torch.nn.utils.get_total_norm([*state.unet.parameters(), *state.ema.shadow_params])):
+        raise TrainingFailed(f"step {state.step}: the weights are not finite; nothing of them is saved")
 
 
 def _out_of_time(config: TrainConfig, state: TrainState) -> bool:

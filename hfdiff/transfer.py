@@ -11,7 +11,7 @@ from hfdiff.checkpoint import load_pipeline
 from hfdiff.data import ImageTable
 from hfdiff.errors import BadInput
 from hfdiff.objectives import make_objective
-from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.pipelines.class_style import ClassStylePipeline, find_name
 from hfdiff.training import SHAPE_KEYS, TrainConfig, build_unet
 from hfdiff.unet import ClassStyleUNet2DModel
 
@@ -48,10 +48,9 @@ def keep_rows(old: Tensor, old_names: Sequence[str], new_names: Sequence[str], f
 
     `fresh` holds one row for all new names, or a row for each of them.
     """
-    index = {name.lower(): i for i, name in enumerate(old_names)}
+    found = [find_name(name, old_names) for name in new_names]
     rows = [
-        old[index[name.lower()]] if name.lower() in index else fresh[min(i, len(fresh) - 1)]
-        for i, name in enumerate(new_names)
+        fresh[min(i, len(fresh) - 1)] if name is None else old[old_names.index(name)] for i, name in enumerate(found)
     ]
     return torch.stack([*rows, old[-1]])
 

@@ -11,10 +11,12 @@ is classifier-free guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.1259
 import inspect
 import json
 import math
+import operator
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +77,24 @@ def _strength(name: str, value: Any) -> float:
     return strength
 
 
+def find_name(name: str, valid: Sequence[str]) -> str | None:
+    """The first valid name that equals `name` to the letter, else without regard to case, else None."""
+    name = name.strip()
+    if name in valid:
+        return name
+    return next((v for v in valid if v.lower() == name.lower()), None)
+
+
 def match_name(what: str, name: str, valid: Iterable[str]) -> str:
-    """The valid name that equals `name` without regard to case; ValueError with the valid names otherwise."""
+    """The valid name that equals `name`, else without regard to case; ValueError with the valid names otherwise."""
+    valid = list(valid)
+    found = find_name(name, valid)
+    if found is not None:
+        return found
     by_lower = {v.lower(): v for v in valid}
-    if name.strip().lower() in by_lower:
-        return by_lower[name.strip().lower()]
     near = get_close_matches(name.lower(), by_lower, n=1)
     hint = f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
-    raise ValueError(f"unknown {what} {name!r}{hint}; valid: {', '.join(by_lower.values()) or 'none'}")
+    raise ValueError(f"unknown {what} {name!r}{hint}; valid: {', '.join(valid) or 'none'}")
 
 
 def resolve_styles(spec: StyleSpec, styles: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -110,7 +122,7 @@ def guidance_branches(class_scale: float, style_scale: float, styled: bool) -> l
         (class_scale - style_scale, True, False),
         (style_scale, True, True),
     ]
-    return [branch for branch in branches if branch[0] != 0] or branches[:1]
+    return [branch for branch in branches if branch[0] != 0]
 
 
 class ClassStylePipeline(DiffusionPipeline):
@@ -157,19 +169,21 @@ class ClassStylePipeline(DiffusionPipeline):
         if label is None:
             return None
         names = self.class_names
-        if isinstance(label, str) and label.lower() not in (name.lower() for name in names) and label.isdecimal():
-            label = int(label)
-        if isinstance(label, str):
+        if isinstance(label, str) and (find_name(label, names) or not label.isdecimal()):
             return names.index(match_name("class", label, names))
-        if not 0 <= int(label) < len(names):
-            raise ValueError(f"class id {int(label)} out of range; valid: 0 to {len(names) - 1}")
-        return int(label)
+        try:
+            number = int(label) if isinstance(label, str) else operator.index(label)
+        except TypeError as error:
+            raise ValueError(f"class {label!r}; valid: a name, a whole number, or None") from error
+        if not 0 <= number < len(names):
+            raise ValueError(f"class id {number} out of range; valid: 0 to {len(names) - 1}")
+        return number
 
     def conditions(
         self, class_labels: Any, styles: Any, num_images_per_label: int = 1
     ) -> tuple[list[int | None], list[dict[str, float]]]:
         """One class id and one dictionary of strengths for each picture, label by label; see `__call__`."""
-        if class_labels is None or isinstance(class_labels, str | int):
+        if class_labels is None or isinstance(class_labels, str | Integral):
             class_labels = [class_labels]
         ids = [self.class_id(label) for label in list(class_labels)]
         specs = list(styles) if isinstance(styles, Sequence) and not isinstance(styles, str) else [styles]
@@ -189,8 +203,8 @@ class ClassStylePipeline(DiffusionPipeline):
         class_labels: Sequence[int | str | None] | int | str | None = None,
         styles: Sequence[StyleSpec] | StyleSpec = None,
         num_images_per_label: int = 1,
-        guidance_scale: float = 2.0,
-        style_guidance_scale: float = 2.0,
+        guidance_scale: float = 3.0,
+        style_guidance_scale: float = 3.0,
         num_inference_steps: int = 10,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",

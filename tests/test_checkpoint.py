@@ -28,7 +28,7 @@ def tensors(value: float) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def save(root: Path, step: int, keep: int = 2) -> Path:
-    return save_checkpoint(root, tensors(step), {"step": step, "data": "d"}, keep)
+    return save_checkpoint(root / "checkpoints", tensors(step), {"step": step, "data": "d"}, keep)
 
 
 def test_what_is_saved_is_read_back(tmp_path):
@@ -43,8 +43,8 @@ def test_what_is_saved_is_read_back(tmp_path):
 def test_only_the_newest_are_kept(tmp_path):
     for step in range(1, 6):
         save(tmp_path, step, keep=2)
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["step-000000005", "step-000000004"]
-    assert len(list(tmp_path.iterdir())) == 2
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step-000000005", "step-000000004"]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
 @pytest.mark.parametrize("name", ["unet.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
@@ -61,16 +61,24 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_taken(tmp_path, name
     else:
         file.unlink()
     warnings = []
-    assert newest_checkpoint(tmp_path, warnings.append).numbers["step"] == 1
+    assert newest_checkpoint(RunFolder(tmp_path), warnings.append).numbers["step"] == 1
     assert len(warnings) == 1
     assert "step-000000002 is damaged" in warnings[0]
 
 
+def test_steps_after_the_one_resumed_from_give_way(tmp_path):
+    for step in (1, 3):
+        save(tmp_path, step)
+    (tmp_path / "checkpoints" / "step-000000003" / "unet.safetensors").unlink()
+    save(tmp_path, 2, keep=1)
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step-000000002"]
+
+
 def test_never_silently_from_zero(tmp_path):
-    assert newest_checkpoint(tmp_path, print) is None
+    assert newest_checkpoint(RunFolder(tmp_path), print) is None
     (save(tmp_path, 1) / "unet.safetensors").write_bytes(b"")
     with pytest.raises(BadInput, match="no usable checkpoint left in .*: all 1 are damaged"):
-        newest_checkpoint(tmp_path, lambda _: None)
+        newest_checkpoint(RunFolder(tmp_path), lambda _: None)
 
 
 def test_a_full_disk_leaves_the_old_untouched(tmp_path, monkeypatch):
@@ -83,8 +91,8 @@ def test_a_full_disk_leaves_the_old_untouched(tmp_path, monkeypatch):
     monkeypatch.setattr("hfdiff.checkpoint.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, 2, keep=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
-    assert newest_checkpoint(tmp_path, print).numbers["step"] == 1
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000001"]
+    assert newest_checkpoint(RunFolder(tmp_path), print).numbers["step"] == 1
 
 
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
@@ -140,6 +148,12 @@ def test_length_and_intervals_may_change(tiny_config):
     save_config(run, config)
     longer = tiny_config(max_train_images=10**7, max_minutes=3.0, checkpointing_images=5, sample_images=5)
     assert check_resume(run, longer) == longer
+
+
+def test_a_shorter_length_is_refused(tiny_config):
+    save_config(RunFolder(Path(tiny_config().output_dir)), tiny_config(max_train_images=100))
+    with pytest.raises(BadInput, match="max_train_images 100 -> 50 .only longer is possible"):
+        check_resume(RunFolder(Path(tiny_config().output_dir)), tiny_config(max_train_images=50))
 
 
 def test_folders_that_are_not_to_be_overwritten(tiny_config):

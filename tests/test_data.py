@@ -7,7 +7,7 @@ import torch
 from conftest import SHARED_DATA, class_folders, metadata_folder, picture, png
 from PIL import Image
 
-from hfdiff.data import ASSETS, load_test_data, load_training_data
+from hfdiff.data import ASSETS, Reading, load_test_data, load_training_data
 from hfdiff.errors import BadInput
 
 
@@ -45,12 +45,41 @@ def test_a_class_may_be_called_train(tmp_path):
 
 
 def test_split_folders_are_splits(tmp_path):
-    class_folders(tmp_path / "train", {"cat": 6, "dog": 6})
+    class_folders(tmp_path / "Train", {"cat": 6, "dog": 6})
     class_folders(tmp_path / "validation", {"cat": 2, "dog": 2})
     class_folders(tmp_path / "test", {"cat": 3, "dog": 1})
     train, validation = load_training_data(str(tmp_path))
     test = load_test_data(str(tmp_path))
     assert [part.class_counts() for part in (train, validation, test)] == [[6, 6], [2, 2], [3, 1]]
+
+
+def test_a_split_folder_beside_another_is_refused(tmp_path):
+    class_folders(tmp_path / "train", {"cat": 3, "dog": 3})
+    class_folders(tmp_path / "extras", {"cat": 3})
+    with pytest.raises(BadInput, match=r"holds splits \(train\) beside extras"):
+        load_training_data(str(tmp_path))
+
+
+def test_colour_and_styles_of_one_split_alone(tmp_path):
+    metadata_folder(tmp_path / "train", [{"kind": "ab"[i % 2], "styles": "old" if i else "plain"} for i in range(4)])
+    metadata_folder(tmp_path / "validation", [{"kind": "ab"[i % 2], "styles": "plain"} for i in range(2)])
+    picture(0, mode="RGB").save(tmp_path / "train" / "0.png")
+    train, validation = load_training_data(str(tmp_path))
+    assert train.channels == validation.channels == 3
+    assert train.style_names == validation.style_names == ("old",)
+    assert not validation.style_weights.any()
+
+
+def test_style_columns_may_be_named(tmp_path):
+    rows = [{"kind": "ab"[i % 2], "worn": i % 2, "price": 10.5} for i in range(4)]
+    folder = str(metadata_folder(tmp_path, rows))
+    with pytest.raises(BadInput, match=r"several label columns \(kind, worn\).*--style_columns"):
+        load_training_data(folder)
+    train, _ = load_training_data(folder, Reading(style_columns=("worn",)))
+    assert train.style_names == ("worn",)
+    assert train.style_weights.squeeze(1).tolist() == [0, 1, 0, 1]
+    train, _ = load_training_data(folder, Reading(style_columns=("none",), label_column="kind"))
+    assert train.style_names == ()
 
 
 def test_colour_pictures_of_any_size(tmp_path):
@@ -63,7 +92,7 @@ def test_mixed_sizes_are_refused_or_resized(tmp_path):
     picture(9, (30, 20)).save(tmp_path / "b" / "big.png")
     with pytest.raises(BadInput, match=r"mixed sizes.*20x30.*--resolution"):
         load_training_data(str(tmp_path))
-    train, _ = load_training_data(str(tmp_path), resolution=16)
+    train, _ = load_training_data(str(tmp_path), Reading(resolution=16))
     assert train.size == (16, 16)
 
 
@@ -120,7 +149,7 @@ def test_several_label_columns_need_a_choice(tmp_path):
     folder = str(metadata_folder(tmp_path, rows))
     with pytest.raises(BadInput, match=r"several label columns \(coarse, fine\).*--label_column"):
         load_training_data(folder)
-    assert load_training_data(folder, label_column="coarse")[0].class_names == ("a", "b")
+    assert load_training_data(folder, Reading(label_column="coarse"))[0].class_names == ("a", "b")
 
 
 def parquet(folder, cells, labels, names=("x", "y")):
@@ -185,7 +214,7 @@ def test_unknown_data_set():
 
 def test_unknown_column(tmp_path):
     with pytest.raises(BadInput, match="unknown column 'labels'.*did you mean 'label'"):
-        load_training_data(str(class_folders(tmp_path, {"a": 3, "b": 3})), label_column="labels")
+        load_training_data(str(class_folders(tmp_path, {"a": 3, "b": 3})), Reading(label_column="labels"))
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full data sets is absent")

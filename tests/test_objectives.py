@@ -78,11 +78,13 @@ def test_epsilon_times_cover_all_steps_evenly():
 
 
 @pytest.mark.parametrize(("name", "schedule"), PAIRS)
-def test_scheduler_recovers_a_known_gaussian(name, schedule):
-    """With the exact denoiser of N(m, s^2) in place of a model, sampling gives that mean and deviation."""
+@pytest.mark.parametrize(("steps", "error", "tolerance"), [(50, 0.0, 0.02), (10, 0.01, 0.15)])
+def test_scheduler_recovers_a_known_gaussian(name, schedule, steps, error, tolerance):
+    """With the exact denoiser of N(m, s^2) in place of a model, sampling gives that mean and deviation; ten steps with
+    a prediction that is off by a hundredth, as a trained model's is, stay near it."""
     objective, mean, deviation = make_objective(name, schedule), 0.4, 0.3
     scheduler = objective.scheduler()
-    scheduler.set_timesteps(50)
+    scheduler.set_timesteps(steps)
     x = torch.randn((4000, 1, 1, 1), generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         timestep = torch.full((len(x),), float(t))
@@ -90,9 +92,9 @@ def test_scheduler_recovers_a_known_gaussian(name, schedule):
         clean = mean + alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2) * (x - alpha * mean)
         noise = (x - alpha * clean) / sigma
         a, b = objective.target(alpha, sigma)
-        x = scheduler.step(a * clean + b * noise, t, x).prev_sample
-    assert abs(x.mean() - mean) < 0.02
-    assert abs(x.std() - deviation) < 0.02
+        x = scheduler.step(a * clean + b * noise + error, t, x).prev_sample
+    assert abs(x.mean() - mean) < tolerance
+    assert abs(x.std() - deviation) < tolerance
 
 
 def test_invalid_choices_list_the_valid_ones():

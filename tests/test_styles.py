@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hfdiff.augment import NUM_AUGMENTS, augment
+from hfdiff.augment import NUM_AUGMENTS, NUM_DRAWS, augment
 from hfdiff.data import to_unit_range
 from hfdiff.errors import BadInput
 from hfdiff.styles import STYLES, apply_styles, check_styles, draw_styles
@@ -100,7 +100,7 @@ def test_mistakes_are_named():
 
 
 def test_augmentation_tells_what_it_did(photos):
-    draw = torch.rand((6, 2 * NUM_AUGMENTS), generator=torch.Generator().manual_seed(0))
+    draw = torch.rand((6, NUM_DRAWS), generator=torch.Generator().manual_seed(0))
     same, labels = augment(photos, draw, probability=0.0)
     assert torch.equal(same, photos)
     assert not labels.any()
@@ -111,7 +111,7 @@ def test_augmentation_tells_what_it_did(photos):
 
 
 def test_a_mirrored_picture_is_the_flipped_one(photos):
-    draw = torch.full((6, 2 * NUM_AUGMENTS), 0.5)  # amounts of zero
+    draw = torch.full((6, NUM_DRAWS), 0.5)  # amounts of zero
     draw[:, 0] = 0.0  # only the mirror happens
     mirrored, labels = augment(photos, draw, probability=0.3)
     assert torch.allclose(mirrored, photos.flip(-1), atol=1e-5)

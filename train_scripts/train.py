@@ -5,9 +5,10 @@ accelerate launch train_scripts/train.py --config train_scripts/configs/fashion_
 The same command again resumes the run. --config FILE gives defaults, the other flags override them.
 """
 
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,10 +17,11 @@ from accelerate import Accelerator, PartialState
 from hfdiff import checkpoint
 from hfdiff.checkpoint import RunFolder
 from hfdiff.config import parse
-from hfdiff.data import ImageTable, describe, load_training_data
+from hfdiff.data import ImageTable, Reading, describe, load_training_data
 from hfdiff.errors import TrainingFailed, run_program
 from hfdiff.objectives import Objective, make_objective
 from hfdiff.pictures import class_style_grid, loss_curves, save_picture
+from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.runlog import RunLog, check_tracker
 from hfdiff.signals import StopSignals
 from hfdiff.styles import check_styles
@@ -53,7 +55,7 @@ class Run:
     accelerator: Accelerator
     fingerprint: str
 
-    def pipeline(self):
+    def pipeline(self) -> ClassStylePipeline:
         """A pipeline around the averaged weights."""
         return checkpoint.make_pipeline(
             self.config, self.state.averaged(), self.table.class_names, self.table.style_names
@@ -66,8 +68,7 @@ def main(argv: Sequence[str]) -> int:
     if is_finished(config, state):
         say(f"the run in {run.folder.path} is finished; its pipeline is {run.folder.pipeline}")
         return 0
-    log = RunLog(run.folder, config, state, run.accelerator)
-    with StopSignals(run.accelerator) as signals:
+    with StopSignals(run.accelerator) as signals, RunLog(run.folder, config, state, run.accelerator) as log:
         for step in train(config, run.table, state, run.objective, run.accelerator):
             log.count(step, config.batch_size)
             stopping = signals.received()
@@ -75,7 +76,6 @@ def main(argv: Sequence[str]) -> int:
             if stopping:
                 log.say(f"stopped by signal {stopping} after {step.images:,} images; the same command resumes")
                 return 128 + stopping
-    log.close()
     say(f"done: {state.step * config.batch_size:,} images, best validation loss {state.best_val_loss:.4f}")
     for what in (run.folder.pipeline, run.folder.samples, run.folder.losses, run.folder.metrics):
         say(f"  {what}")
@@ -86,34 +86,36 @@ def prepare(config: TrainConfig) -> Run:
     """Check everything, load the data, and build or resume the state; nothing is written before all is well."""
     cpu = not torch.accelerator.is_available()
     process = PartialState(cpu=cpu)
+    say = process.print
     check_config(config, process.num_processes)
     check_tracker(config.report_to)
     precision, reason = precision_of(config.mixed_precision, process.device)
+    config = replace(config, mixed_precision=precision)
     folder = RunFolder(Path(config.output_dir))
     config = checkpoint.check_resume(folder, config)
-    use_all_cores(process.num_processes if cpu else 1)
+    use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if cpu else 1)
+    reading = Reading(config.resolution, config.image_column, config.label_column, config.style_columns)
     with process.main_process_first():
-        columns = {"image_column": config.image_column, "label_column": config.label_column}
-        table, validation = load_training_data(config.dataset, resolution=config.resolution, **columns)
+        table, validation = load_training_data(config.dataset, reading)
+        saved = checkpoint.newest_checkpoint(folder, warn=lambda text: say(f"warning: {text}"))
     check_styles(config.styles, table.channels, table.style_names)
-    if config.init_from is None or folder.config.exists():
+    fingerprint = table.fingerprint
+    say(describe(table))
+    say(f"styles: {', '.join(table.style_names + config.styles) or 'none'}")
+    if saved:
+        checkpoint.check_same_data(saved.numbers, fingerprint, config)
+    if saved or config.init_from is None:
         unet = build_unet(config, table)
     else:
         config, unet = start_from(config, table)
+        say(f"starting from {config.init_from}, which decides the model's shape")
+    say(f"model: {unet.num_parameters():,} parameters; precision: {precision} ({reason}); device: {process.device}")
 
     tracker = None if config.report_to == "none" else config.report_to
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision, log_with=tracker, project_dir=config.output_dir)
-    device, say = accelerator.device, accelerator.print
+    device = accelerator.device
     state = make_state(config, unet, accelerator)
-    say(describe(table))
-    say(f"styles: {', '.join(table.style_names + config.styles) or 'none'}")
-    say(f"model: {unet.num_parameters():,} parameters; precision: {precision} ({reason}); device: {device}")
-
-    fingerprint = table.fingerprint
-    checkpoint.recover_folder(folder.pipeline)
-    saved = checkpoint.newest_checkpoint(folder.checkpoints, warn=lambda text: say(f"warning: {text}"))
     if saved:
-        checkpoint.check_same_data(saved.numbers, fingerprint, config)
         state.load(saved.tensors, saved.numbers, accelerator)
         say(f"resuming after {state.step * config.batch_size:,} images, from {saved.path}")
     if accelerator.is_main_process:
@@ -132,7 +134,8 @@ def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
         return ends or step.images // interval > (step.images - config.batch_size) // interval
 
     validates, saves = due(config.validation_images), due(config.checkpointing_images) or stopping
-    if validates or saves or due(config.logging_images):
+    draws = due(config.sample_images)
+    if validates or saves or draws or due(config.logging_images):
         check_finite(state, step.loss)
     val_loss = None
     if validates:
@@ -147,10 +150,10 @@ def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
         log.write(step, val_loss)
     if main and validates:
         save_picture(run.folder.losses, loss_curves(run.folder.metrics))
-    if main and due(config.sample_images):
+    if main and draws:
         pipeline = run.pipeline()
         pipeline.set_progress_bar_config(disable=True)
-        grid = class_style_grid(pipeline, pipeline.class_names[:10], seed=config.seed)
+        grid = class_style_grid(pipeline, range(min(10, len(run.table.class_names))), seed=config.seed)
         save_picture(run.folder.samples / f"images-{step.images:09d}.png", grid.figure())
     if main and saves:
         numbers = state.numbers() | {"data": run.fingerprint}

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from hfdiff.checkpoint import write_folder
 from hfdiff.config import parse
-from hfdiff.data import describe, load_test_data, load_training_data
+from hfdiff.data import Reading, describe, load_test_data, load_training_data
 from hfdiff.errors import BadInput, run_program
 from hfdiff.judge import Judge, accuracy, train_judge
 from hfdiff.training import use_all_cores
@@ -40,9 +40,12 @@ def main(argv: Sequence[str]) -> int:
     out = Path(config.output_dir)
     if out.exists():
         raise BadInput(f"output_dir {out} exists; give a new folder")
-    table, validation = load_training_data(config.dataset, resolution=config.resolution)
-    test = load_test_data(config.dataset, resolution=config.resolution)
-    device = Accelerator().device
+    accelerator = Accelerator()
+    if accelerator.num_processes > 1:
+        raise BadInput(f"{accelerator.num_processes} processes; valid: 1, the judge is small")
+    device = accelerator.device
+    table, validation = load_training_data(config.dataset, Reading(config.resolution))
+    test = load_test_data(config.dataset, Reading(config.resolution))
     use_all_cores(1)
     print(describe(table))
     trained_on = f"{config.dataset}, {len(table)} training pictures, {config.epochs} epochs, seed {config.seed}"
@@ -62,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     measured = Judge(table.channels, list(table.class_names), config.widths, trained_on, round(right, 4))
     measured.load_state_dict(judge.state_dict())
     measured.half()
-    write_folder(out, lambda folder: measured.save_pretrained(folder))
+    write_folder(out, lambda folder: measured.save_pretrained(folder))  # type: ignore[operator]
     print(f"{right:.4f} of {len(test)} held-out pictures right; saved in {out}")
     return 0
 
