@@ -4,23 +4,28 @@ A folder is written under another name, synced to disk and then renamed. A check
 numbers, and a manifest with the SHA-256 of each file. The old is deleted only after the new is in place.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hfdiff.config import from_mapping, read_yaml, to_mapping
-from hfdiff.errors import BadInput
+from hfdiff.errors import BadInput, existing_folder, first_line
 from hfdiff.objectives import make_objective
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.styles import STYLES
@@ -102,15 +107,19 @@ def recover_folder(target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_text(target: Path, text: str) -> None:
+def write_file(target: Path, content: bytes) -> None:
     """Write a small file so that it appears complete or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.new")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(target)
+    try:
+        with fresh.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(target)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def _sync(folder: Path) -> None:
@@ -165,11 +174,16 @@ def list_checkpoints(checkpoints: Path) -> list[Path]:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read and verify one checkpoint; ValueError or OSError says what is damaged."""
     hashes = json.loads((path / MANIFEST).read_text())
+    if not isinstance(hashes, dict) or NUMBERS not in hashes or len(hashes) < 2:
+        raise ValueError(f"{MANIFEST} does not list the files of a checkpoint")
     for name, expected in hashes.items():
         if _sha256(path / name) != expected:
             raise ValueError(f"{name} does not match its hash")
     groups = {Path(name).stem: load_file(path / name) for name in hashes if name.endswith(".safetensors")}
-    return Checkpoint(path, groups, json.loads((path / NUMBERS).read_text()))
+    numbers = json.loads((path / NUMBERS).read_text())
+    if not {"unet", "ema", "optimizer"} <= groups.keys() or not isinstance(numbers, dict) or "data" not in numbers:
+        raise ValueError("it lacks a part of the state")
+    return Checkpoint(path, groups, numbers)
 
 
 def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -185,7 +199,7 @@ def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> Checkpoint
     for path in paths:
         try:
             return read_checkpoint(path)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             warn(f"checkpoint {path} is damaged ({error}); trying the one before it")
     if paths:
         raise BadInput(
@@ -211,7 +225,7 @@ def _sha256(path: Path) -> str:
 def check_resume(run: RunFolder, config: TrainConfig) -> TrainConfig:
     """The configuration of the run in this folder, resumed with `config`; BadInput names the keys that differ."""
     if not run.config.exists():
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        if run.path.exists() and any(not path.name.startswith(".") for path in run.path.iterdir()):
             raise BadInput(f"output_dir {run.path} holds something that is no run; give an empty or a new folder")
         return config
     if config.resume == "never":
@@ -232,8 +246,22 @@ def check_resume(run: RunFolder, config: TrainConfig) -> TrainConfig:
     return config
 
 
+@contextlib.contextmanager
+def claimed(run: RunFolder) -> Iterator[None]:
+    """While entered, the run's folder belongs to this process; BadInput where another run is at work in it."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    handle = os.open(run.path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise BadInput(f"output_dir {run.path} is in use by another run; wait for its end, or give another") from error
+    finally:
+        os.close(handle)
+
+
 def save_config(run: RunFolder, config: TrainConfig) -> None:
-    write_text(run.config, yaml.safe_dump(to_mapping(config), sort_keys=False))
+    write_file(run.config, yaml.safe_dump(to_mapping(config), sort_keys=False).encode())
 
 
 def make_pipeline(
@@ -257,26 +285,35 @@ def export_pipeline(pipeline: ClassStylePipeline, target: Path) -> None:
 
 def find_pipeline(model: str) -> str:
     """MODEL of the command line: a pipeline's folder, a run's folder, or a Hub id (downloaded)."""
-    folder = Path(model).expanduser()
-    for candidate in (folder, folder / "pipeline", folder / ".pipeline.old"):  # the last: while it is replaced
-        if (candidate / MODEL_INDEX).is_file():
-            return str(candidate)
-    if folder.exists():
+    folder = existing_folder(model)
+    if folder:
+        # The last is where a run's pipeline is for the moment in which it is replaced.
+        for candidate in (folder, folder / "pipeline", folder / ".pipeline.old"):
+            if (candidate / MODEL_INDEX).is_file():
+                return str(candidate)
         raise BadInput(f"{model} holds no pipeline: no {MODEL_INDEX} in it or in its folder 'pipeline'")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
     try:
         return snapshot_download(model)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        raise BadInput(f"unknown model {model!r}: not a folder, and not to be had from the Hugging Face Hub") from error
+        name = repr(model[:100])
+        raise BadInput(f"unknown model {name}: not a folder, and not to be had from the Hugging Face Hub") from error
 
 
 def load_pipeline(model: str) -> ClassStylePipeline:
-    """The pipeline of MODEL, with the installed code: nothing in the folder is run."""
+    """The pipeline of MODEL, with the installed code: nothing in the folder is run, no pickle is read."""
     folder = find_pipeline(model)
+    verbosity = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
     diffusers_logging.disable_progress_bar()
     try:
-        return ClassStylePipeline.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise BadInput(f"{model} cannot be loaded: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pipeline = ClassStylePipeline.from_pretrained(folder, use_safetensors=True)
+    except Exception as error:  # whatever the libraries raise, it is this folder that cannot be loaded
+        raise BadInput(f"{model} cannot be loaded: {first_line(error)[:200]}") from error
+    finally:
+        diffusers_logging.set_verbosity(verbosity)
+    for name, weight in pipeline.unet.named_parameters():
+        if weight.is_meta or not weight.isfinite().all():
+            raise BadInput(f"{model} cannot be loaded: its weights {name} are missing or not finite")
+    return pipeline

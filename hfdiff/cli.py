@@ -1,21 +1,23 @@
 """The `hfdiff` command."""
 
+import io
 import json
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
 
-from hfdiff.checkpoint import load_pipeline, write_text
+from hfdiff.checkpoint import load_pipeline, write_file
 from hfdiff.config import command_line
-from hfdiff.errors import BadInput, run_program
+from hfdiff.errors import BadInput, folder_to_write, run_program
 from hfdiff.pictures import Grid, class_style_grid, save_picture
 from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
+
+MAX_IMAGES = 10_000
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,9 @@ class Sample:
     seed: int = 0
 
     def main(self) -> int:
-        out = Path(self.output_dir)
-        if out.exists() and not out.is_dir():
-            raise BadInput(f"output_dir {out} is a file; give a folder")
-        if self.num_images < 1:
-            raise BadInput(f"num_images is {self.num_images}; valid: 1 and above")
+        out = folder_to_write(self.output_dir)
+        if not 1 <= self.num_images <= MAX_IMAGES:
+            raise BadInput(f"num_images is {self.num_images}; valid: 1 to {MAX_IMAGES}")
         pipeline = load_pipeline(self.model)
         pipeline.to(torch.accelerator.current_accelerator() or "cpu")
         given = {key: getattr(self, key) for key in ("guidance_scale", "style_guidance_scale", "num_inference_steps")}
@@ -58,11 +58,13 @@ class Sample:
             style = "+".join(f"{name}-{strength:g}" for name, strength in weights.items()) or "plain"
             class_name = "any" if label is None else pipeline.class_names[label]
             name = f"{i:04d}-{_slug(class_name)}-{_slug(style)}.png"
-            image.save(out / name)
+            png = io.BytesIO()
+            image.save(png, "PNG")
+            write_file(out / name, png.getvalue())
             records.append({"file": name, "class": class_name, "styles": weights})
         save_picture(out / "grid.png", grid.figure())
         settings: dict[str, Any] = {"model": self.model, "seed": self.seed, **arguments}
-        write_text(out / "samples.json", json.dumps({**settings, "images": records}, indent=2) + "\n")
+        write_file(out / "samples.json", (json.dumps({**settings, "images": records}, indent=2) + "\n").encode())
         print(f"{len(images)} pictures in {out}; all of them on one sheet: {out / 'grid.png'}")
         return 0
 

@@ -46,7 +46,8 @@ def _one_line(box: str) -> str:
     """The text of an error box without its frame, its title and the pointer to the help."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
     lines = [line.strip("│ ") for line in text.splitlines() if not re.match(r"[╭╰├]|│\s*─+\s*│$", line)]
-    return re.sub(r"For full helptext.*", "", " ".join(line for line in lines if line)).strip()
+    text = " ".join(line for line in lines if line)
+    return re.sub(r"For full helptext.*|Got errors:.*?(?=Argument helptext|$)|[-─]{5,}", "", text).strip()
 
 
 def _take_config(argv: list[str]) -> Path | None:
@@ -70,7 +71,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"configuration {str(file)!r} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"configuration {str(file)!r} is not YAML: {error}") from error
     if content is None:
         return {}

@@ -4,21 +4,24 @@
 their feature type, never by name, so any image data set of the Hub works.
 """
 
+import glob
 import hashlib
 import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from hfdiff.errors import BadInput, unknown
+from hfdiff.errors import BadInput, existing_folder, first_line, unknown
 from hfdiff.pipelines.class_style import parse_styles
 
 ASSETS = Path(__file__).parent / "assets"
@@ -184,22 +187,25 @@ def describe(table: ImageTable) -> str:
 def _open(dataset: str) -> datasets.DatasetDict:
     """Open a row of the table, a folder or a Hub id, without decoding anything."""
     source = DATASETS[dataset].source if dataset in DATASETS else dataset
-    folder = Path(source).expanduser()
-    if folder.is_dir():
+    folder = existing_folder(source)
+    if folder:
         return _open_folder(folder)
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) or folder.exists():
+    if not re.fullmatch(r"[\w-][\w.-]{0,95}(/[\w.-]{1,96})?", source):
         raise unknown_dataset(dataset)
+    hub_logging.set_verbosity_error()  # one line of ours says it, not five of retries
     try:
         return datasets.load_dataset(source)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise unknown_dataset(dataset) from error
-    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-        raise BadInput(f"data set {source!r} cannot be loaded from the Hub: {_first_line(error)}") from error
+    except Exception as error:  # whatever the library and the network raise, it is this data set that cannot be had
+        raise BadInput(f"{unknown_dataset(dataset)} ({first_line(error)[:200]})") from error
 
 
 def unknown_dataset(dataset: str) -> BadInput:
+    near = get_close_matches(dataset, DATASETS, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
     return BadInput(
-        f"unknown data set {dataset!r}: not a row ({', '.join(DATASETS)}), not a folder, "
+        f"unknown data set {dataset[:100]!r}{hint}: not a row ({', '.join(DATASETS)}), not a folder, "
         "and not to be had from the Hugging Face Hub"
     )
 
@@ -207,20 +213,39 @@ def unknown_dataset(dataset: str) -> BadInput:
 def _open_folder(folder: Path) -> datasets.DatasetDict:
     """A folder of parquet files, of class folders, or of pictures with metadata.csv or metadata.jsonl."""
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
+    parquet = any(path.suffix == ".parquet" for path in files)
+    if not (pictures or parquet):
+        raise BadInput(f"no pictures in the folder {folder}: expected parquet, class folders or metadata.csv/.jsonl")
+    if parquet:
+        return _load(folder, str(folder))
+    splits = _split_folders(folder)
+    metadata = any(path.name in ("metadata.csv", "metadata.jsonl") for path in files)
+    for name, place in splits.items():
+        inside = [path for path in pictures if path.is_relative_to(place)]
+        if not inside:
+            raise BadInput(f"the folder {place} (split {name!r}) holds no pictures")
+        loose = [path for path in inside if path.parent == place]
+        if loose and not metadata:
+            raise BadInput(f"no label column: {loose[0]} lies in no class folder, and there is no metadata.csv/.jsonl")
+    data_files = {name: [f"{glob.escape(str(place))}/**"] for name, place in splits.items()}
+    return _load(folder, "imagefolder", data_files=data_files, drop_labels=None if metadata else False)
+
+
+def _load(folder: Path, source: str, **arguments: Any) -> datasets.DatasetDict:
+    """`datasets.load_dataset`, quietly; BadInput that names the folder for whatever it raises."""
+    verbosity, bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets.disable_progress_bars()
     try:
-        if any(path.suffix == ".parquet" for path in files):
-            return datasets.load_dataset(str(folder))
-        if not any(path.suffix.lower() in PICTURE_SUFFIXES for path in files):
-            raise BadInput(
-                f"no pictures in the folder {folder}: expected parquet, class folders or metadata.csv/.jsonl"
-            )
-        data_files = {name: [str(path / "**")] for name, path in _split_folders(folder).items()}
-        return datasets.load_dataset("imagefolder", data_files=data_files)
-    except (datasets.exceptions.DatasetGenerationError, ValueError, FileNotFoundError) as error:
-        if isinstance(error, BadInput):
-            raise
+        return datasets.load_dataset(source, **arguments)
+    except Exception as error:
         cause = error.__cause__ or error
-        raise BadInput(f"the folder {folder} cannot be read as a data set: {_first_line(cause)}") from error
+        raise BadInput(f"the folder {folder} cannot be read as a data set: {first_line(cause)}") from error
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+        if bars:
+            datasets.enable_progress_bars()
 
 
 def _split_folders(folder: Path) -> dict[str, Path]:
@@ -235,10 +260,6 @@ def _split_folders(folder: Path) -> dict[str, Path]:
             f"the folder {folder} holds splits ({', '.join(splits)}) beside {', '.join(others)}: move those away"
         )
     return {"train": folder}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _training_split(splits: datasets.DatasetDict, dataset: str) -> str:
@@ -274,12 +295,15 @@ def find_columns(features: datasets.Features, reading: Reading) -> Columns:
             for name in free
             if isinstance(features[name], datasets.List)
             or is_type(name, "bool|float")
-            or (name == "styles" and is_type(name, "string"))
+            or (name == "styles" and is_type(name, "(large_)?string"))
         )
     labels = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
     labels = labels or [n for n in features if n not in (image, *styles) and is_type(n, "(large_)?string|u?int")]
     advice = "choose one with --label_column, or name the styles with --style_columns"
-    return Columns(image, reading.label_column or _only(labels, "label", advice), styles)
+    label = reading.label_column or _only(labels, "label", advice)
+    if not (isinstance(features[label], datasets.ClassLabel) or is_type(label, "(large_)?string|u?int|bool")):
+        raise BadInput(f"column {label!r} is no label column; valid: class labels, text or whole numbers")
+    return Columns(image, label, styles)
 
 
 def _only(names: Sequence[str], what: str, advice: str) -> str:
@@ -387,7 +411,7 @@ def _pixels(split: datasets.Dataset, column: str, resolution: int | None, place:
 
 
 def _unreadable(where: str, error: Exception) -> BadInput:
-    return BadInput(f"{where}: not a readable picture ({_first_line(error)})")
+    return BadInput(f"{where}: not a readable picture ({first_line(error)})")
 
 
 def _pictures(split: datasets.Dataset, column: str) -> Iterator[tuple[str, Image.Image]]:
@@ -395,7 +419,9 @@ def _pictures(split: datasets.Dataset, column: str) -> Iterator[tuple[str, Image
     row = 0
     for batch in split.iter(batch_size=1000):
         for cell in batch[column]:
-            where = cell["path"] if cell and cell.get("path") and not cell.get("bytes") else f"row {row}"
+            if cell is None:
+                raise BadInput(f"row {row}: there is no picture")
+            where = cell["path"] if cell.get("path") and not cell.get("bytes") else f"row {row}"
             try:
                 image = Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
             except (OSError, TypeError, UnidentifiedImageError, Image.DecompressionBombError) as error:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class BadInput(ValueError):
@@ -19,7 +20,8 @@ def unknown(what: str, value: object, valid: Iterable[str]) -> BadInput:
     valid = list(valid)
     near = get_close_matches(str(value).lower(), [v.lower() for v in valid], n=1)
     hint = next(f" (did you mean {v!r}?)" for v in valid if v.lower() == near[0]) if near else ""
-    return BadInput(f"unknown {what} {str(value)!r}{hint}; valid: {', '.join(valid) or 'none'}")
+    names = ", ".join(valid[:20]) + (f" and {len(valid) - 20} more" if len(valid) > 20 else "")
+    return BadInput(f"unknown {what} {str(value)[:100]!r}{hint}; valid: {names or 'none'}")
 
 
 def run_program(main: Callable[[], int | None]) -> None:
@@ -28,12 +30,42 @@ def run_program(main: Callable[[], int | None]) -> None:
         code = main() or 0
     except BadInput as error:
         code = _complain(error, 2)
+    except KeyboardInterrupt:
+        code = _complain(TrainingFailed("interrupted before there was anything to save"), 130)
     except (TrainingFailed, OSError) as error:
         if os.environ.get("HFDIFF_TRACEBACK"):
             raise
         code = _complain(error, 1)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says of its own error, without the rest of its explanation."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def folder_to_write(path: str) -> Path:
+    """The folder that a flag names; BadInput where it cannot be one."""
+    if not path.strip() or "\0" in path:
+        raise BadInput(f"output_dir is {path!r}; valid: a folder")
+    folder = Path(path)
+    try:
+        for place in (folder, *folder.parents):
+            if place.exists() and not place.is_dir():
+                raise BadInput(f"output_dir {path}: {place} is a file; give a folder")
+    except OSError as error:
+        raise BadInput(f"output_dir {path[:60]!r}: {error.strerror}") from error
+    return folder
+
+
+def existing_folder(path: str) -> Path | None:
+    """The folder of that name, or None; a text that no file system takes as a name is no folder."""
+    try:
+        folder = Path(path).expanduser()
+        return folder if path.strip() and folder.is_dir() else None
+    except (OSError, ValueError, RuntimeError):
+        return None
 
 
 def _complain(error: Exception, code: int) -> int:

@@ -1,5 +1,6 @@
 """Grids and curves. Pictures come in as (N, C, H, W) float32 in [0, 1]."""
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +11,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from hfdiff.checkpoint import write_file
 from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
 
 
 def save_picture(target: Path, figure: Figure, dpi: int = 150) -> None:
-    """Write the figure as PNG."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    """Write the figure as PNG, complete or not at all."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    write_file(target, png.getvalue())
 
 
 def labelled_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str], per_cell: int = 1) -> Figure:
@@ -34,8 +37,13 @@ def labelled_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str], p
     figure = Figure(figsize=(canvas.shape[2] * scale + 1.2, canvas.shape[1] * scale + 0.4))
     axes = figure.subplots()
     axes.imshow(canvas.permute(1, 2, 0).squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_yticks([r * (height + gap) + height / 2 for r in range(len(rows))], rows, fontsize=9)
-    axes.set_xticks([(c + 0.5) * (per_cell * width + gap) - gap / 2 for c in range(len(columns))], columns, fontsize=9)
+    axes.set_yticks([r * (height + gap) + height / 2 for r in range(len(rows))], rows, fontsize=9, parse_math=False)
+    axes.set_xticks(
+        [(c + 0.5) * (per_cell * width + gap) - gap / 2 for c in range(len(columns))],
+        columns,
+        fontsize=9,
+        parse_math=False,
+    )
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     for spine in axes.spines.values():

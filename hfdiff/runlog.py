@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from hfdiff.checkpoint import RunFolder, write_text
+from hfdiff.checkpoint import RunFolder, write_file
 from hfdiff.config import to_mapping
 from hfdiff.errors import BadInput
 from hfdiff.training import Step, TrainConfig, TrainState
@@ -52,8 +52,10 @@ class RunLog:
 
     def _cut_back(self, step: int) -> None:
         """Drop the lines after `step`: a resumed run writes them again."""
-        lines = self.run.metrics.read_text().splitlines(keepends=True) if self.run.metrics.exists() else []
-        write_text(self.run.metrics, "".join(line for line in lines if _step_of(line) <= step))
+        lines = (
+            self.run.metrics.read_text(errors="replace").splitlines(keepends=True) if self.run.metrics.exists() else []
+        )
+        write_file(self.run.metrics, "".join(line for line in lines if _step_of(line) <= step).encode())
 
     def _restart_clock(self) -> None:
         self.since, self.images_since, self.data_seconds = time.perf_counter(), 0, 0.0
@@ -109,7 +111,10 @@ class RunLog:
 
 
 def _step_of(line: str) -> float:
+    """The step of a line of metrics.jsonl; infinity for one that is damaged or half written, so that it is dropped."""
     try:
-        return json.loads(line)["step"]
+        point = json.loads(line)
+        numbers = [float(point[key]) for key in ("step", "images", "loss", "lr")]
+        return numbers[0] if "val_loss" in point else float("inf")
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # a half-written line
+        return float("inf")

@@ -99,7 +99,7 @@ def check_styles(names: Sequence[str], channels: int, data_styles: Sequence[str]
             raise unknown("style", name, valid)
         if name not in valid:
             raise BadInput(f"style {name!r} needs colour pictures; valid for grey ones: {', '.join(valid)}")
-    both = [*names, *data_styles]
+    both = [name.lower() for name in (*names, *data_styles)]
     if len(set(both)) < len(both):
         twice = sorted({name for name in both if both.count(name) > 1})
         raise BadInput(f"styles named twice, in the configuration or by the data: {', '.join(twice)}")

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from math import inf
 from typing import Any, Literal
 
 import torch
@@ -64,7 +63,7 @@ class TrainConfig:
 
     block_out_channels: tuple[int, ...] = (64, 128)
     """Width of each level of the UNet."""
-    down_block_types: tuple[str, ...] = ("DownBlock2D", "AttnDownBlock2D")
+    down_block_types: tuple[Literal["DownBlock2D", "AttnDownBlock2D"], ...] = ("DownBlock2D", "AttnDownBlock2D")
     """diffusers' block of each level; the way up mirrors them."""
     layers_per_block: int = 1
     norm_num_groups: int = 8
@@ -143,14 +142,19 @@ SHAPE_KEYS = (
 
 # Keys, and the least and the greatest value that each may have.
 RANGES = (
-    ("batch_size gradient_accumulation_steps max_train_images layers_per_block norm_num_groups", 1, inf),
-    ("block_out_channels attention_head_dim keep_checkpoints", 1, inf),
-    ("logging_images validation_images sample_images checkpointing_images", 1, inf),
-    ("resolution", 4, inf),
-    ("learning_rate max_grad_norm max_minutes", 1e-12, inf),
-    ("lr_warmup_images weight_decay", 0, inf),
+    ("batch_size", 1, 10**6),
+    ("gradient_accumulation_steps max_train_images norm_num_groups keep_checkpoints", 1, 10**15),
+    ("logging_images validation_images sample_images checkpointing_images", 1, 10**15),
+    ("block_out_channels attention_head_dim", 1, 8192),
+    ("layers_per_block", 1, 16),
+    ("resolution", 4, 1024),
+    ("learning_rate", 1e-12, 10),
+    ("max_grad_norm max_minutes", 1e-6, 1e9),
+    ("lr_warmup_images", 0, 10**15),
+    ("weight_decay", 0, 10),
     ("style_share augment drop_class drop_style drop_both dropout lr_decay_share", 0, 1),
     ("ema_share adam_beta2", 1e-6, 1 - 1e-6),
+    ("seed", 0, 2**63 - 1),
 )
 
 
@@ -161,9 +165,7 @@ def check_config(config: TrainConfig, num_processes: int = 1) -> None:
             value = getattr(config, key)
             for number in value if isinstance(value, tuple) else (value,):
                 if number is not None and not low <= number <= high:
-                    raise BadInput(
-                        f"{key} is {value}; valid: {low:g}{' and above' if high == inf else f' to {high:g}'}"
-                    )
+                    raise BadInput(f"{key} is {value}; valid: {low:g} to {high:g}")
     if not config.block_out_channels:
         raise BadInput("block_out_channels is empty; valid: the width of at least one level")
     if config.drop_class + config.drop_style + config.drop_both > 1:

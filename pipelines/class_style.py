@@ -53,18 +53,22 @@ def parse_styles(spec: StyleSpec) -> dict[str, float]:
     """
     if spec is None:
         return {}
+    pairs: list[tuple[str, Any]]
     if isinstance(spec, str):
-        parts = [part.strip() for part in spec.split("+")]
-        pairs: Iterable[tuple[str, Any]] = [
-            (name.strip(), strength.strip() if colon else 1.0)
-            for name, colon, strength in (part.partition(":") for part in parts)
-            if name and name.lower() != PLAIN
-        ]
-        if len(dict(pairs)) < len(list(pairs)):
-            raise ValueError(f"style {spec!r} names one style twice")
+        words = [part.partition(":") for part in spec.split("+") if part.strip().lower() not in ("", PLAIN)]
+        pairs = [(name, strength if colon else 1.0) for name, colon, strength in words]
+    elif isinstance(spec, Mapping) and all(isinstance(name, str) for name in spec):
+        pairs = list(spec.items())
     else:
-        pairs = spec.items()
-    return {name: _strength(name, value) for name, value in pairs}
+        raise ValueError(f'style {spec!r}; valid: a text like "thick:0.8+slanted", or strengths by name')
+    strengths: dict[str, float] = {}
+    for name, value in ((name.strip(), value) for name, value in pairs):
+        if not name or name.lower() == PLAIN or "+" in name or ":" in name:
+            raise ValueError(f"style {name!r} has no name that the grammar can hold: not empty, not 'plain', no + or :")
+        if name.lower() in map(str.lower, strengths):
+            raise ValueError(f"{spec!r} names the style {name!r} twice")
+        strengths[name] = _strength(name, value)
+    return strengths
 
 
 def _strength(name: str, value: Any) -> float:
@@ -150,6 +154,12 @@ class ClassStylePipeline(DiffusionPipeline):
         id2label = {int(i): name for i, name in (id2label or {}).items()}
         # A saved configuration is sorted by name, so each style carries its column.
         styles = {name: {"index": i, **style} for i, (name, style) in enumerate((styles or {}).items())}
+        if not all(isinstance(name, str) for name in (*id2label.values(), *styles)):
+            raise ValueError(f"names of classes {list(id2label.values())[:5]}; valid: texts")
+        if not _is_size(unet.config.sample_size):
+            raise ValueError(
+                f"sample_size {unet.config.sample_size}; valid: pixels a side, or (height, width), to 4096"
+            )
         if sorted(id2label) != list(range(unet.config.num_classes)):
             raise ValueError(f"id2label names {len(id2label)} classes, the UNet has {unet.config.num_classes}")
         if sorted(style["index"] for style in styles.values()) != list(range(unet.config.num_styles)):
@@ -226,8 +236,13 @@ class ClassStylePipeline(DiffusionPipeline):
         """
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type {output_type!r}; valid: pil, np, pt")
-        if num_inference_steps < 1 or max_batch_size < 1:
-            raise ValueError(f"{num_inference_steps=}, {max_batch_size=}; valid: at least 1 each")
+        most = self.scheduler.config.num_train_timesteps
+        if not 1 <= num_inference_steps <= most:
+            raise ValueError(f"num_inference_steps {num_inference_steps}; valid: 1 to {most}")
+        if max_batch_size < 1:
+            raise ValueError(f"max_batch_size {max_batch_size}; valid: at least 1")
+        if not all(abs(scale) <= 1000 for scale in (guidance_scale, style_guidance_scale)):
+            raise ValueError(f"guidance scales {guidance_scale}, {style_guidance_scale}; valid: -1000 to 1000")
         ids, strengths = self.conditions(class_labels, styles, num_images_per_label)
         if isinstance(generator, list) and len(generator) != len(ids):
             raise ValueError(
@@ -329,6 +344,11 @@ class ClassStylePipeline(DiffusionPipeline):
             if isinstance(config.get("unet"), list) and config["unet"][0] == "unet":
                 config["unet"] = ["hfdiff.unet", config["unet"][1]]
         return loaded
+
+
+def _is_size(size: Any) -> bool:
+    sides = size if isinstance(size, list | tuple) else [size, size]
+    return len(sides) == 2 and all(isinstance(side, int) and 1 <= side <= 4096 for side in sides)
 
 
 def _copy_source(cls: type, folder: Path) -> str:

@@ -11,6 +11,7 @@ from hfdiff.checkpoint import (
     RunFolder,
     check_resume,
     check_same_data,
+    claimed,
     list_checkpoints,
     load_pipeline,
     newest_checkpoint,
@@ -24,7 +25,8 @@ from hfdiff.errors import BadInput
 
 
 def tensors(value: float) -> dict[str, dict[str, torch.Tensor]]:
-    return {"unet": {"a": torch.full((50, 3), value)}, "optimizer": {"a/step": torch.tensor(value)}}
+    weights = {"a": torch.full((50, 3), value)}
+    return {"unet": weights, "ema": weights, "optimizer": {"a/step": torch.tensor(value)}}
 
 
 def save(root: Path, step: int, keep: int = 2) -> Path:
@@ -166,6 +168,13 @@ def test_folders_that_are_not_to_be_overwritten(tiny_config):
     save_config(run, config)
     with pytest.raises(BadInput, match="holds a run, and resume is 'never'"):
         check_resume(run, tiny_config(resume="never"))
+
+
+def test_a_folder_belongs_to_one_run_at_a_time(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    for _ in range(2):
+        with claimed(run), pytest.raises(BadInput, match="in use by another run"), claimed(run):
+            pass
 
 
 def test_other_pictures_are_refused(tiny_config):

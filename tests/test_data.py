@@ -126,11 +126,12 @@ def test_styles_as_lists_and_in_the_grammar(tmp_path):
     lists = [{"kind": "ab"[i % 2], "tags": ["old"] if i % 2 else []} for i in range(4)]
     texts = [{"kind": "ab"[i % 2], "styles": "old:0.5+wet" if i % 2 else "plain"} for i in range(4)]
     a, _ = load_training_data(str(metadata_folder(tmp_path / "a", lists)))
+    c, _ = load_training_data(str(metadata_folder(tmp_path / "c", texts, jsonl=False)))
     b, _ = load_training_data(str(metadata_folder(tmp_path / "b", texts)))
     assert a.style_names == ("old",)
     assert a.style_weights.squeeze(1).tolist() == [0, 1, 0, 1]
-    assert b.style_names == ("old", "wet")
-    assert b.style_weights.tolist() == [[0, 0], [0.5, 1], [0, 0], [0.5, 1]]
+    assert b.style_names == c.style_names == ("old", "wet")
+    assert b.style_weights.tolist() == c.style_weights.tolist() == [[0, 0], [0.5, 1], [0, 0], [0.5, 1]]
 
 
 def test_hub_layout_in_parquet_with_any_column_names(tmp_path):
@@ -205,6 +206,24 @@ def test_split_names_taken_for_classes(tmp_path):
     class_folders(tmp_path / "pictures", {"train": 3, "test": 3})
     with pytest.raises(BadInput, match="names of splits"):
         load_training_data(str(tmp_path))
+
+
+def test_one_class_is_a_class(tmp_path):
+    train, _ = load_training_data(str(class_folders(tmp_path, {"cat": 3})))
+    assert train.class_names == ("cat",)
+
+
+def test_a_picture_beside_the_class_folders_is_named(tmp_path):
+    class_folders(tmp_path, {"a": 3, "b": 3})
+    picture(1).save(tmp_path / "stray.png")
+    with pytest.raises(BadInput, match=r"stray\.png lies in no class folder"):
+        load_training_data(str(tmp_path))
+
+
+def test_a_label_column_of_another_kind_is_refused(tmp_path):
+    folder = str(metadata_folder(tmp_path, [{"kind": "ab"[i % 2], "tags": ["x"]} for i in range(4)]))
+    with pytest.raises(BadInput, match="column 'tags' is no label column"):
+        load_training_data(folder, Reading(label_column="tags"))
 
 
 def test_unknown_data_set():

@@ -218,8 +218,14 @@ def program(*flags: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
+def test_a_run_inside_its_own_data_is_refused(script, folder):
+    with pytest.raises(BadInput, match="lies inside the data set"):
+        script["main"](["--dataset", folder, "--output_dir", f"{folder}/run", *TINY_FLAGS])
+
+
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
-    done = program("--dataset", str(tmp_path), "--output_dir", str(tmp_path / "run"))
+    (tmp_path / "data").mkdir()
+    done = program("--dataset", str(tmp_path / "data"), "--output_dir", str(tmp_path / "run"))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("hfdiff: error: no pictures in the folder")
@@ -273,12 +279,12 @@ def test_two_processes_learn_what_one_learns(folder, tmp_path, start):
     flags = ("--max_train_images", "64", "--logging_images", "8")
     start("one", *flags)
     arguments = ["--dataset", folder, "--output_dir", str(tmp_path / "two"), *TINY_FLAGS, *flags]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29511"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*launch, str(SCRIPT), *arguments],
         capture_output=True,
         text=True,
-        env={**os.environ, "ACCELERATE_USE_CPU": "1"},
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")

@@ -5,11 +5,11 @@ accelerate launch train_scripts/train.py --config train_scripts/configs/fashion_
 The same command again resumes the run. --config FILE gives defaults, the other flags override them.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -18,7 +18,7 @@ from hfdiff import checkpoint
 from hfdiff.checkpoint import RunFolder
 from hfdiff.config import parse
 from hfdiff.data import ImageTable, Reading, describe, load_training_data
-from hfdiff.errors import TrainingFailed, run_program
+from hfdiff.errors import BadInput, TrainingFailed, existing_folder, folder_to_write, run_program
 from hfdiff.objectives import Objective, make_objective
 from hfdiff.pictures import class_style_grid, loss_curves, save_picture
 from hfdiff.pipelines.class_style import ClassStylePipeline
@@ -63,11 +63,22 @@ class Run:
 
 
 def main(argv: Sequence[str]) -> int:
-    run = prepare(parse(TrainConfig, argv, description=__doc__ or ""))
+    config = parse(TrainConfig, argv, description=__doc__ or "")
+    with contextlib.ExitStack() as claims:
+        return train_run(prepare(config, claims), claims)
+
+
+def train_run(run: Run, claims: contextlib.ExitStack) -> int:
+    """Train to the end, or until a signal; `claims` holds the folder's lock."""
     say, config, state = run.accelerator.print, run.config, run.state
     if is_finished(config, state):
         say(f"the run in {run.folder.path} is finished; its pipeline is {run.folder.pipeline}")
         return 0
+    if run.accelerator.is_main_process:
+        if not run.folder.config.exists():
+            claims.enter_context(checkpoint.claimed(run.folder))
+        checkpoint.save_config(run.folder, config)
+    run.accelerator.wait_for_everyone()
     with StopSignals(run.accelerator) as signals, RunLog(run.folder, config, state, run.accelerator) as log:
         for step in train(config, run.table, state, run.objective, run.accelerator):
             log.count(step, config.batch_size)
@@ -76,13 +87,15 @@ def main(argv: Sequence[str]) -> int:
             if stopping:
                 log.say(f"stopped by signal {stopping} after {step.images:,} images; the same command resumes")
                 return 128 + stopping
+    run.accelerator.wait_for_everyone()
+    run.accelerator.end_training()
     say(f"done: {state.step * config.batch_size:,} images, best validation loss {state.best_val_loss:.4f}")
     for what in (run.folder.pipeline, run.folder.samples, run.folder.losses, run.folder.metrics):
         say(f"  {what}")
     return 0
 
 
-def prepare(config: TrainConfig) -> Run:
+def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     """Check everything, load the data, and build or resume the state; nothing is written before all is well."""
     cpu = not torch.accelerator.is_available()
     process = PartialState(cpu=cpu)
@@ -91,8 +104,15 @@ def prepare(config: TrainConfig) -> Run:
     check_tracker(config.report_to)
     precision, reason = precision_of(config.mixed_precision, process.device)
     config = replace(config, mixed_precision=precision)
-    folder = RunFolder(Path(config.output_dir))
+    folder = RunFolder(folder_to_write(config.output_dir))
     config = checkpoint.check_resume(folder, config)
+    data_folder = existing_folder(config.dataset)
+    if data_folder and folder.path.resolve().is_relative_to(data_folder.resolve()):
+        raise BadInput(
+            f"output_dir {folder.path} lies inside the data set {data_folder}; its pictures would become data"
+        )
+    if process.is_main_process and folder.config.exists():
+        claims.enter_context(checkpoint.claimed(folder))
     use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if cpu else 1)
     reading = Reading(config.resolution, config.image_column, config.label_column, config.style_columns)
     with process.main_process_first():
@@ -118,11 +138,9 @@ def prepare(config: TrainConfig) -> Run:
     if saved:
         state.load(saved.tensors, saved.numbers, accelerator)
         say(f"resuming after {state.step * config.batch_size:,} images, from {saved.path}")
-    if accelerator.is_main_process:
-        checkpoint.save_config(folder, config)
-    accelerator.wait_for_everyone()
     objective = make_objective(config.objective, config.schedule)
-    return Run(folder, config, table.to(device), validation.to(device), state, objective, accelerator, fingerprint)
+    table, validation = table.to(device), validation.to(device)
+    return Run(folder, config, table, validation, state, objective, accelerator, fingerprint)
 
 
 def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:

@@ -6,14 +6,13 @@ accelerate launch train_scripts/train_judge.py --dataset fashion_mnist --output_
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from accelerate import Accelerator
 
 from hfdiff.checkpoint import write_folder
 from hfdiff.config import parse
 from hfdiff.data import Reading, describe, load_test_data, load_training_data
-from hfdiff.errors import BadInput, run_program
+from hfdiff.errors import BadInput, folder_to_write, run_program
 from hfdiff.judge import Judge, accuracy, train_judge
 from hfdiff.training import use_all_cores
 
@@ -37,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     config = parse(JudgeConfig, argv, description=__doc__ or "")
     if config.epochs < 1 or config.batch_size < 2 or len(config.widths) != 3:
         raise BadInput("valid: epochs from 1, batch_size from 2, three widths")
-    out = Path(config.output_dir)
+    out = folder_to_write(config.output_dir)
     if out.exists():
         raise BadInput(f"output_dir {out} exists; give a new folder")
     accelerator = Accelerator()
