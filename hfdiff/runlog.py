@@ -98,7 +98,7 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self.bar.close()
-        self._track(self.accelerator.end_training)
+        self._track(lambda: [tracker.finish() for tracker in self.accelerator.trackers])
 
     def _track(self, action: Any) -> None:
         if not self.tracks:

@@ -65,7 +65,10 @@ class Run:
 def main(argv: Sequence[str]) -> int:
     config = parse(TrainConfig, argv, description=__doc__ or "")
     with contextlib.ExitStack() as claims:
-        return train_run(prepare(config, claims), claims)
+        code = train_run(prepare(config, claims), claims)
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()  # else a process may hang at its end
+    return code
 
 
 def train_run(run: Run, claims: contextlib.ExitStack) -> int:
@@ -87,8 +90,6 @@ def train_run(run: Run, claims: contextlib.ExitStack) -> int:
             if stopping:
                 log.say(f"stopped by signal {stopping} after {step.images:,} images; the same command resumes")
                 return 128 + stopping
-    run.accelerator.wait_for_everyone()
-    run.accelerator.end_training()
     say(f"done: {state.step * config.batch_size:,} images, best validation loss {state.best_val_loss:.4f}")
     for what in (run.folder.pipeline, run.folder.samples, run.folder.losses, run.folder.metrics):
         say(f"  {what}")
