@@ -231,6 +231,8 @@ def check_resume(run: RunFolder, config: TrainConfig) -> TrainConfig:
     if config.resume == "never":
         raise BadInput(f"output_dir {run.path} holds a run, and resume is 'never'; give another output_dir")
     saved = from_mapping(TrainConfig, read_yaml(run.config), where=str(run.config))
+    if not (list_checkpoints(run.checkpoints) or run.pipeline.exists()):
+        return config  # that run ended before it had anything to lose
     if config.init_from:  # the model that the run began with decided its shape
         config = replace(config, **{key: getattr(saved, key) for key in SHAPE_KEYS})
     old, new = to_mapping(saved), to_mapping(config)

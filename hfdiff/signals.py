@@ -6,16 +6,18 @@ from types import FrameType
 import torch
 from accelerate import Accelerator
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class StopSignals:
-    """While entered, SIGTERM and SIGINT are noted instead of ending the process."""
+    """While entered, SIGTERM, SIGINT and SIGHUP (a closed terminal) are noted instead of ending the process."""
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self.number = 0
 
     def __enter__(self) -> "StopSignals":
-        self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.previous = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:

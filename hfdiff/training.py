@@ -165,7 +165,7 @@ def check_config(config: TrainConfig, num_processes: int = 1) -> None:
             value = getattr(config, key)
             for number in value if isinstance(value, tuple) else (value,):
                 if number is not None and not low <= number <= high:
-                    raise BadInput(f"{key} is {value}; valid: {low:g} to {high:g}")
+                    raise BadInput(f"{key} is {value}; valid: {low} to {high}")
     if not config.block_out_channels:
         raise BadInput("block_out_channels is empty; valid: the width of at least one level")
     if config.drop_class + config.drop_style + config.drop_both > 1:

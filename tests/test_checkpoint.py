@@ -22,6 +22,7 @@ from hfdiff.checkpoint import (
     write_folder,
 )
 from hfdiff.errors import BadInput
+from hfdiff.training import TrainConfig
 
 
 def tensors(value: float) -> dict[str, dict[str, torch.Tensor]]:
@@ -121,6 +122,14 @@ def test_a_crash_between_the_renames_is_mended(tmp_path):
     assert (target / "a").read_text() == "old"
 
 
+def begun(config: TrainConfig) -> RunFolder:
+    """The folder of a run that has saved a checkpoint."""
+    run = RunFolder(Path(config.output_dir))
+    save_config(run, config)
+    save(run.path, 1)
+    return run
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -137,23 +146,28 @@ def test_a_crash_between_the_renames_is_mended(tmp_path):
 )
 def test_another_configuration_is_refused_by_name(tiny_config, key, value):
     config = tiny_config()
-    run = RunFolder(Path(config.output_dir))
-    save_config(run, config)
+    run = begun(config)
     assert check_resume(run, config) == config
     with pytest.raises(BadInput, match=f"another configuration: {key} "):
         check_resume(run, tiny_config(**{key: value}))
 
 
-def test_length_and_intervals_may_change(tiny_config):
+def test_a_run_that_saved_nothing_is_replaced(tiny_config):
     config = tiny_config()
     run = RunFolder(Path(config.output_dir))
     save_config(run, config)
+    assert check_resume(run, tiny_config(seed=1)) == tiny_config(seed=1)
+
+
+def test_length_and_intervals_may_change(tiny_config):
+    config = tiny_config()
+    run = begun(config)
     longer = tiny_config(max_train_images=10**7, max_minutes=3.0, checkpointing_images=5, sample_images=5)
     assert check_resume(run, longer) == longer
 
 
 def test_a_shorter_length_is_refused(tiny_config):
-    save_config(RunFolder(Path(tiny_config().output_dir)), tiny_config(max_train_images=100))
+    begun(tiny_config(max_train_images=100))
     with pytest.raises(BadInput, match="max_train_images 100 -> 50 .only longer is possible"):
         check_resume(RunFolder(Path(tiny_config().output_dir)), tiny_config(max_train_images=50))
 
@@ -165,7 +179,7 @@ def test_folders_that_are_not_to_be_overwritten(tiny_config):
     (run.path / "thesis.txt").write_text("mine")
     with pytest.raises(BadInput, match="holds something that is no run"):
         check_resume(run, config)
-    save_config(run, config)
+    begun(config)
     with pytest.raises(BadInput, match="holds a run, and resume is 'never'"):
         check_resume(run, tiny_config(resume="never"))
 

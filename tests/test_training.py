@@ -249,7 +249,7 @@ def test_the_clock_ends_the_run(tiny_config, table, accelerator):
     ("changes", "message"),
     [
         ({"batch_size": 8, "gradient_accumulation_steps": 3}, "batch_size 8 is not divisible by .* 1 x 3"),
-        ({"batch_size": 0}, "batch_size is 0; valid: 1 to 1e.06"),
+        ({"batch_size": 0}, "batch_size is 0; valid: 1 to 1000000"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0; valid: 1e-12 to 10"),
         ({"drop_class": 1.5}, "drop_class is 1.5; valid: 0 to 1"),
         ({"drop_class": 0.5, "drop_both": 0.6}, "add up to more than 1"),
