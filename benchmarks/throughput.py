@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     precision, _ = precision_of(config.mixed_precision, PartialState(cpu=not torch.accelerator.is_available()).device)
     accelerator = Accelerator(mixed_precision=precision)
     table = load_training_data(config.dataset)[0].to(accelerator.device)
-    objective = make_objective(config.objective, config.schedule)
+    objective = make_objective(config)
     state = make_state(config, build_unet(config, table), accelerator)
     steps = train(config, table, state, objective, accelerator)
     waits = []
@@ -80,8 +80,8 @@ def bare_loop(config: TrainConfig, table, objective, accelerator: Accelerator) -
     def step() -> None:
         batch = next(batches)
         with torch.autocast(accelerator.device.type, dtype=dtype, enabled=dtype is not None):
-            prediction = unet(batch.sample, batch.timestep, **batch.conditions).sample
-        scaler.scale(F.mse_loss(prediction.float(), batch.target)).backward()
+            prediction = unet(batch.noised.sample, batch.noised.timestep, **batch.conditions).sample
+        scaler.scale(F.mse_loss(prediction.float(), batch.noised.target)).backward()
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from diffusers import SchedulerMixin
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -26,7 +27,6 @@ from torch import Tensor
 
 from hfdiff.config import from_mapping, read_yaml, to_mapping
 from hfdiff.errors import BadInput, existing_folder, first_line
-from hfdiff.objectives import make_objective
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.styles import STYLES
 from hfdiff.training import RESUMABLE_KEYS, SHAPE_KEYS, TrainConfig
@@ -267,14 +267,18 @@ def save_config(run: RunFolder, config: TrainConfig) -> None:
 
 
 def make_pipeline(
-    config: TrainConfig, unet: ClassStyleUNet2DModel, class_names: tuple[str, ...], data_styles: tuple[str, ...]
+    unet: ClassStyleUNet2DModel,
+    scheduler: SchedulerMixin,
+    class_names: tuple[str, ...],
+    data_styles: tuple[str, ...],
+    styles: tuple[str, ...],
 ) -> ClassStylePipeline:
-    """A pipeline around trained weights, with the scheduler that its objective names."""
+    """A pipeline around trained weights; `data_styles` come from the data, `styles` from the table."""
     phrases = {name: {"phrase": name, "group": None} for name in data_styles}
-    phrases |= {name: {"phrase": STYLES[name].phrase, "group": STYLES[name].group} for name in config.styles}
+    phrases |= {name: {"phrase": STYLES[name].phrase, "group": STYLES[name].group} for name in styles}
     return ClassStylePipeline(
         unet=unet,
-        scheduler=make_objective(config.objective, config.schedule).scheduler(),
+        scheduler=scheduler,
         id2label=dict(enumerate(class_names)),
         styles=phrases,
     )

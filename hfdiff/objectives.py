@@ -1,118 +1,298 @@
-"""Objectives: how a picture is noised, what the model is to predict, and which scheduler samples it.
+"""What a model is trained to predict, and when.
 
-Notation: x_0 clean picture, e standard normal noise, x_t = alpha_t x_0 + sigma_t e. Every target is a linear
-combination a x_0 + b e, so one row of `OBJECTIVES` gives the path (alpha, sigma), the coefficients (a, b), and the way
-times are drawn.
+A noised picture is x_t = alpha x_0 + sigma e with noise e ~ N(0, 1), as it enters the model; every target is a linear
+combination a x_0 + b e. So one row of `OBJECTIVES` gives (a, b) and the kind of process, and everything else follows:
+the clean picture, the loss weight, the samplers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from typing import Literal
 
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers import DDPMScheduler, SchedulerMixin
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from torch import Tensor
 
 from hfdiff.errors import BadInput, unknown
+from hfdiff.learned_schedule import LearnedSchedule
+from hfdiff.samplers import NUM_TIMESTEPS, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, Process, Spacing, make_scheduler
 
-NUM_TIMESTEPS = 1000
+Coefficient = Tensor | float
 
-# Name -> diffusers' `beta_schedule`.
-SCHEDULES: dict[str, str] = {
-    "linear": "linear",  # Ho et al. 2020
-    "cosine": "squaredcos_cap_v2",  # Nichol & Dhariwal 2021
-}
+P_MEAN, P_STD = -1.2, 1.2  # of ln sigma in training (Karras et al. 2022, Table 1)
+FLOW_SIDE = 32  # pixels a side from which on a flow is shifted towards noise
 
 
-@cache
-def _alphas_cumprod(schedule: str) -> Tensor:
-    return DDPMScheduler(NUM_TIMESTEPS, beta_schedule=SCHEDULES[schedule]).alphas_cumprod.double()
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The choices that make an objective; `auto` takes what suits the others."""
+
+    objective: Literal["flow", "epsilon", "v_prediction", "sample", "edm"] = "flow"
+    """What the model predicts."""
+    schedule: Literal["auto", "linear", "scaled_linear", "cosine", "sigmoid", "learned"] = "auto"
+    """Noise schedule of epsilon, v_prediction and sample (auto: cosine); flow and edm have none."""
+    zero_terminal_snr: bool = False
+    """Rescale the schedule so that its last timestep is pure noise (v_prediction and sample)."""
+    flow_shift: float | None = None
+    """Time shift of flow towards noise; by default grows with the resolution, from 1 at 32 pixels."""
+    loss_weight: Literal["auto", "none", "min_snr", "edm"] = "auto"
+    """none: the squared error of what is predicted; min_snr: of the clean picture, times the signal-to-noise ratio or
+    min_snr_gamma where that is less; edm: of the clean picture, with EDM's weight. auto: none."""
+    min_snr_gamma: float = 5.0
+    time_sampling: Literal["auto", "uniform", "logit_normal", "log_normal"] = "auto"
+    """How training draws times (auto: flow logit_normal, edm log_normal of sigma, the others uniform)."""
+    stratified: bool = False
+    """Spread the times of a batch evenly over their distribution."""
+    sampler: Literal["auto", "ddpm", "ddim", "heun", "dpmpp_2m", "unipc", "euler", "ipndm"] = "auto"
+    """Sampler that is saved with the model (auto: dpmpp_2m)."""
+    spacing: Spacing = "auto"
+    """Spacing of the sampler's steps in noise: karras (Karras et al. 2022, Equation 5), exponential, or its own."""
 
 
 @dataclass(frozen=True)
 class Noised:
-    """A noised batch: what goes into the model, at which time, and what should come out."""
+    """A noised batch: what goes into the model, at which time, what should come out, and what that counts."""
 
     sample: Tensor  # (B, C, H, W) float32
-    timestep: Tensor  # (B,) float32, as the UNet takes it: 0 (clean) to 1000 (noise)
+    timestep: Tensor  # (B,) float32, as the UNet takes it
     target: Tensor  # (B, C, H, W) float32
+    weight: Tensor  # (B,) float32, of the squared error of the target
+    gamma: Tensor | None = None  # (B,) noise level, where it is learned
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A row of the table, with its schedule chosen."""
+    """An objective with all choices made.
+
+    The timestep is what the UNet is told: 0 (clean) to 1000 (noise); for edm ln(sigma) / 4.
+    """
 
     path: Callable[[Tensor], tuple[Tensor, Tensor]]  # timestep (B,) -> alpha, sigma (B,)
-    target: Callable[[Tensor, Tensor], tuple[Tensor | float, Tensor | float]]  # alpha, sigma -> a, b
+    target: Callable[[Tensor, Tensor], tuple[Coefficient, Coefficient]]  # alpha, sigma -> a, b
     quantile: Callable[[Tensor], Tensor]  # uniform (B,) in (0, 1) -> timestep (B,)
-    scheduler: Callable[[], SchedulerMixin]
+    clean_weight: Callable[[Tensor], Tensor] | None  # signal-to-noise ratio -> weight of the clean picture's error
+    process: Callable[[], Process]
+    sampler: str = "auto"
+    spacing: Spacing = "auto"
+    learned: LearnedSchedule | None = None
 
     def noise(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Noised:
         """Noise clean pictures (B, C, H, W) in [-1, 1] to their timesteps (B,)."""
-        alpha, sigma = (c.reshape(-1, 1, 1, 1) for c in self.path(timestep))
+        gamma = None
+        if self.learned is None:
+            alpha, sigma = self.path(timestep)
+        else:
+            gamma = self.learned.gamma(timestep)
+            alpha, sigma = (-gamma).sigmoid().sqrt(), gamma.sigmoid().sqrt()
+        a, b = self.target(_column(alpha), _column(sigma))
+        sample = _column(alpha) * clean + _column(sigma) * noise
+        return Noised(sample, timestep, a * clean + b * noise, self.weight(alpha.detach(), sigma.detach()), gamma)
+
+    def weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Weight of the target's squared error (B,): that of the clean picture's, times the error there that one of the
+        target makes."""
+        if self.clean_weight is None:
+            return torch.ones_like(alpha)
         a, b = self.target(alpha, sigma)
-        return Noised(alpha * clean + sigma * noise, timestep, a * clean + b * noise)
+        return self.clean_weight((alpha / sigma.clamp(min=1e-5)) ** 2) * (sigma / (alpha * b - sigma * a)) ** 2
+
+    def learn(self, noised: Noised, errors: Tensor, scale: float, share: float) -> None:
+        """Add to the gradient of the learned schedule: squared errors of the target (B,), after the backward pass of
+        `scale` times their weighted sum; `share` is this batch's in the step."""
+        assert self.learned is not None
+        assert noised.gamma is not None
+        assert noised.gamma.grad is not None
+        slopes = noised.gamma.grad / (noised.weight * scale)  # of `errors` by gamma
+        gamma = noised.gamma.detach().requires_grad_()
+        alpha, sigma = (-gamma).sigmoid().sqrt(), gamma.sigmoid().sqrt()
+        a, b = self.target(alpha, sigma)
+        factor = (alpha / (alpha * b - sigma * a)) ** 2  # of an error of the target, to that of the noise
+        (by_gamma,) = torch.autograd.grad(factor.sum(), gamma)
+        factor = factor.detach()
+        self.learned.backward(noised.timestep, factor * errors, by_gamma * errors + factor * slopes, share)
 
     def clean(self, sample: Tensor, prediction: Tensor, timestep: Tensor) -> Tensor:
         """The clean picture that a prediction means: solve x_t = alpha x_0 + sigma e, target = a x_0 + b e."""
-        alpha, sigma = (c.reshape(-1, 1, 1, 1) for c in self.path(timestep))
+        alpha, sigma = map(_column, self.path(timestep))
         a, b = self.target(alpha, sigma)
         return (b * sample - sigma * prediction) / (alpha * b - sigma * a)
 
-
-def _flow(schedule: str) -> Objective:
-    """Rectified flow (Liu et al. 2022): x_t = (1 - t) x_0 + t e, target e - x_0; logit-normal times
-    (Esser et al. 2024, Section 3.1)."""
-    return Objective(
-        path=lambda timestep: (1 - timestep / NUM_TIMESTEPS, timestep / NUM_TIMESTEPS),
-        target=lambda alpha, sigma: (-1.0, 1.0),
-        quantile=lambda u: torch.special.ndtri(u).sigmoid() * NUM_TIMESTEPS,
-        scheduler=lambda: DPMSolverMultistepScheduler(
-            NUM_TIMESTEPS, prediction_type="flow_prediction", use_flow_sigmas=True, final_sigmas_type="zero"
-        ),
-    )
+    def scheduler(self) -> SchedulerMixin:
+        """The diffusers scheduler that samples a model trained so."""
+        return make_scheduler(self.process(), self.sampler, self.spacing)
 
 
-def _epsilon(schedule: str) -> Objective:
-    """DDPM (Ho et al. 2020, Equation 14): alpha = sqrt(alpha_bar), sigma = sqrt(1 - alpha_bar), target e; uniform
-    times."""
-
-    def path(timestep: Tensor) -> tuple[Tensor, Tensor]:
-        alpha_bar = _alphas_cumprod(schedule)
-        alpha, sigma = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
-        return alpha.to(timestep.device)[timestep.long()], sigma.to(timestep.device)[timestep.long()]
-
-    return Objective(
-        path=path,
-        target=lambda alpha, sigma: (0.0, 1.0),
-        quantile=lambda u: (u * NUM_TIMESTEPS).floor().clamp(max=NUM_TIMESTEPS - 1),
-        scheduler=lambda: DPMSolverMultistepScheduler(
-            NUM_TIMESTEPS,
-            beta_schedule=SCHEDULES[schedule],
-            prediction_type="epsilon",
-            timestep_spacing="trailing",
-            # Cosine ends at alpha = 5e-5, where a small error of the prediction becomes a huge one of the picture.
-            lambda_min_clipped=-5.1 if schedule == "cosine" else -float("inf"),
-        ),
-    )
+def _column(values: Tensor) -> Tensor:
+    return values.reshape(-1, 1, 1, 1)
 
 
-# Name -> (the objective for a schedule, its schedules with the default first; none where the path is fixed).
-OBJECTIVES: dict[str, tuple[Callable[[str], Objective], Sequence[str]]] = {
-    "flow": (_flow, ()),
-    "epsilon": (_epsilon, ("cosine", "linear")),
+def _edm_target(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """The network's own target (x_0 - c_skip x) / c_out of Karras et al. 2022, Equation 8, where alpha = c_in and
+    sigma / alpha is EDM's sigma."""
+    return sigma / SIGMA_DATA, -SIGMA_DATA * alpha
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table of objectives."""
+
+    kind: Literal["discrete", "flow", "edm"]
+    prediction_type: str  # diffusers' word
+    target: Callable[[Tensor, Tensor], tuple[Coefficient, Coefficient]]  # alpha, sigma -> a, b
+    zero_terminal_snr: bool = False  # can it be trained on pure noise?
+
+
+OBJECTIVES: dict[str, Row] = {
+    # Rectified flow (Liu et al. 2022): x_t = (1 - t) x_0 + t e, target e - x_0.
+    "flow": Row("flow", "flow_prediction", lambda alpha, sigma: (-1.0, 1.0)),
+    # Ho et al. 2020, Equation 14.
+    "epsilon": Row("discrete", "epsilon", lambda alpha, sigma: (0.0, 1.0)),
+    # Salimans & Ho 2022, Appendix D: v = alpha e - sigma x_0.
+    "v_prediction": Row("discrete", "v_prediction", lambda alpha, sigma: (-sigma, alpha), zero_terminal_snr=True),
+    "sample": Row("discrete", "sample", lambda alpha, sigma: (1.0, 0.0), zero_terminal_snr=True),
+    "edm": Row("edm", "edm", _edm_target),
+}
+
+# Name -> diffusers' `beta_schedule` and its ends; "learned" is `LearnedSchedule`.
+SCHEDULES: dict[str, dict[str, str | float]] = {
+    "cosine": {"beta_schedule": "squaredcos_cap_v2"},  # Nichol & Dhariwal 2021, Equation 17
+    "linear": {"beta_schedule": "linear"},  # Ho et al. 2020, Section 4
+    "scaled_linear": {
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+    },  # Rombach et al. 2022
+    "sigmoid": {"beta_schedule": "sigmoid"},  # Xu et al. 2022, GeoDiff
+}
+
+# Kind of process -> time sampling, the default first -> quantile of the place in [0, 1] on the process's time axis.
+TIME_SAMPLINGS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
+    "discrete": {"uniform": lambda u: u, "logit_normal": lambda u: torch.special.ndtri(u).sigmoid()},
+    "flow": {"logit_normal": lambda u: torch.special.ndtri(u).sigmoid(), "uniform": lambda u: u},  # Esser et al. 2024
+    "edm": {"log_normal": lambda u: _place(P_MEAN + P_STD * torch.special.ndtri(u)), "uniform": lambda u: u},
+}
+
+# Name -> weight of the clean picture's squared error, a function of the signal-to-noise ratio; None: of the target's.
+LOSS_WEIGHTS: dict[str, Callable[[Tensor, float], Tensor] | None] = {
+    "none": None,
+    "min_snr": lambda snr, gamma: snr.clamp(max=gamma),  # Hang et al. 2023, Equation 10
+    "edm": lambda snr, gamma: snr + 1 / SIGMA_DATA**2,  # Karras et al. 2022, Table 1
 }
 
 
-def make_objective(name: str, schedule: str = "auto") -> Objective:
-    """The objective of this name; `schedule` "auto" takes its first one. BadInput lists what is valid."""
+def _place(log_sigma: Tensor) -> Tensor:
+    low, high = (torch.tensor(s).log() for s in (SIGMA_MIN, SIGMA_MAX))
+    return ((log_sigma - low) / (high - low)).clamp(0, 1)
+
+
+@cache
+def betas_of(schedule: str, zero_terminal_snr: bool = False) -> tuple[float, ...]:
+    """The betas of a named schedule. Rescaled to no signal at the end (Lin et al. 2024, https://arxiv.org/abs/2305.08891,
+    Algorithm 1), 2^-24 of it is left, as in diffusers, so that the last noise level is finite."""
+    betas = DDPMScheduler(NUM_TIMESTEPS, **SCHEDULES[schedule]).betas
+    if zero_terminal_snr:
+        betas = rescale_zero_terminal_snr(betas)
+        betas[-1] = 1 - 2**-24 / (1 - betas[:-1].double()).prod()
+    return tuple(betas.tolist())
+
+
+def _table_path(betas: tuple[float, ...]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    alpha_bar = torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), 0)
+    alphas, sigmas = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
+
+    def path(timestep: Tensor) -> tuple[Tensor, Tensor]:
+        index = timestep.long().cpu()
+        return alphas[index].to(timestep.device), sigmas[index].to(timestep.device)
+
+    return path
+
+
+def _edm_path(timestep: Tensor) -> tuple[Tensor, Tensor]:
+    sigma = (4 * timestep).exp()
+    c_in = (sigma**2 + SIGMA_DATA**2).rsqrt()
+    return c_in, c_in * sigma
+
+
+def _edm_timestep(place: Tensor) -> Tensor:
+    low, high = (torch.tensor(s).log().item() for s in (SIGMA_MIN, SIGMA_MAX))
+    return (low + place * (high - low)) / 4
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The time axis of a kind of process."""
+
+    path: Callable[[Tensor], tuple[Tensor, Tensor]]  # timestep -> alpha, sigma
+    timestep: Callable[[Tensor], Tensor]  # place in [0, 1], clean to noise -> timestep
+    process: Callable[[], Process]
+    learned: LearnedSchedule | None = None
+
+
+def _axis(row: Row, schedule: str, config: ObjectiveConfig, side: int) -> Axis:
+    process = partial(Process, row.kind, row.prediction_type)
+    if row.kind == "flow":
+        shift = config.flow_shift or max(1.0, side / FLOW_SIDE)
+        # Esser et al. 2024, Equation 23.
+        return Axis(
+            path=lambda timestep: (1 - timestep / NUM_TIMESTEPS, timestep / NUM_TIMESTEPS),
+            timestep=lambda t: NUM_TIMESTEPS * shift * t / (1 + (shift - 1) * t),
+            process=lambda: process(flow_shift=shift),
+        )
+    if row.kind == "edm":
+        return Axis(_edm_path, _edm_timestep, process)
+    if schedule == "learned":
+        learned = LearnedSchedule(NUM_TIMESTEPS)
+        return Axis(learned.coefficients, _index, lambda: process(betas=learned.betas()), learned)
+    betas = betas_of(schedule, config.zero_terminal_snr)
+    return Axis(_table_path(betas), _index, lambda: process(betas=betas))
+
+
+def _index(place: Tensor) -> Tensor:
+    return (place * NUM_TIMESTEPS).floor().clamp(max=NUM_TIMESTEPS - 1)
+
+
+def _choice(what: str, given: str, valid: list[str], objective: str) -> str:
+    if given == "auto":
+        return valid[0]
+    if given not in valid:
+        raise BadInput(
+            f"{what} {given!r} does not go with objective {objective!r}; valid: {', '.join(['auto', *valid])}"
+        )
+    return given
+
+
+def make_objective(config: ObjectiveConfig, side: int = FLOW_SIDE) -> Objective:
+    """The objective of these choices, for pictures of `side` pixels; BadInput lists what is valid."""
+    name = config.objective
     if name not in OBJECTIVES:
         raise unknown("objective", name, OBJECTIVES)
-    build, schedules = OBJECTIVES[name]
-    if schedule == "auto":
-        return build(schedules[0] if schedules else "")
-    if schedule not in schedules:
+    row = OBJECTIVES[name]
+    schedules = [*SCHEDULES, "learned"] if row.kind == "discrete" else []
+    schedule = _choice("schedule", config.schedule, schedules or ["auto"], name)
+    times = TIME_SAMPLINGS[row.kind]
+    place = times[_choice("time_sampling", config.time_sampling, list(times), name)]
+    weights = [key for key in LOSS_WEIGHTS if not (key == "edm" and row.kind == "edm")]  # edm's target has it already
+    weight = LOSS_WEIGHTS[_choice("loss_weight", config.loss_weight, weights, name)]
+    if config.zero_terminal_snr and not (row.zero_terminal_snr and schedule != "learned"):
+        able = [key for key, value in OBJECTIVES.items() if value.zero_terminal_snr]
         raise BadInput(
-            f"schedule {schedule!r} does not go with objective {name!r}; valid: {', '.join(['auto', *schedules])}"
+            f"zero_terminal_snr does not go with objective {name!r} and schedule {schedule!r}; "
+            f"valid: objective {' or '.join(able)} with schedule {', '.join(SCHEDULES)}"
         )
-    return build(schedule)
+    if config.flow_shift is not None and row.kind != "flow":
+        raise BadInput(f"flow_shift {config.flow_shift} does not go with objective {name!r}; valid: flow")
+    axis = _axis(row, schedule, config, side)
+    objective = Objective(
+        path=axis.path,
+        target=row.target,
+        quantile=lambda u: axis.timestep(place(u)),
+        clean_weight=weight and partial(weight, gamma=config.min_snr_gamma),
+        process=axis.process,
+        sampler=config.sampler,
+        spacing=config.spacing,
+        learned=axis.learned,
+    )
+    objective.scheduler()  # BadInput for a sampler that does not go with it
+    return objective

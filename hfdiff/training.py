@@ -10,13 +10,12 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from diffusers.training_utils import EMAModel
@@ -25,18 +24,20 @@ from torch import Tensor
 from hfdiff.augment import NUM_AUGMENTS, NUM_DRAWS, augment
 from hfdiff.data import ImageTable, to_unit_range
 from hfdiff.errors import BadInput, TrainingFailed
-from hfdiff.objectives import Objective, make_objective
+from hfdiff.learned_schedule import LearnedSchedule
+from hfdiff.objectives import Noised, Objective, ObjectiveConfig, make_objective
 from hfdiff.pipelines.class_style import UNSPECIFIED
 from hfdiff.styles import apply_styles, draw_styles
 from hfdiff.unet import ClassStyleUNet2DModel
 
 Precision = Literal["auto", "no", "fp16", "bf16"]
 
+SCHEDULE_LEARNING_RATE = 1e-2  # of a learned schedule, at the peak
 MAX_SKIPPED_STEPS = 40  # fp16 halves its loss scale at each: from 65,536 to far below 1
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(ObjectiveConfig):
     """What a run is. Intervals and lengths are counted in training images and rounded up to a step."""
 
     dataset: str = "fashion_mnist_12k"
@@ -76,9 +77,6 @@ class TrainConfig:
     """How class and style embeddings join."""
     class_embedding: Literal["table", "one_hot_mlp"] = "table"
 
-    objective: Literal["flow", "epsilon"] = "flow"
-    schedule: str = "auto"
-    """Noise schedule of the objective (epsilon: cosine, linear); flow has none."""
     drop_class: float = 0.05
     """Share of the batch that is told the styles and not the class, for guidance."""
     drop_style: float = 0.1
@@ -154,6 +152,7 @@ RANGES = (
     ("weight_decay", 0, 10),
     ("style_share augment drop_class drop_style drop_both dropout lr_decay_share", 0, 1),
     ("ema_share adam_beta2", 1e-6, 1 - 1e-6),
+    ("flow_shift min_snr_gamma", 0.01, 1000),
     ("seed", 0, 2**63 - 1),
 )
 
@@ -176,7 +175,7 @@ def check_config(config: TrainConfig, num_processes: int = 1) -> None:
             f"batch_size {config.batch_size} is not divisible by processes x gradient_accumulation_steps = "
             f"{num_processes} x {config.gradient_accumulation_steps}"
         )
-    make_objective(config.objective, config.schedule)
+    make_objective(config)
 
 
 def choose_precision(
@@ -256,6 +255,8 @@ class TrainState:
     ema: EMAModel
     optimizer: Any
     scaler: torch.amp.GradScaler | None
+    learned: LearnedSchedule | None = None
+    learned_optimizer: torch.optim.Optimizer | None = None
     step: int = 0
     best_val_loss: float = math.inf
     loss_sum: Tensor | float = 0.0  # over the steps since the last log point; on the device, to be read seldom
@@ -269,15 +270,18 @@ class TrainState:
         return self.ema_unet.eval()
 
     def tensors(self, accelerator: Accelerator) -> dict[str, dict[str, Tensor]]:
-        """Weights, averaged weights and optimizer moments, by name, as three groups."""
+        """Weights, averaged weights and optimizer moments by name, in groups; two more for a learned schedule."""
         model = accelerator.unwrap_model(self.unet)
         names = [name for name, _ in model.named_parameters()]
-        moments = self.optimizer.state_dict()["state"]
-        return {
+        groups = {
             "unet": dict(model.state_dict()),
             "ema": dict(zip(names, self.ema.shadow_params)),
-            "optimizer": {f"{names[i]}/{key}": value for i, state in moments.items() for key, value in state.items()},
+            "optimizer": get_moments(self.optimizer, names),
         }
+        if self.learned is not None:
+            groups["schedule"] = dict(self.learned.state_dict())
+            groups["schedule_optimizer"] = get_moments(self.learned_optimizer, list(groups["schedule"]))
+        return groups
 
     def numbers(self) -> dict[str, Any]:
         return {
@@ -298,11 +302,10 @@ class TrainState:
         names = [name for name, _ in model.named_parameters()]
         for shadow, name in zip(self.ema.shadow_params, names):
             shadow.copy_(tensors["ema"][name])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors["optimizer"].items():
-            name, moment = key.rsplit("/", 1)
-            moments.setdefault(names.index(name), {})[moment] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        set_moments(self.optimizer, names, tensors["optimizer"])
+        if self.learned is not None:
+            self.learned.load_state_dict(tensors["schedule"])
+            set_moments(self.learned_optimizer, list(self.learned.state_dict()), tensors["schedule_optimizer"])
         self.ema.optimization_step = numbers["ema_step"]
         self.step = numbers["step"]
         self.best_val_loss = math.inf if numbers["best_val_loss"] is None else numbers["best_val_loss"]
@@ -313,8 +316,28 @@ class TrainState:
             self.scaler.load_state_dict(numbers["scaler"])
 
 
-def make_state(config: TrainConfig, unet: ClassStyleUNet2DModel, accelerator: Accelerator) -> TrainState:
-    """Optimizer, averaged weights and scaler around a UNet."""
+def get_moments(optimizer: Any, names: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of an optimizer as NAME/MOMENT, the names in the order of its parameters."""
+    states = optimizer.state_dict()["state"]
+    return {f"{names[i]}/{key}": value for i, state in states.items() for key, value in state.items()}
+
+
+def set_moments(optimizer: Any, names: Sequence[str], tensors: dict[str, Tensor]) -> None:
+    """Take over what `get_moments` gave."""
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, moment = key.rsplit("/", 1)
+        states.setdefault(names.index(name), {})[moment] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+
+
+def make_state(
+    config: TrainConfig,
+    unet: ClassStyleUNet2DModel,
+    accelerator: Accelerator,
+    learned: LearnedSchedule | None = None,
+) -> TrainState:
+    """Optimizer, averaged weights and scaler around a UNet, and an optimizer for a schedule that is learned."""
     unet = unet.to(accelerator.device).train()
     # A power-function average (Karras et al. 2024, https://arxiv.org/abs/2312.02696, Equation 127): its mean age grows
     # in proportion to the run; diffusers' warm-up with power 1 is that average.
@@ -330,7 +353,11 @@ def make_state(config: TrainConfig, unet: ClassStyleUNet2DModel, accelerator: Ac
     )
     ema_unet = copy.deepcopy(unet).requires_grad_(False)
     prepared, optimizer = accelerator.prepare(unet, optimizer)
-    return TrainState(prepared, ema_unet, ema, optimizer, accelerator.scaler)
+    state = TrainState(prepared, ema_unet, ema, optimizer, accelerator.scaler)
+    if learned is not None:
+        state.learned = learned.to(accelerator.device)
+        state.learned_optimizer = torch.optim.Adam(learned.parameters(), lr=SCHEDULE_LEARNING_RATE)
+    return state
 
 
 def lr_factor(config: TrainConfig, images: int, seconds: float = 0.0, decays_by_time: bool = False) -> float:
@@ -387,6 +414,8 @@ def draw_batch(config: TrainConfig, table: ImageTable, batch_size: int, step: in
     strengths = draw_styles(batch_size, config.styles, config.style_share, generator)
     augments = uniform(NUM_DRAWS)
     times = uniform()
+    if config.stratified:
+        times = (torch.randperm(batch_size, generator=generator) + times) / batch_size
     dropped = uniform()
     both = config.drop_both
     class_alone = both + config.drop_class
@@ -401,9 +430,7 @@ def draw_batch(config: TrainConfig, table: ImageTable, batch_size: int, step: in
 class Inputs:
     """What one forward and its loss need."""
 
-    sample: Tensor  # (B, C, H, W) float32
-    timestep: Tensor  # (B,)
-    target: Tensor  # (B, C, H, W) float32
+    noised: Noised
     conditions: dict[str, Tensor | None]  # keyword arguments of the UNet
 
 
@@ -427,7 +454,7 @@ def make_inputs(config: TrainConfig, table: ImageTable, objective: Objective, dr
         "style_weights": weights if weights.shape[1] else None,
         "augment_labels": augment_labels,
     }
-    return Inputs(noised.sample, noised.timestep, noised.target, conditions)
+    return Inputs(noised, conditions)
 
 
 @dataclass(frozen=True)
@@ -468,9 +495,13 @@ def train(
                 torch.manual_seed(seed_of(config.seed, state.step, start))
             last = part == parts - 1
             with nullcontext() if last else accelerator.no_sync(state.unet):
-                part_loss = loss_of(state.unet, inputs, accelerator) / parts
+                errors = errors_of(state.unet, inputs, accelerator)
+                part_loss = (inputs.noised.weight * errors).mean() / parts
                 accelerator.backward(part_loss)
             loss += part_loss.detach()
+            if state.learned is not None:
+                scale = state.scaler.get_scale() if state.scaler else 1.0
+                objective.learn(inputs.noised, errors.detach(), scale / (share * parts), 1 / parts)
             tick = time.perf_counter()
         accelerator.unscale_gradients()
         torch.nn.utils.clip_grad_norm_(state.unet.parameters(), config.max_grad_norm, foreach=True)
@@ -485,6 +516,8 @@ def train(
             continue
         skipped = 0
         state.seconds = _agreed(time.monotonic() - started, config, accelerator)
+        if state.learned is not None:
+            _learn_schedule(state, learning_rate / config.learning_rate, accelerator)
         state.step += 1
         state.loss_sum += loss
         state.loss_steps += 1
@@ -512,11 +545,24 @@ def _optimizer_step(state: TrainState) -> bool:
     return state.scaler is None or state.scaler.get_scale() >= before
 
 
-def loss_of(unet: torch.nn.Module, inputs: Inputs, accelerator: Accelerator) -> Tensor:
-    """Mean squared error in float32; only the UNet runs in the autocast precision."""
+def _learn_schedule(state: TrainState, factor: float, accelerator: Accelerator) -> None:
+    """A step of the learned schedule, which all processes take alike."""
+    assert state.learned is not None
+    assert state.learned_optimizer is not None
+    for weight in state.learned.parameters():
+        weight.grad = accelerator.reduce(weight.grad, "mean")
+    for group in state.learned_optimizer.param_groups:
+        group["lr"] = SCHEDULE_LEARNING_RATE * factor
+    state.learned_optimizer.step()
+    state.learned_optimizer.zero_grad()
+
+
+def errors_of(unet: torch.nn.Module, inputs: Inputs, accelerator: Accelerator) -> Tensor:
+    """Mean squared error of each picture (B,) in float32; only the UNet runs in the autocast precision."""
+    noised = inputs.noised
     with accelerator.autocast():
-        prediction = unet(inputs.sample, inputs.timestep, return_dict=False, **inputs.conditions)[0]
-    return F.mse_loss(prediction.float(), inputs.target)
+        prediction = unet(noised.sample, noised.timestep, return_dict=False, **inputs.conditions)[0]
+    return (prediction.float() - noised.target).square().flatten(1).mean(dim=1)
 
 
 def check_finite(state: TrainState, loss: Tensor) -> None:
@@ -572,5 +618,6 @@ def validate(
     starts = range(0, count, chunk)
     for start in starts[accelerator.process_index :: accelerator.num_processes]:
         part = draw[start : min(start + chunk, count)]
-        total += loss_of(unet, make_inputs(told, table, objective, part), accelerator).item() * len(part.rows)
+        inputs = make_inputs(told, table, objective, part)
+        total += (inputs.noised.weight * errors_of(unet, inputs, accelerator)).sum().item()
     return accelerator.reduce(torch.tensor(total, device=accelerator.device)).item() / count

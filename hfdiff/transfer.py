@@ -12,6 +12,7 @@ from hfdiff.data import ImageTable
 from hfdiff.errors import BadInput
 from hfdiff.objectives import make_objective
 from hfdiff.pipelines.class_style import ClassStylePipeline, find_name
+from hfdiff.samplers import process_of
 from hfdiff.training import SHAPE_KEYS, TrainConfig, build_unet
 from hfdiff.unet import ClassStyleUNet2DModel
 
@@ -64,11 +65,13 @@ def check_fits(source: ClassStylePipeline, config: TrainConfig, table: ImageTabl
             f"init_from {config.init_from}: it makes {kinds.get(channels, channels)} pictures, "
             f"the data set {config.dataset!r} is {kinds[table.channels]}"
         )
-    wanted = make_objective(config.objective, config.schedule).scheduler().config
-    for key in ("prediction_type", "beta_schedule"):
-        found = source.scheduler.config.get(key)
-        if found != wanted[key]:
-            raise BadInput(
-                f"init_from {config.init_from}: its {key} is {found!r}, objective {config.objective!r} "
-                f"with schedule {config.schedule!r} has {wanted[key]!r}"
-            )
+    found, wanted = process_of(source.scheduler), make_objective(config).process()
+    if found.prediction_type != wanted.prediction_type:
+        raise BadInput(
+            f"init_from {config.init_from}: its model predicts {found.prediction_type!r}, objective "
+            f"{config.objective!r} {wanted.prediction_type!r}"
+        )
+    if config.schedule != "learned" and not torch.allclose(
+        *(torch.tensor(p.betas) for p in (found, wanted)), atol=1e-5
+    ):
+        raise BadInput(f"init_from {config.init_from}: its noise schedule is another than {config.schedule!r}")

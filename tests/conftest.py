@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
 from hfdiff.data import ImageTable, load_training_data
-from hfdiff.objectives import make_objective
+from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.styles import STYLES
 from hfdiff.training import TrainConfig
@@ -97,7 +97,7 @@ def pipeline() -> ClassStylePipeline:
     """Three classes, the styles thick and thin; untrained, with weights that depend on every condition."""
     pipe = ClassStylePipeline(
         unet=tiny_unet(),
-        scheduler=make_objective("flow").scheduler(),
+        scheduler=make_objective(ObjectiveConfig()).scheduler(),
         id2label={0: "Sneaker", 1: "Bag", 2: "T-shirt/top"},
         styles={name: {"phrase": STYLES[name].phrase, "group": STYLES[name].group} for name in ("thick", "thin")},
     )

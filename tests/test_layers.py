@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEAVES = ("hfdiff.unet", "hfdiff.pipelines.class_style")
+LEAVES = ("hfdiff.unet", "hfdiff.pipelines.class_style", "hfdiff.pipelines.multistep")
 ORDER = (
     "hfdiff.errors",
     "hfdiff.config",
@@ -17,6 +17,8 @@ ORDER = (
     "hfdiff.styles",
     "hfdiff.augment",
     "hfdiff.data",
+    "hfdiff.learned_schedule",
+    "hfdiff.samplers",
     "hfdiff.objectives",
     "hfdiff.judge",
     "hfdiff.training",

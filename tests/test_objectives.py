@@ -1,106 +1,203 @@
 """Objectives: against the papers' formulas in float64, against diffusers, and back to the clean picture."""
 
+import itertools
 import math
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, EDMEulerScheduler
+from torch import Tensor
 
 from hfdiff.errors import BadInput
-from hfdiff.objectives import OBJECTIVES, SCHEDULES, make_objective
+from hfdiff.objectives import LOSS_WEIGHTS, OBJECTIVES, SCHEDULES, ObjectiveConfig, make_objective
 
-PAIRS = [(name, schedule) for name, (_, schedules) in OBJECTIVES.items() for schedule in (schedules or ("auto",))]
+DISCRETE = [name for name, row in OBJECTIVES.items() if row.kind == "discrete"]
+RECIPES = [
+    ObjectiveConfig(objective="flow"),
+    ObjectiveConfig(objective="flow", flow_shift=2.0),
+    ObjectiveConfig(objective="edm"),
+    *(ObjectiveConfig(objective=o, schedule=s) for o, s in itertools.product(DISCRETE, [*SCHEDULES, "learned"])),
+    *(ObjectiveConfig(objective=o, zero_terminal_snr=True) for o in ("v_prediction", "sample")),
+]
 
 
-def batch(size: int = 64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def label(recipe: ObjectiveConfig) -> str:
+    return f"{recipe.objective}-{recipe.schedule}-{recipe.flow_shift or recipe.zero_terminal_snr}"
+
+
+def batch(size: int = 64) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     clean, noise = torch.randn((2, size, 1, 4, 4), generator=generator).unbind()
     return clean, noise, (torch.arange(size) + 0.5) / size
 
 
-@pytest.mark.parametrize(("name", "schedule"), PAIRS)
-def test_target_gives_the_clean_picture_back(name, schedule):
-    objective = make_objective(name, schedule)
+def alpha_bar(schedule: str) -> Tensor:
+    """(1000,) float64, from the papers' formulas."""
+    betas = {
+        "linear": lambda i: 1e-4 + (0.02 - 1e-4) * i / 999,  # Ho et al. 2020, Section 4
+        "scaled_linear": lambda i: (math.sqrt(0.00085) + (math.sqrt(0.012) - math.sqrt(0.00085)) * i / 999) ** 2,
+        "sigmoid": lambda i: 1e-4 + (0.02 - 1e-4) / (1 + math.exp(6 - 12 * i / 999)),
+        "cosine": lambda i: min(1 - _cosine((i + 1) / 1000) / _cosine(i / 1000), 0.999),
+    }[schedule]
+    return torch.cumprod(1 - torch.tensor([betas(i) for i in range(1000)], dtype=torch.float64), 0)
+
+
+def _cosine(t: float) -> float:
+    return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2  # Nichol & Dhariwal 2021, Equation 17
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=label)
+def test_target_gives_the_clean_picture_back(recipe):
+    objective = make_objective(recipe)
     clean, noise, quantiles = batch()
     noised = objective.noise(clean, noise, objective.quantile(quantiles))
-    assert noised.sample.dtype == noised.target.dtype == torch.float32
-    alpha, _ = objective.path(noised.timestep)
-    usable = alpha > 0.01  # nothing of the picture is left at the far end
+    assert noised.sample.dtype == noised.target.dtype == noised.weight.dtype == torch.float32
+    alpha, sigma = objective.path(noised.timestep)
+    usable = (alpha / sigma > 0.01) & (sigma / alpha > 1e-4)  # nothing of one of the two is left at the ends
+    assert usable.sum() > 50
     back = objective.clean(noised.sample, noised.target, noised.timestep)
     assert torch.allclose(back[usable], clean[usable], atol=1e-3)
 
 
-def test_flow_is_the_straight_line():
-    objective = make_objective("flow")
+@pytest.mark.parametrize("shift", [1.0, 2.0])
+def test_flow_is_the_straight_line(shift):
+    objective = make_objective(ObjectiveConfig(flow_shift=shift))
     clean, noise, quantiles = batch()
     timestep = objective.quantile(quantiles)
     noised = objective.noise(clean, noise, timestep)
     t = (timestep.double() / 1000).reshape(-1, 1, 1, 1)
     assert torch.allclose(noised.sample.double(), (1 - t) * clean.double() + t * noise.double(), atol=1e-6)
     assert torch.equal(noised.target, noise - clean)
+    unshifted = torch.special.ndtri(quantiles.double()).sigmoid()  # Esser et al. 2024, Equations 19 and 23
+    assert torch.allclose(t.flatten(), shift * unshifted / (1 + (shift - 1) * unshifted), atol=1e-6)
+
+
+def test_flow_shifts_with_the_resolution():
+    shifts = [make_objective(ObjectiveConfig(), side).process().flow_shift for side in (28, 32, 64)]
+    assert shifts == [1.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", DISCRETE)
+def test_discrete_objectives_are_the_papers_formulas(name, schedule):
+    objective = make_objective(ObjectiveConfig(objective=name, schedule=schedule))
+    clean, noise, quantiles = batch()
+    timestep = objective.quantile(quantiles).long()
+    level = alpha_bar(schedule)[timestep].reshape(-1, 1, 1, 1)
+    alpha, sigma = level.sqrt(), (1 - level).sqrt()
+    noised = objective.noise(clean, noise, timestep.float())
+    oracle = {
+        "epsilon": noise.double(),
+        "v_prediction": alpha * noise - sigma * clean,  # Salimans & Ho 2022, Appendix D
+        "sample": clean.double(),
+    }[name]
+    assert torch.allclose(noised.sample.double(), alpha * clean.double() + sigma * noise.double(), atol=1e-4)
+    assert torch.allclose(noised.target.double(), oracle, atol=1e-4)
+    scheduler = DDPMScheduler(1000, **SCHEDULES[schedule])
+    assert torch.allclose(noised.sample, scheduler.add_noise(clean, noise, timestep), atol=1e-4)
+    if name == "v_prediction":
+        assert torch.allclose(noised.target, scheduler.get_velocity(clean, noise, timestep), atol=1e-4)
+
+
+def test_zero_terminal_snr_ends_in_noise():
+    """Lin et al. 2024, Algorithm 1: sqrt(alpha_bar) shifted and scaled so that it ends at 0 and starts where it did."""
+    objective = make_objective(ObjectiveConfig(objective="v_prediction", schedule="linear", zero_terminal_snr=True))
+    root = alpha_bar("linear").sqrt()
+    expected = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    alpha, sigma = objective.path(torch.arange(1000.0))
+    assert torch.allclose(alpha.double()[:-1], expected[:-1], atol=1e-4)
+    assert alpha[-1] == pytest.approx(2**-12, rel=1e-3)
+    assert sigma[-1] == pytest.approx(1.0)
+
+
+def test_edm_is_the_papers_preconditioning():
+    """Karras et al. 2022, Table 1: D(x; s) = c_skip x + c_out F(c_in x; ln(s) / 4)."""
+    objective = make_objective(ObjectiveConfig(objective="edm"))
+    clean, noise, quantiles = batch()
+    timestep = objective.quantile(quantiles)
+    sigma = (4 * timestep.double()).exp().reshape(-1, 1, 1, 1)
+    assert torch.allclose(sigma.flatten().log(), -1.2 + 1.2 * torch.special.ndtri(quantiles.double()), atol=1e-5)
+    x, root = clean + sigma * noise, (sigma**2 + 0.25).sqrt()
+    noised = objective.noise(clean, noise, timestep)
+    assert torch.allclose(noised.sample.double(), x / root, atol=1e-4)
+    c_skip, c_out = 0.25 / root**2, sigma * 0.5 / root
+    assert torch.allclose(noised.target.double(), (clean - c_skip * x) / c_out, rtol=1e-3, atol=1e-3)
+    scheduler = EDMEulerScheduler()
+    back = scheduler.precondition_outputs(x, noised.target, sigma)
+    assert torch.allclose(back, clean.double(), atol=1e-4)
+    # lambda(s) |D - x_0|^2 = |F - target|^2 with lambda = 1 / c_out^2: no further weight.
+    assert torch.equal(noised.weight, torch.ones(64))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=label)
+@pytest.mark.parametrize("weight", LOSS_WEIGHTS)
+def test_weights_are_those_of_the_clean_pictures_error(recipe, weight):
+    """A wrong prediction costs its weight times the squared error of the clean picture that it means."""
+    if recipe.objective == "edm" and weight == "edm":
+        return
+    objective = make_objective(ObjectiveConfig(**{**vars(recipe), "loss_weight": weight}))
+    clean, noise, quantiles = batch()
+    noised = objective.noise(clean, noise, objective.quantile(quantiles))
+    if weight == "none":
+        assert torch.equal(noised.weight, torch.ones(64))
+        return
+    alpha, sigma = objective.path(noised.timestep)
+    usable = (alpha / sigma > 0.03) & (sigma / alpha > 0.03)
+    wrong = noised.target + 0.1
+    error = (objective.clean(noised.sample, wrong, noised.timestep) - clean).square().flatten(1).mean(dim=1)
+    snr = (alpha.double() / sigma.double()) ** 2
+    expected = {"min_snr": snr.clamp(max=5), "edm": (1 / snr + 0.25) / (0.25 / snr)}[weight]
+    assert torch.allclose(noised.weight[usable] * 0.01, (expected * error)[usable].float(), rtol=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [
+        ("epsilon", lambda snr: snr.clamp(max=5) / snr),
+        ("v_prediction", lambda snr: snr.clamp(max=5) / (snr + 1)),
+        ("sample", lambda snr: snr.clamp(max=5)),
+    ],
+)
+def test_min_snr_is_the_papers_table(name, factor):
+    """Hang et al. 2023, Section 3.4 and Equation 10."""
+    objective = make_objective(ObjectiveConfig(objective=name, schedule="linear", loss_weight="min_snr"))
+    level = alpha_bar("linear")
+    weight = objective.weight(level.sqrt(), (1 - level).sqrt())
+    assert torch.allclose(weight, factor(level / (1 - level)), rtol=1e-6)
 
 
 def test_flow_times_are_logit_normal():
     u = torch.rand(200_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    logits = torch.logit(make_objective("flow").quantile(u) / 1000)
+    logits = torch.logit(make_objective(ObjectiveConfig()).quantile(u) / 1000)
     assert abs(logits.mean()) < 0.01
     assert abs(logits.std() - 1) < 0.01
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_epsilon_is_the_papers_formula(schedule):
-    if schedule == "linear":  # Ho et al. 2020, Section 4
-        betas = [1e-4 + (0.02 - 1e-4) * i / 999 for i in range(1000)]
-    else:  # Nichol & Dhariwal 2021, Equation 17
-
-        def f(t: float) -> float:
-            return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
-
-        betas = [min(1 - f((i + 1) / 1000) / f(i / 1000), 0.999) for i in range(1000)]
-    alpha_bar = torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), 0)
-    objective = make_objective("epsilon", schedule)
-    clean, noise, quantiles = batch()
-    timestep = objective.quantile(quantiles)
-    expected = alpha_bar[timestep.long()].reshape(-1, 1, 1, 1)
-    noised = objective.noise(clean, noise, timestep)
-    oracle = expected.sqrt() * clean.double() + (1 - expected).sqrt() * noise.double()
-    assert torch.allclose(noised.sample.double(), oracle, atol=1e-4)
-    assert torch.equal(noised.target, noise)
-    scheduler = DDPMScheduler(1000, beta_schedule=SCHEDULES[schedule])
-    assert torch.allclose(noised.sample, scheduler.add_noise(clean, noise, timestep.long()), atol=1e-4)
-
-
-def test_epsilon_times_cover_all_steps_evenly():
-    timestep = make_objective("epsilon").quantile(torch.rand(100_000, generator=torch.Generator().manual_seed(0)))
+def test_discrete_times_cover_all_steps_evenly():
+    draws = torch.rand(100_000, generator=torch.Generator().manual_seed(0))
+    timestep = make_objective(ObjectiveConfig(objective="epsilon")).quantile(draws)
     counts = torch.bincount(timestep.long(), minlength=1000)
     assert counts.min() > 50
     assert counts.max() < 160
 
 
-@pytest.mark.parametrize(("name", "schedule"), PAIRS)
-@pytest.mark.parametrize(("steps", "error", "tolerance"), [(50, 0.0, 0.02), (10, 0.01, 0.15)])
-def test_scheduler_recovers_a_known_gaussian(name, schedule, steps, error, tolerance):
-    """With the exact denoiser of N(m, s^2) in place of a model, sampling gives that mean and deviation; ten steps with
-    a prediction that is off by a hundredth, as a trained model's is, stay near it."""
-    objective, mean, deviation = make_objective(name, schedule), 0.4, 0.3
-    scheduler = objective.scheduler()
-    scheduler.set_timesteps(steps)
-    x = torch.randn((4000, 1, 1, 1), generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
-        timestep = torch.full((len(x),), float(t))
-        alpha, sigma = (c.reshape(-1, 1, 1, 1) for c in objective.path(timestep))
-        clean = mean + alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2) * (x - alpha * mean)
-        noise = (x - alpha * clean) / sigma
-        a, b = objective.target(alpha, sigma)
-        x = scheduler.step(a * clean + b * noise + error, t, x).prev_sample
-    assert abs(x.mean() - mean) < tolerance
-    assert abs(x.std() - deviation) < tolerance
-
-
-def test_invalid_choices_list_the_valid_ones():
-    with pytest.raises(BadInput, match="unknown objective 'flo'.*did you mean 'flow'.*epsilon"):
-        make_objective("flo")
-    with pytest.raises(BadInput, match="schedule 'cosine' does not go with objective 'flow'; valid: auto"):
-        make_objective("flow", "cosine")
-    with pytest.raises(BadInput, match="schedule 'sine'.*valid: auto, cosine, linear"):
-        make_objective("epsilon", "sine")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "flo"}, "unknown objective 'flo'.*did you mean 'flow'.*epsilon"),
+        ({"schedule": "cosine"}, "schedule 'cosine' does not go with objective 'flow'; valid: auto"),
+        ({"objective": "epsilon", "schedule": "sine"}, "schedule 'sine'.*valid: auto, cosine, linear, .*learned"),
+        ({"objective": "edm", "time_sampling": "logit_normal"}, "valid: auto, log_normal, uniform"),
+        ({"objective": "edm", "loss_weight": "edm"}, "loss_weight 'edm' does not go .*valid: auto, none, min_snr"),
+        ({"objective": "epsilon", "zero_terminal_snr": True}, "zero_terminal_snr .*valid: .*v_prediction or sample"),
+        (
+            {"objective": "epsilon", "flow_shift": 2.0},
+            "flow_shift 2.0 does not go .*'epsilon'; valid: flow",
+        ),
+        ({"objective": "edm", "sampler": "ddim"}, "sampler 'ddim' does not go .*valid: dpmpp_2m, euler, ipndm"),
+        ({"sampler": "euler", "spacing": "karras"}, "spacing 'karras' does not go with sampler 'euler'.*valid: auto"),
+    ],
+)
+def test_invalid_choices_list_the_valid_ones(changes, message):
+    with pytest.raises(BadInput, match=message):
+        make_objective(ObjectiveConfig(**changes))

@@ -10,7 +10,7 @@ import torch
 from conftest import tiny_unet
 from diffusers import DiffusionPipeline
 
-from hfdiff.objectives import make_objective
+from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.pipelines.class_style import ClassStylePipeline, guidance_branches, parse_styles, resolve_styles
 
 STYLES = {"thick": {"phrase": "thick", "group": "stroke"}, "thin": {"phrase": "thin", "group": "stroke"}}
@@ -203,7 +203,7 @@ def test_each_style_keeps_its_column_when_saved(tmp_path):
     """diffusers sorts a saved configuration by name."""
     styles = {name: {"phrase": name, "group": None} for name in ("thick", "slanted", "dark")}
     pipe = ClassStylePipeline(
-        tiny_unet(num_classes=1, num_styles=3), make_objective("flow").scheduler(), {0: "a"}, styles
+        tiny_unet(num_classes=1, num_styles=3), make_objective(ObjectiveConfig()).scheduler(), {0: "a"}, styles
     )
     pipe.save_pretrained(tmp_path)
     assert ClassStylePipeline.from_pretrained(tmp_path).style_names == ["thick", "slanted", "dark"] == pipe.style_names

@@ -9,7 +9,7 @@ from conftest import tiny_unet
 from PIL import Image
 
 from hfdiff.data import DATASETS
-from hfdiff.objectives import make_objective
+from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.styles import STYLES
 
@@ -20,7 +20,7 @@ def test_the_python_lines_run_without_hfdiff_imported(tmp_path):
     names = ("Sneaker", "Bag")
     styles = {name: {"phrase": name, "group": None} for name in ("thick", "slanted")}
     pipeline = ClassStylePipeline(
-        tiny_unet(num_classes=2), make_objective("flow").scheduler(), dict(enumerate(names)), styles
+        tiny_unet(num_classes=2), make_objective(ObjectiveConfig()).scheduler(), dict(enumerate(names)), styles
     )
     pipeline.save_pretrained(tmp_path / "runs" / "demo" / "pipeline")
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)

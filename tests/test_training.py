@@ -8,7 +8,7 @@ import torch
 
 from hfdiff.data import to_unit_range
 from hfdiff.errors import BadInput, TrainingFailed
-from hfdiff.objectives import make_objective
+from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.training import (
     build_unet,
     check_config,
@@ -29,7 +29,7 @@ def weights_after(config, table, accelerator, steps=None):
     """Train and return the state and the losses."""
     state = make_state(config, build_unet(config, table), accelerator)
     losses = []
-    for step in train(config, table, state, make_objective(config.objective), accelerator):
+    for step in train(config, table, state, make_objective(config), accelerator):
         losses.append(step.loss.item())
         if step.step == steps:
             break
@@ -63,10 +63,10 @@ def test_conditions_are_dropped_alone_and_together(tiny_config, table):
 
 def test_inputs_are_the_pictures_with_their_conditions(tiny_config, table):
     config = tiny_config(drop_class=0.5, drop_style=0.0, drop_both=0.25, style_share=0.5)
-    objective = make_objective("flow")
+    objective = make_objective(ObjectiveConfig())
     draw = draw_batch(config, table, 64, 0, CPU)
     inputs = make_inputs(config, table, objective, draw)
-    clean = objective.clean(inputs.sample, inputs.target, inputs.timestep)
+    clean = objective.clean(inputs.noised.sample, inputs.noised.target, inputs.noised.timestep)
     plain = ~draw.strengths.any(dim=1)
     expected = to_unit_range(table.pixels[draw.rows]) * 2 - 1
     assert torch.allclose(clean[plain], expected[plain], atol=1e-4)
@@ -82,7 +82,7 @@ def test_styles_of_the_data_come_before_those_of_the_table(tiny_config, table):
     told = dataclasses.replace(table, style_weights=torch.rand(len(table), 2), style_names=("a", "b"))
     config = tiny_config(drop_class=0, drop_style=0, drop_both=0)
     draw = draw_batch(config, told, 16, 0, CPU)
-    weights = make_inputs(config, told, make_objective("flow"), draw).conditions["style_weights"]
+    weights = make_inputs(config, told, make_objective(ObjectiveConfig()), draw).conditions["style_weights"]
     assert torch.equal(weights, torch.cat([told.style_weights[draw.rows], draw.strengths], dim=1))
 
 
@@ -142,7 +142,7 @@ def test_fp16_trains_with_autocast_and_scaler(tiny_config, table, fp16_on_cpu):
     fp16_on_cpu.unwrap_model(state.unet, keep_fp32_wrapper=False).conv_in.register_forward_hook(
         lambda _, __, out: seen.add(out.dtype)
     )
-    losses = [step.loss for step in train(config, table, state, make_objective("flow"), fp16_on_cpu)]
+    losses = [step.loss for step in train(config, table, state, make_objective(ObjectiveConfig()), fp16_on_cpu)]
     assert seen == {torch.float16}
     assert all(loss.dtype == torch.float32 for loss in losses)
     assert state.numbers()["scaler"]["scale"] > 1
@@ -154,7 +154,7 @@ def test_an_overflow_moves_nothing(tiny_config, table, fp16_on_cpu):
     state = make_state(config, build_unet(config, table), fp16_on_cpu)
     fp16_on_cpu.scaler._init_scale = 2.0**100
     before = [p.detach().clone() for p in state.ema_unet.parameters()]
-    steps = iter(train(config, table, state, make_objective("flow"), fp16_on_cpu))
+    steps = iter(train(config, table, state, make_objective(ObjectiveConfig()), fp16_on_cpu))
     with pytest.raises(TrainingFailed, match="not finite at any loss scale"):
         next(steps)  # forty halvings of 2^100 are not enough
     assert state.step == 0
@@ -167,7 +167,7 @@ def test_after_overflows_the_same_batch_is_taken_again(tiny_config, table, fp16_
     config = tiny_config(max_train_images=16)
     state = make_state(config, build_unet(config, table), fp16_on_cpu)
     fp16_on_cpu.scaler._init_scale = 2.0**30
-    steps = [step.step for step in train(config, table, state, make_objective("flow"), fp16_on_cpu)]
+    steps = [step.step for step in train(config, table, state, make_objective(ObjectiveConfig()), fp16_on_cpu)]
     assert steps == [1, 2]
     assert state.ema.optimization_step == 2
     assert state.numbers()["scaler"]["scale"] < 2.0**30
@@ -198,7 +198,7 @@ def test_averaged_weights_follow_the_power_function(tiny_config, table, accelera
     config = tiny_config(max_train_images=160, ema_share=0.1)
     state = make_state(config, build_unet(config, table), accelerator)
     history = []
-    for _ in train(config, table, state, make_objective("flow"), accelerator):
+    for _ in train(config, table, state, make_objective(ObjectiveConfig()), accelerator):
         history.append(accelerator.unwrap_model(state.unet).conv_out.weight.detach().double().clone())
     average = history[0]
     for number, weight in enumerate(history[1:], start=2):
@@ -216,7 +216,7 @@ def test_averaging_leaves_the_trained_weights_alone(tiny_config, table, accelera
 
 
 def test_validation_is_fixed_and_watching_changes_nothing(tiny_config, table, accelerator):
-    config, objective = tiny_config(max_train_images=80), make_objective("flow")
+    config, objective = tiny_config(max_train_images=80), make_objective(ObjectiveConfig())
     unwatched, _ = weights_after(config, table, accelerator)
     state = make_state(config, build_unet(config, table), accelerator)
     for _ in train(config, table, state, objective, accelerator):

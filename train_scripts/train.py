@@ -57,8 +57,9 @@ class Run:
 
     def pipeline(self) -> ClassStylePipeline:
         """A pipeline around the averaged weights."""
+        table, scheduler = self.table, self.objective.scheduler()
         return checkpoint.make_pipeline(
-            self.config, self.state.averaged(), self.table.class_names, self.table.style_names
+            self.state.averaged(), scheduler, table.class_names, table.style_names, self.config.styles
         )
 
 
@@ -135,11 +136,11 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     tracker = None if config.report_to == "none" else config.report_to
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision, log_with=tracker, project_dir=config.output_dir)
     device = accelerator.device
-    state = make_state(config, unet, accelerator)
+    objective = make_objective(config, side=max(table.size))
+    state = make_state(config, unet, accelerator, objective.learned)
     if saved:
         state.load(saved.tensors, saved.numbers, accelerator)
         say(f"resuming after {state.step * config.batch_size:,} images, from {saved.path}")
-    objective = make_objective(config.objective, config.schedule)
     table, validation = table.to(device), validation.to(device)
     return Run(folder, config, table, validation, state, objective, accelerator, fingerprint)
 

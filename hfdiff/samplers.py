@@ -1,0 +1,166 @@
+"""Samplers: a diffusers scheduler for each kind of process, one row each.
+
+A *process* is what a sampler must know of an objective: how pictures turn into noise, and what the model predicts. It
+is read back from a saved scheduler, so a trained pipeline can be sampled in another way.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    HeunDiscreteScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+
+from hfdiff.errors import BadInput, unknown
+from hfdiff.pipelines.multistep import MultistepScheduler
+
+NUM_TIMESTEPS = 1000
+SIGMA_MIN, SIGMA_MAX, SIGMA_DATA = 0.002, 80.0, 0.5  # Karras et al. 2022, Table 1
+
+Kind = Literal["discrete", "flow", "edm"]
+Spacing = Literal["auto", "karras", "exponential"]
+
+
+@dataclass(frozen=True)
+class Process:
+    """How pictures turn into noise, and what the model predicts."""
+
+    kind: Kind
+    prediction_type: str  # epsilon, v_prediction, sample, flow_prediction or edm
+    betas: tuple[float, ...] = ()  # of a discrete process, one for each timestep
+    flow_shift: float = 1.0
+
+    @property
+    def blows_up(self) -> bool:
+        """Does the process end in so little signal (alpha below 0.6%) that an error of the predicted noise there
+        becomes a picture of its own?"""
+        return self.prediction_type == "epsilon" and math.prod(1 - beta for beta in self.betas) < 3.7e-5
+
+
+def _discrete(p: Process, spacing: Spacing, spaced: bool = True, **settings: Any) -> dict[str, Any]:
+    """Arguments of diffusers' schedulers with a table of betas."""
+    if spaced:
+        settings |= {"timestep_spacing": "trailing", "use_karras_sigmas": spacing == "karras"}
+        settings |= {"use_exponential_sigmas": spacing == "exponential"}
+    betas = list(p.betas)
+    return {"num_train_timesteps": len(betas), "prediction_type": p.prediction_type, "trained_betas": betas, **settings}
+
+
+def _flow(p: Process) -> dict[str, Any]:
+    """Arguments of diffusers' multistep solvers for a flow."""
+    return {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": p.flow_shift}
+
+
+def _edm(spacing: Spacing) -> dict[str, Any]:
+    schedule = "exponential" if spacing == "exponential" else "karras"
+    return {"sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX, "sigma_data": SIGMA_DATA, "sigma_schedule": schedule}
+
+
+def _dpmpp_2m(p: Process, spacing: Spacing) -> SchedulerMixin:
+    clip = {"lambda_min_clipped": -5.1} if p.blows_up else {}
+    return DPMSolverMultistepScheduler(**_discrete(p, spacing, **clip))
+
+
+def _multistep(p: Process, spacing: Spacing) -> SchedulerMixin:
+    settings: dict[Kind, dict[str, Any]] = {
+        "discrete": {"num_train_timesteps": len(p.betas), "trained_betas": list(p.betas)},
+        "flow": {"flow_shift": p.flow_shift},
+        "edm": {"sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX, "sigma_data": SIGMA_DATA},
+    }
+    # By keyword: diffusers forgets what is given by position when it builds one configuration from another.
+    return MultistepScheduler(kind=p.kind, prediction_type=p.prediction_type, **settings[p.kind])
+
+
+@dataclass(frozen=True)
+class Row:
+    """How a sampler solves one kind of process."""
+
+    build: Callable[[Process, Spacing], SchedulerMixin]
+    spacings: tuple[Spacing, ...] = ("auto",)
+    survives: bool = True  # does it come through the end of a process that blows up?
+
+
+SPACED: tuple[Spacing, ...] = ("auto", "karras", "exponential")
+
+# Sampler -> kind of process -> how; a kind that is absent is invalid.
+SAMPLERS: Mapping[str, Mapping[Kind, Row]] = {
+    "ddpm": {  # Ho et al. 2020, Algorithm 2
+        "discrete": Row(lambda p, s: DDPMScheduler(**_discrete(p, s, spaced=False, timestep_spacing="trailing"))),
+    },
+    "ddim": {  # Song et al. 2021, Equation 12
+        "discrete": Row(lambda p, s: DDIMScheduler(**_discrete(p, s, spaced=False, timestep_spacing="trailing"))),
+    },
+    "heun": {  # Karras et al. 2022, Algorithm 1
+        "discrete": Row(lambda p, s: HeunDiscreteScheduler(**_discrete(p, s)), SPACED, survives=False),
+        "flow": Row(lambda p, s: FlowMatchHeunDiscreteScheduler(shift=p.flow_shift)),
+    },
+    "dpmpp_2m": {  # Lu et al. 2022, Algorithm 2
+        "discrete": Row(_dpmpp_2m, SPACED),
+        "flow": Row(lambda p, s: DPMSolverMultistepScheduler(**_flow(p))),
+        "edm": Row(lambda p, s: EDMDPMSolverMultistepScheduler(**_edm(s)), SPACED),
+    },
+    "unipc": {  # Zhao et al. 2023
+        "discrete": Row(lambda p, s: UniPCMultistepScheduler(**_discrete(p, s)), SPACED, survives=False),
+        "flow": Row(lambda p, s: UniPCMultistepScheduler(**_flow(p))),
+    },
+    "euler": {
+        "discrete": Row(lambda p, s: EulerDiscreteScheduler(**_discrete(p, s)), SPACED, survives=False),
+        "flow": Row(lambda p, s: FlowMatchEulerDiscreteScheduler(shift=p.flow_shift)),
+        "edm": Row(lambda p, s: EDMEulerScheduler(**_edm(s)), SPACED),
+    },
+    "ipndm": {  # Zhang & Chen 2023, with EDM's spacing
+        "discrete": Row(_multistep),
+        "flow": Row(_multistep),
+        "edm": Row(_multistep),
+    },
+}
+
+
+def valid_samplers(process: Process) -> list[str]:
+    """The samplers that solve this process."""
+    rows = {name: kinds[process.kind] for name, kinds in SAMPLERS.items() if process.kind in kinds}
+    return [name for name, row in rows.items() if row.survives or not process.blows_up]
+
+
+def make_scheduler(process: Process, sampler: str = "auto", spacing: Spacing = "auto") -> SchedulerMixin:
+    """The diffusers scheduler of a sampler ("auto": DPM-Solver++ 2M); BadInput lists what is valid."""
+    name = "dpmpp_2m" if sampler == "auto" else sampler
+    if name not in SAMPLERS:
+        raise unknown("sampler", sampler, SAMPLERS)
+    valid = valid_samplers(process)
+    if name not in valid:
+        raise BadInput(
+            f"sampler {sampler!r} does not go with a {process.kind} process whose model predicts "
+            f"{process.prediction_type!r}{' down to no signal' if process.blows_up else ''}; valid: {', '.join(valid)}"
+        )
+    row = SAMPLERS[name][process.kind]
+    if spacing not in row.spacings:
+        raise BadInput(
+            f"spacing {spacing!r} does not go with sampler {name!r} on a {process.kind} process; "
+            f"valid: {', '.join(row.spacings)}"
+        )
+    return row.build(process, spacing)
+
+
+def process_of(scheduler: SchedulerMixin) -> Process:
+    """The process that a saved scheduler reverses."""
+    config = scheduler.config
+    prediction = config.get("prediction_type")
+    if type(scheduler).__name__.startswith("FlowMatch") or prediction == "flow_prediction":
+        return Process("flow", "flow_prediction", flow_shift=float(config.get("flow_shift", config.get("shift", 1.0))))
+    if type(scheduler).__name__.startswith("EDM") or prediction == "edm":
+        return Process("edm", "edm")
+    betas = config.get("trained_betas") or scheduler.betas.tolist()
+    return Process("discrete", str(prediction), betas=tuple(map(float, betas)))

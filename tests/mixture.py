@@ -1,0 +1,66 @@
+"""A mixture of two-dimensional Gaussians, whose exact denoiser stands for a model: pictures (B, 2, 1, 1) in float64."""
+
+import inspect
+from functools import cache
+
+import torch
+from diffusers import SchedulerMixin
+from torch import Tensor
+
+from hfdiff.objectives import Objective
+
+MEANS = torch.tensor([[-0.6, 0.4], [0.5, 0.5], [0.1, -0.6]], dtype=torch.float64)
+SHARES = torch.tensor([0.3, 0.5, 0.2], dtype=torch.float64)
+COVARIANCE = torch.tensor([[0.0225, 0.0075], [0.0075, 0.0125]], dtype=torch.float64)
+
+
+def mean() -> Tensor:
+    return SHARES @ MEANS
+
+
+def covariance() -> Tensor:
+    spread = MEANS - mean()
+    return COVARIANCE + (SHARES[:, None] * spread).T @ spread
+
+
+def denoise(x: Tensor, alpha: float, sigma: float) -> Tensor:
+    """E[x_0 | alpha x_0 + sigma e = x], (B, 2) -> (B, 2), by Bayes' rule."""
+    precision = torch.linalg.inv(alpha**2 * COVARIANCE + sigma**2 * torch.eye(2, dtype=torch.float64))
+    away = x[:, None] - alpha * MEANS  # (B, 3, 2)
+    likelihood = SHARES.log() - torch.einsum("bki,ij,bkj->bk", away, precision, away) / 2
+    centres = MEANS + alpha * away @ (COVARIANCE @ precision).T
+    return (likelihood.softmax(dim=1)[..., None] * centres).sum(dim=1)
+
+
+@cache
+def log_ratios(betas: tuple[float, ...]) -> Tensor:
+    """ln(sigma / alpha) of each timestep of a table."""
+    alpha_bar = torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), 0)
+    return ((1 - alpha_bar) / alpha_bar).log() / 2
+
+
+def levels(objective: Objective, betas: tuple[float, ...], timestep: float) -> tuple[float, float]:
+    """alpha and sigma; between two timesteps of a table, ln(sigma / alpha) is a straight line."""
+    if not betas:
+        alpha, sigma = objective.path(torch.tensor([timestep], dtype=torch.float64))
+        return alpha.item(), sigma.item()
+    ratios = log_ratios(betas)
+    low = min(int(timestep), len(betas) - 2)
+    ratio = torch.lerp(ratios[low], ratios[low + 1], timestep - low).exp().item()
+    return (1 + ratio**2) ** -0.5, ratio * (1 + ratio**2) ** -0.5
+
+
+def sample(objective: Objective, scheduler: SchedulerMixin, steps: int, noise: Tensor) -> Tensor:
+    """The scheduler's answer (B, 2) to noise (B, 2), with the exact prediction in place of a model's."""
+    scheduler.set_timesteps(steps)
+    x = noise.reshape(-1, 2, 1, 1) * getattr(scheduler, "init_noise_sigma", 1.0)
+    generator = torch.Generator().manual_seed(0)
+    betas = objective.process().betas
+    extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    for t in scheduler.timesteps:
+        entering = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        alpha, sigma = levels(objective, betas, float(t))
+        clean = denoise(entering.reshape(-1, 2), alpha, sigma).reshape(x.shape)
+        a, b = objective.target(torch.tensor(alpha), torch.tensor(sigma))
+        x = scheduler.step(a * clean + b * (entering - alpha * clean) / sigma, t, x, **extra).prev_sample
+    return x.reshape(-1, 2).double()

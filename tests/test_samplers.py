@@ -1,0 +1,154 @@
+"""Samplers, with the exact denoiser of a mixture of Gaussians in place of a model."""
+
+from functools import cache
+
+import mixture
+import pytest
+import torch
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+
+from hfdiff.errors import BadInput
+from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective
+from hfdiff.samplers import SAMPLERS, make_scheduler, process_of, valid_samplers
+
+RECIPES = [
+    ObjectiveConfig(objective="flow"),
+    ObjectiveConfig(objective="flow", flow_shift=3.0),
+    ObjectiveConfig(objective="edm"),
+    *(ObjectiveConfig(objective=name, schedule="linear") for name in ("epsilon", "v_prediction", "sample")),
+    *(ObjectiveConfig(objective=name, schedule="cosine") for name in ("epsilon", "v_prediction", "sample")),
+    ObjectiveConfig(objective="v_prediction", schedule="linear", zero_terminal_snr=True),
+    ObjectiveConfig(objective="epsilon", schedule="scaled_linear"),
+    ObjectiveConfig(objective="epsilon", schedule="sigmoid"),
+    ObjectiveConfig(objective="epsilon", schedule="learned"),
+]
+PAIRS = [(recipe, name) for recipe in RECIPES for name in valid_samplers(make_objective(recipe).process())]
+ORDERS = {"ddim": 1, "euler": 1, "heun": 2, "dpmpp_2m": 2, "unipc": 2, "ipndm": 4}
+ROUNDING = 2e-3  # where a scheduler tells the model whole timesteps, and computes with others
+
+
+def label(value: object) -> str:
+    if not isinstance(value, ObjectiveConfig):
+        return str(value)
+    words = [value.objective, value.schedule if OBJECTIVES[value.objective].kind == "discrete" else ""]
+    return "-".join([word for word in words if word] + ["zero"] * value.zero_terminal_snr)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny tensors: a second thread only waits."""
+    torch.set_num_threads(1)
+
+
+def normal(count: int) -> torch.Tensor:
+    """Normal draws (count, 2), evenly spread so that their own mean and covariance are those of the normal."""
+    draws = torch.quasirandom.SobolEngine(2, scramble=True, seed=0).draw(count).double()
+    return torch.special.ndtri(draws.clamp(1e-6, 1 - 1e-6))
+
+
+@cache
+def solution(recipe: ObjectiveConfig, whole_table: bool) -> torch.Tensor:
+    """The fourth-order solution with 500 steps for `normal(256)`, from EDM's noise level or the end of the table."""
+    objective = make_objective(recipe)
+    scheduler = make_scheduler(objective.process(), "ipndm")
+    if whole_table:
+        scheduler = type(scheduler).from_config(scheduler.config, sigma_max=1e9)
+    return mixture.sample(objective, scheduler, 500, normal(256))
+
+
+@pytest.mark.parametrize(("recipe", "name"), PAIRS, ids=label)
+def test_every_pair_recovers_means_and_covariances(recipe, name):
+    objective = make_objective(recipe)
+    steps = 250 if name == "ddpm" else 100
+    x = mixture.sample(objective, make_scheduler(objective.process(), name), steps, normal(2048))
+    # A process that does not end in pure noise starts from the wrong place; ddpm is random.
+    tolerance = 0.03 if name == "ddpm" or recipe.schedule == "scaled_linear" else 0.02
+    assert torch.allclose(x.mean(dim=0), mixture.mean(), atol=tolerance)
+    assert torch.allclose(torch.cov(x.T), mixture.covariance(), atol=tolerance)
+
+
+@pytest.mark.parametrize(("recipe", "name"), [pair for pair in PAIRS if pair[1] != "ddpm"], ids=label)
+def test_the_error_falls_at_the_order(recipe, name):
+    """From 20 to 100 steps.
+
+    On a table of betas, diffusers' solvers walk in even timesteps, of which the last ones, where the table is steepest,
+    are long and of first order; only `ipndm` keeps its order there.
+    """
+    objective = make_objective(recipe)
+    on_table = objective.process().kind == "discrete" and name != "ipndm"
+    scheduler = make_scheduler(objective.process(), name)
+    at_20, at_100 = (
+        (mixture.sample(objective, scheduler, steps, normal(256)) - solution(recipe, on_table)).abs().mean()
+        for steps in (20, 100)
+    )
+    assert at_100 < 0.02
+    rounded = name in ("dpmpp_2m", "unipc") and at_100 < ROUNDING
+    assert rounded or at_100 < at_20 * 5 ** -(0.5 if on_table else 0.7 * ORDERS[name])
+
+
+def test_multistep_weights_are_those_of_adams_and_bashforth():
+    """On even steps of the time itself, the textbook's coefficients."""
+    from hfdiff.pipelines.multistep import _adams_bashforth
+
+    nodes = torch.tensor([1.0, 0.9, 0.8, 0.7], dtype=torch.float64).numpy()
+    expected = [-0.1 * w / 24 for w in (-9, 37, -59, 55)]
+    assert _adams_bashforth(nodes, 0.6, 1.0) == pytest.approx(expected)
+    warped = _adams_bashforth(nodes, 0.6, 7.0)  # exact for cubics of s^(1/7)
+    assert sum(warped * nodes ** (3 / 7)) == pytest.approx((0.6 ** (10 / 7) - 0.7 ** (10 / 7)) * 0.7)
+
+
+@pytest.mark.parametrize(("recipe", "name"), PAIRS, ids=label)
+def test_the_process_is_read_back_from_the_scheduler(recipe, name, tmp_path):
+    process = make_objective(recipe).process()
+    scheduler = make_scheduler(process, name)
+    scheduler.save_pretrained(tmp_path)
+    again = process_of(type(scheduler).from_pretrained(tmp_path))
+    assert (again.kind, again.prediction_type, again.flow_shift) == (
+        process.kind, process.prediction_type, process.flow_shift
+    )  # fmt: skip
+    assert again.betas == pytest.approx(process.betas)
+
+
+def test_the_process_of_a_foreign_scheduler():
+    process = process_of(DPMSolverMultistepScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction"))
+    assert (process.kind, process.prediction_type, len(process.betas)) == ("discrete", "v_prediction", 1000)
+
+
+def test_spacings_space():
+    process = make_objective(ObjectiveConfig(objective="epsilon", schedule="linear")).process()
+    for name in ("dpmpp_2m", "unipc", "euler", "heun"):
+        nodes = []
+        for spacing in ("auto", "karras", "exponential"):
+            scheduler = make_scheduler(process, name, spacing)
+            scheduler.set_timesteps(10)
+            nodes.append(scheduler.sigmas[: 2 * 10 : 2 if name == "heun" else 1])
+        karras = nodes[1][nodes[1] > 0] ** (1 / 7)
+        assert torch.allclose(karras.unique().diff(), karras.unique().diff().mean(), atol=2e-3)
+        ratios = nodes[2][nodes[2] > 0].unique().log().diff()
+        assert torch.allclose(ratios, ratios.mean(), atol=1e-3)
+        assert not torch.allclose(nodes[0], nodes[1])
+
+
+def test_ddpm_draws_the_noise_that_its_scheduler_would():
+    process = make_objective(ObjectiveConfig(objective="epsilon")).process()
+    assert isinstance(make_scheduler(process, "ddpm"), DDPMScheduler)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_that_does_not_go_with_a_process_lists_the_valid_ones(name):
+    process = make_objective(ObjectiveConfig(objective="edm")).process()
+    valid = valid_samplers(process)
+    if name in valid:
+        return
+    with pytest.raises(BadInput, match=f"sampler '{name}' does not go .*; valid: {', '.join(valid)}"):
+        make_scheduler(process, name)
+
+
+def test_invalid_choices_list_the_valid_ones():
+    flow, cosine = (make_objective(ObjectiveConfig(objective=name)).process() for name in ("flow", "epsilon"))
+    with pytest.raises(BadInput, match="unknown sampler 'eular'.*did you mean 'euler'"):
+        make_scheduler(flow, "eular")
+    with pytest.raises(BadInput, match="spacing 'karras' does not go with sampler 'dpmpp_2m' .*; valid: auto"):
+        make_scheduler(flow, "dpmpp_2m", "karras")
+    with pytest.raises(BadInput, match="down to no signal; valid: ddpm, ddim, dpmpp_2m, ipndm"):
+        make_scheduler(cosine, "euler")
