@@ -11,7 +11,7 @@ from conftest import tiny_unet
 from diffusers import DiffusionPipeline
 
 from hfdiff.objectives import make_objective
-from hfdiff.pipelines.class_style import ClassStylePipeline, guidance_branches, parse_styles, resolve_styles
+from hfdiff.pipelines.class_style import ClassStylePipeline, Guidance, parse_styles, resolve_styles
 
 STYLES = {"thick": {"phrase": "thick", "group": "stroke"}, "thin": {"phrase": "thin", "group": "stroke"}}
 
@@ -89,7 +89,7 @@ def test_condition_mistakes_are_named(pipeline, arguments, message):
 
 @pytest.mark.parametrize(("w_c", "w_s", "count"), [(1, 1, 1), (2, 2, 2), (1, 2, 2), (3, 1.5, 3), (0, 0, 1), (2, 0, 2)])
 def test_guidance_is_the_formula_in_one_forward_per_step(pipeline, monkeypatch, w_c, w_s, count):
-    assert len(guidance_branches(w_c, w_s, styled=True)) == count
+    assert len(Guidance(w_c, w_s).branches()) == count
     unet, calls = pipeline.unet, []
     forward = type(unet).forward
     monkeypatch.setattr(
