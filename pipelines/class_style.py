@@ -413,7 +413,7 @@ class ClassStylePipeline(DiffusionPipeline):
             raise ValueError("mask without an image; give the image whose parts are kept")
         _check_range("strength", strength, 0, 1)
         if strength == 0:
-            raise ValueError("strength 0; valid: above 0, to 1")
+            raise ValueError(f"strength {strength}; valid: above 0, to 1")
 
     def _request(
         self,
@@ -599,9 +599,9 @@ def _pixels(what: str, picture: Any, channels: int) -> torch.Tensor:
     if isinstance(picture, Image.Image):
         picture = _decode(what, picture, channels)
     if isinstance(picture, np.ndarray) and picture.ndim in (2, 3):
-        pixels = torch.from_numpy(picture.reshape(*picture.shape[:2], -1)).permute(2, 0, 1)
+        pixels = torch.tensor(picture if picture.ndim == 3 else picture[..., None]).permute(2, 0, 1)
     elif isinstance(picture, torch.Tensor) and picture.ndim in (2, 3):
-        pixels = picture.reshape(-1, *picture.shape[-2:]).cpu()
+        pixels = (picture if picture.ndim == 3 else picture[None]).cpu()
     else:
         raise ValueError(f"{what} of type {type(picture).__name__}; valid: PIL, numpy NHWC, torch NCHW, or a list")
     pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
