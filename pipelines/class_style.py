@@ -131,7 +131,7 @@ def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> t
     timestep: of any shape, fractions welcome; alpha and sigma: float64 of that shape, on the CPU. At pure noise alpha
     may be 0: divide by it as a tensor, and the noise level is infinite. ValueError for an unknown kind of scheduler.
     """
-    t = torch.as_tensor(timestep).detach().to("cpu", torch.float64)
+    t = torch.as_tensor(timestep).detach().cpu().double()
     config = scheduler.config
     if config.get("prediction_type") == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
         sigma = (t / config.num_train_timesteps).clamp(0, 1)
@@ -141,7 +141,7 @@ def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> t
         c_in = (sigma**2 + config.sigma_data**2).rsqrt()
         return c_in, c_in * sigma
     if hasattr(scheduler, "alphas_cumprod"):
-        alpha_bar = scheduler.alphas_cumprod.to("cpu", torch.float64)
+        alpha_bar = scheduler.alphas_cumprod.cpu().double()
         angle = torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())  # alpha = cos, sigma = sin, even at alpha = 0
         t = t.clamp(0, len(angle) - 1)
         angle = torch.lerp(angle[t.floor().long()], angle[t.ceil().long()], t.frac())
@@ -449,7 +449,9 @@ class ClassStylePipeline(DiffusionPipeline):
         """Make the scheduler ready for the last `strength` of its steps (at least one); the timesteps of those."""
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
         skipped = min(num_inference_steps - int(num_inference_steps * strength), num_inference_steps - 1)
-        first = skipped * self.scheduler.order  # a second-order scheduler lists two timesteps for each step but one
+        first = skipped * getattr(
+            self.scheduler, "order", 1
+        )  # a second-order scheduler lists two timesteps for each step but one
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(first)
         return self.scheduler.timesteps[first:]
