@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -10,14 +11,26 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from PIL import Image, ImageOps
 
 from hfdiff.checkpoint import load_pipeline, write_file
 from hfdiff.config import command_line
-from hfdiff.errors import BadInput, folder_to_write, run_program
+from hfdiff.errors import BadInput, first_line, folder_to_write, run_program
 from hfdiff.pictures import Grid, class_style_grid, save_picture
 from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
+from hfdiff.samplers import Spacing, make_scheduler, process_of
 
 MAX_IMAGES = 10_000
+# Flags that are the pipeline's arguments of the same name; absent, the pipeline's own defaults hold.
+PIPELINE_FLAGS = (
+    "guidance_scale",
+    "style_guidance_scale",
+    "autoguidance_scale",
+    "guidance_rescale",
+    "guidance_interval",
+    "num_inference_steps",
+    "strength",
+)
 
 
 @dataclass(frozen=True)
@@ -36,19 +49,39 @@ class Sample:
     """Pictures for each label."""
     guidance_scale: float | None = None
     style_guidance_scale: float | None = None
+    autoguidance_scale: float | None = None
+    """Guidance by the model's weaker companion, where it has one."""
+    guidance_rescale: float | None = None
+    """0 to 1: how far the contrast that guidance adds is taken back."""
+    guidance_interval: tuple[float, float] | None = None
+    """LOW HIGH: guide only between these noise levels (sigma / alpha), for example 0.2 5."""
     num_inference_steps: int | None = None
+    sampler: str | None = None
+    """Another sampler than the one saved with the model: ddpm, ddim, heun, dpmpp_2m, unipc, euler, ipndm."""
+    spacing: Spacing = "auto"
+    """Spacing of the sampler's steps in noise."""
+    image: str | None = None
+    """Begin with this picture: to vary it, restyle it, change its class, or repair a part."""
+    strength: float | None = None
+    """How far from the picture to go: above 0, to 1. By default 0.6, with a mask 1."""
+    mask: str | None = None
+    """A picture, white where the image is drawn anew and black where it is kept."""
     seed: int = 0
 
     def main(self) -> int:
         out = folder_to_write(self.output_dir)
         if not 1 <= self.num_images <= MAX_IMAGES:
             raise BadInput(f"num_images is {self.num_images}; valid: 1 to {MAX_IMAGES}")
+        files = {key: file for key, file in (("image", self.image), ("mask", self.mask)) if file is not None}
+        pictures = {key: _read_picture(key, file) for key, file in files.items()}
         pipeline = load_pipeline(self.model)
         pipeline.to(torch.accelerator.current_accelerator() or "cpu")
-        given = {key: getattr(self, key) for key in ("guidance_scale", "style_guidance_scale", "num_inference_steps")}
-        arguments = {key: value for key, value in given.items() if value is not None}
+        if self.sampler or self.spacing != "auto":
+            process = process_of(pipeline.scheduler)
+            pipeline.scheduler = make_scheduler(process, self.sampler or "auto", self.spacing)
+        arguments = {key: getattr(self, key) for key in PIPELINE_FLAGS if getattr(self, key) is not None}
         try:
-            grid = self.draw(pipeline, arguments)
+            grid = self.draw(pipeline, arguments | pictures)
         except ValueError as error:
             raise BadInput(str(error)) from error
         out.mkdir(parents=True, exist_ok=True)
@@ -63,7 +96,10 @@ class Sample:
             write_file(out / name, png.getvalue())
             records.append({"file": name, "class": class_name, "styles": weights})
         save_picture(out / "grid.png", grid.figure())
-        settings: dict[str, Any] = {"model": self.model, "seed": self.seed, **arguments}
+        settings: dict[str, Any] = {"model": self.model, "seed": self.seed, "sampler": self.sampler}
+        settings |= {"spacing": self.spacing, **files, **arguments}
+        if self.guidance_interval:  # JSON knows no infinity
+            settings["guidance_interval"] = [v if math.isfinite(v) else str(v) for v in self.guidance_interval]
         write_file(out / "samples.json", (json.dumps({**settings, "images": records}, indent=2) + "\n").encode())
         print(f"{len(images)} pictures in {out}; all of them on one sheet: {out / 'grid.png'}")
         return 0
@@ -84,6 +120,16 @@ class Sample:
         styles = (self.styles or (PLAIN,)) * (len(labels) if len(self.styles) < 2 else 1)
         rows = [f"{label}, {style}" for label, style in zip(labels, styles, strict=True)]
         return Grid(out.images, rows, [""], self.num_images, out.class_labels, out.styles)
+
+
+def _read_picture(flag: str, file: str) -> Image.Image:
+    """The picture in a file, turned as its camera says; BadInput names the file."""
+    try:
+        with Image.open(file) as image:
+            return ImageOps.exif_transpose(image)
+    except Exception as error:  # Pillow raises many kinds for a broken file
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise BadInput(f"{flag} {file!r} cannot be read: {reason}") from error
 
 
 def _slug(text: str) -> str:

@@ -3,25 +3,31 @@
 This file is saved beside the weights and loaded from there, so it imports nothing of the project.
 
 Guidance, with v the model's prediction, c the class, s the styles and 0 for "unspecified":
-    v(0,0) + w_c [v(c,0) - v(0,0)] + w_s [v(c,s) - v(c,0)]
+    v(0,0) + w_c [v(c,0) - v(0,0)] + w_s [v(c,s) - v(c,0)] + (w_a - 1) [v(c,s) - g(c,s)]
 is classifier-free guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598) with one scale for each condition
-(Brooks et al. 2023, https://arxiv.org/abs/2211.09800, Equation 3).
+(Brooks et al. 2023, https://arxiv.org/abs/2211.09800, Equation 3), and autoguidance by the prediction g of a weaker
+model (Karras et al. 2024, https://arxiv.org/abs/2406.02507, Equation 3).
+
+Noise: the network's input at timestep t is alpha x_0 + sigma e, with x_0 the clean picture and e standard normal; the
+noise level is sigma / alpha, EDM's sigma.
 """
 
+import importlib
 import inspect
 import json
 import math
 import operator
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -30,7 +36,12 @@ from PIL import Image
 PLAIN = "plain"
 UNSPECIFIED = -1.0  # a strength that stands for "not told"
 
+# Leaf file, as a saved pipeline names it -> the same code where hfdiff is installed.
+INSTALLED = {"unet": "hfdiff.unet", "multistep": "hfdiff.pipelines.multistep"}
+LIBRARIES = ("diffusers", "transformers")  # what every user has; any other component travels with its source
+
 StyleSpec = str | Mapping[str, float] | None
+Pictures: TypeAlias = Image.Image | np.ndarray | torch.Tensor | Sequence[Image.Image | np.ndarray | torch.Tensor]
 
 
 @dataclass
@@ -114,19 +125,116 @@ def resolve_styles(spec: StyleSpec, styles: Mapping[str, Mapping[str, Any]]) -> 
     return strengths
 
 
-def guidance_branches(class_scale: float, style_scale: float, styled: bool) -> list[tuple[float, bool, bool]]:
-    """The conditions that one step needs: (weight, class given, styles given), the weightless ones left out.
+def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(alpha, sigma) of the network's input alpha x_0 + sigma e at timesteps as the network is told them.
 
-    Equal scales need two branches, scales of 1 only one.
+    timestep: of any shape, fractions welcome; alpha and sigma: float64 of that shape, on the CPU. At pure noise alpha
+    may be 0: divide by it as a tensor, and the noise level is infinite. ValueError for an unknown kind of scheduler.
     """
-    if not styled:
-        style_scale = class_scale
-    branches = [
-        (1 - class_scale, False, False),
-        (class_scale - style_scale, True, False),
-        (style_scale, True, True),
-    ]
-    return [branch for branch in branches if branch[0] != 0]
+    t = torch.as_tensor(timestep).detach().cpu().double()
+    config = scheduler.config
+    if config.get("prediction_type") == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
+        sigma = (t / config.num_train_timesteps).clamp(0, 1)
+        return 1 - sigma, sigma
+    if getattr(scheduler, "alphas_cumprod", None) is not None:
+        alpha_bar = scheduler.alphas_cumprod.cpu().double()
+        angle = torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())  # alpha = cos, sigma = sin, even at alpha = 0
+        t = t.clamp(0, len(angle) - 1)
+        angle = torch.lerp(angle[t.floor().long()], angle[t.ceil().long()], t.frac())
+        return angle.cos(), angle.sin()
+    if "sigma_data" in config:  # Karras et al. 2022, Table 1: c_noise = ln(sigma) / 4, c_in
+        sigma = (4 * t).exp()
+        c_in = (sigma**2 + config.sigma_data**2).rsqrt()
+        return c_in, c_in * sigma
+    raise ValueError(f"noise levels of {type(scheduler).__name__} are unknown; valid: discrete, flow or EDM schedulers")
+
+
+class Branch(NamedTuple):
+    """One condition that a step evaluates: its share of the prediction, what the UNet is told, and which UNet."""
+
+    weight: float
+    class_told: bool = True
+    styles_told: bool = True
+    by_guide: bool = False
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The scales of the module's formula (w_c, w_s, w_a), where they act, and how far their contrast is undone.
+
+    `guidance_interval`: the noise levels, both ends included, outside which v(c,s) alone is evaluated.
+    """
+
+    guidance_scale: float = 1.0
+    style_guidance_scale: float = 1.0
+    autoguidance_scale: float = 1.0
+    guidance_rescale: float = 0.0
+    guidance_interval: tuple[float, float] = (0.0, math.inf)
+
+    def __post_init__(self) -> None:
+        for name in ("guidance_scale", "style_guidance_scale", "autoguidance_scale"):
+            _check_range(name, getattr(self, name), -1000, 1000)
+        _check_range("guidance_rescale", self.guidance_rescale, 0, 1)
+        interval = self.guidance_interval
+        try:
+            valid = len(interval) == 2 and 0 <= interval[0] < interval[1]
+        except TypeError:
+            valid = False
+        if not valid:
+            raise ValueError(f"guidance_interval {interval}; valid: two noise levels, 0 <= low < high")
+
+    def branches(self, styled: bool = True) -> list[Branch]:
+        """The conditions that a guided step needs, the weightless ones left out, the main UNet's first.
+
+        Equal scales need two branches, scales of 1 only one.
+        """
+        w_c, w_s, w_a = self.guidance_scale, self.style_guidance_scale, self.autoguidance_scale
+        if not styled:
+            w_s = w_c
+        told = Branch(w_s + (w_a - 1))
+        branches = [Branch(1 - w_c, False, False), Branch(w_c - w_s, True, False), told, Branch(1 - w_a, by_guide=True)]
+        return [branch for branch in branches if branch.weight or (branch is told and self.guidance_rescale)]
+
+    def plan(self, scheduler: SchedulerMixin, timesteps: torch.Tensor, styled: bool = True) -> list[list[Branch]]:
+        """The branches of each timestep."""
+        low, high = self.guidance_interval
+        if (low, high) == (0, math.inf):  # whatever the scheduler
+            return [self.branches(styled)] * len(timesteps)
+        alpha, sigma = noise_levels(scheduler, timesteps)
+        return [self.branches(styled) if low <= level <= high else [Branch(1.0)] for level in (sigma / alpha).tolist()]
+
+    def rescale(self, guided: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        """Bring the contrast of a guided prediction (B, C, H, W) back towards that of v(c,s).
+
+        Lin et al. 2023, https://arxiv.org/abs/2305.08891, Equations 15 and 16.
+        """
+        before, after = (p.std(dim=(1, 2, 3), keepdim=True) for p in (told, guided))  # (B, 1, 1, 1)
+        rescaled = guided * (before / after.clamp_min(torch.finfo(after.dtype).tiny))
+        return self.guidance_rescale * rescaled + (1 - self.guidance_rescale) * guided
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is to be drawn, one row for each of B pictures."""
+
+    noise: torch.Tensor  # (B, C, H, W), the e of the whole trajectory
+    class_ids: torch.Tensor  # (B,)
+    weights: torch.Tensor  # (B, S)
+    generator: torch.Generator | list[torch.Generator] | None
+    image: torch.Tensor | None = None  # (B, C, H, W) float32 in [0, 1]
+    mask: torch.Tensor | None = None  # (B, 1, H, W) bool: True where the picture is drawn anew
+
+    @property
+    def clean(self) -> torch.Tensor:
+        """`image` as the UNet sees pictures: (B, C, H, W) in [-1, 1]."""
+        assert self.image is not None
+        return (2 * self.image - 1).to(self.noise.dtype)
+
+    def part(self, rows: slice) -> "_Request":
+        rowwise: dict[str, Any] = {
+            name: v[rows] for name, v in vars(self).items() if isinstance(v, torch.Tensor | list)
+        }
+        return replace(self, **rowwise)
 
 
 class ClassStylePipeline(DiffusionPipeline):
@@ -135,12 +243,14 @@ class ClassStylePipeline(DiffusionPipeline):
     Args:
         unet: a `ClassStyleUNet2DModel`.
         scheduler: the diffusers scheduler of the objective that the UNet was trained for.
+        guide_unet: a weaker UNet of the same data and objective (smaller, or trained for less), for autoguidance.
         id2label: {class id: class name}.
         styles: {style name: {"phrase": words for a prompt, "group": exclusive group or None, "index": column of the
             UNet}}; where no index is given, the columns are in the order of the dictionary.
     """
 
-    model_cpu_offload_seq = "unet"
+    model_cpu_offload_seq = "unet->guide_unet"
+    _optional_components: ClassVar[list[str]] = ["guide_unet"]
 
     def __init__(
         self,
@@ -148,9 +258,10 @@ class ClassStylePipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         id2label: dict | None = None,
         styles: dict | None = None,
+        guide_unet: ModelMixin | None = None,
     ):
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet)
         id2label = {int(i): name for i, name in (id2label or {}).items()}
         # A saved configuration is sorted by name, so each style carries its column.
         styles = {name: {"index": i, **style} for i, (name, style) in enumerate((styles or {}).items())}
@@ -164,6 +275,10 @@ class ClassStylePipeline(DiffusionPipeline):
             raise ValueError(f"id2label names {len(id2label)} classes, the UNet has {unet.config.num_classes}")
         if sorted(style["index"] for style in styles.values()) != list(range(unet.config.num_styles)):
             raise ValueError(f"{len(styles)} styles are named, the UNet has {unet.config.num_styles}")
+        if guide_unet is not None:
+            for key in ("in_channels", "out_channels", "num_classes", "num_styles"):
+                if guide_unet.config[key] != unet.config[key]:
+                    raise ValueError(f"{key} of guide_unet is {guide_unet.config[key]}; valid: {unet.config[key]}")
         self.register_to_config(id2label={str(i): name for i, name in id2label.items()}, styles=styles)
 
     @property
@@ -220,8 +335,14 @@ class ClassStylePipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         max_batch_size: int = 256,
+        image: Pictures | None = None,
+        strength: float | None = None,
+        mask: Pictures | None = None,
+        autoguidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] = (0.0, math.inf),
     ) -> ClassStylePipelineOutput | tuple:
-        """Draw pictures.
+        """Draw pictures, from noise or from pictures given.
 
         Args:
             class_labels: names or ids; None for a label means "any class".
@@ -233,70 +354,152 @@ class ClassStylePipeline(DiffusionPipeline):
             output_type: "pil", "np" (NHWC float32 in [0, 1]) or "pt" (NCHW float32 in [0, 1]).
             return_dict: False for the plain tuple (images,).
             max_batch_size: the most rows that go through the UNet at once; it bounds the memory.
+            image: begin with these pictures, to vary them, restyle them, change their class or repair a part: PIL,
+                numpy NHWC or torch NCHW in [0, 1] (or uint8), or a list; one for all, one for each label, or one for
+                each picture drawn. Another size is cut at the centre to the model's aspect and resized, transparency
+                becomes white, and grey and colour are converted to what the model draws.
+            strength: how far to go back to noise, from just above 0 (the picture as it is) to 1 (only a trace of it);
+                the last `strength` of the steps are taken. By default 0.6, and 1 with a mask.
+            mask: 1 where the picture is drawn anew, 0 where it is kept exactly (cut at 0.5): PIL, arrays (H, W) or
+                (N, H, W), or a list; as many as of `image`.
+            autoguidance_scale: w_a of the module's formula; other than 1 it needs a `guide_unet`.
+            guidance_rescale: 0 to 1; how far the contrast that guidance adds is taken back (`Guidance.rescale`).
+            guidance_interval: the noise levels (sigma / alpha) between which guidance acts; outside them the plain
+                conditional prediction is used, which is cheaper (Kynkaanniemi et al. 2024,
+                https://arxiv.org/abs/2404.07724).
         """
+        guidance = Guidance(
+            guidance_scale, style_guidance_scale, autoguidance_scale, guidance_rescale, guidance_interval
+        )
+        if strength is None:
+            strength = 0.6 if image is not None and mask is None else 1.0
+        elif image is None:
+            raise ValueError(f"strength {strength} without an image; give an image to begin with")
+        self._check(guidance, num_inference_steps, output_type, max_batch_size, strength, image, mask)
+        ids, strengths = self.conditions(class_labels, styles, num_images_per_label)
+        request = self._request(ids, strengths, num_images_per_label, generator, image, mask)
+        most = sum(not branch.by_guide for branch in guidance.branches(styled=bool(self.style_names)))
+        rows = max(1, max_batch_size // max(1, most))
+        images = torch.empty(request.noise.shape, dtype=torch.float32)
+        num_evaluations = len(self._timesteps(num_inference_steps, strength)) * math.ceil(len(ids) / rows)
+        with self.progress_bar(total=num_evaluations) as progress:
+            for part in (slice(start, start + rows) for start in range(0, len(ids), rows)):
+                images[part] = self._denoise(
+                    request.part(part), guidance, num_inference_steps, strength, progress
+                ).cpu()
+        images = (images / 2 + 0.5).clamp(0, 1)
+        if request.image is not None and request.mask is not None:
+            images = torch.where(request.mask.cpu(), images, request.image.cpu())
+        return self._output(images, ids, strengths, output_type, return_dict)
+
+    def _check(
+        self,
+        guidance: Guidance,
+        num_inference_steps: int,
+        output_type: str,
+        max_batch_size: int,
+        strength: float,
+        image: Any,
+        mask: Any,
+    ) -> None:
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type {output_type!r}; valid: pil, np, pt")
-        most = self.scheduler.config.num_train_timesteps
-        if not 1 <= num_inference_steps <= most:
-            raise ValueError(f"num_inference_steps {num_inference_steps}; valid: 1 to {most}")
+        _check_range("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
         if max_batch_size < 1:
             raise ValueError(f"max_batch_size {max_batch_size}; valid: at least 1")
-        if not all(abs(scale) <= 1000 for scale in (guidance_scale, style_guidance_scale)):
-            raise ValueError(f"guidance scales {guidance_scale}, {style_guidance_scale}; valid: -1000 to 1000")
-        ids, strengths = self.conditions(class_labels, styles, num_images_per_label)
+        if guidance.autoguidance_scale != 1 and self.guide_unet is None:
+            raise ValueError(f"autoguidance_scale {guidance.autoguidance_scale} without a guide_unet; valid: 1")
+        if mask is not None and image is None:
+            raise ValueError("mask without an image; give the image whose parts are kept")
+        _check_range("strength", strength, 0, 1)
+        if strength == 0:
+            raise ValueError(f"strength {strength}; valid: above 0, to 1")
+
+    def _request(
+        self,
+        ids: list[int | None],
+        strengths: list[dict[str, float]],
+        num_images_per_label: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        image: Pictures | None,
+        mask: Pictures | None,
+    ) -> _Request:
+        """The conditions and pictures as tensors on the pipeline's device, and the noise of each."""
         if isinstance(generator, list) and len(generator) != len(ids):
             raise ValueError(
                 f"{len(generator)} generators for {len(ids)} pictures; valid: one for all, or one for each"
             )
-        num_classes, num_styles = self.unet.config.num_classes, self.unet.config.num_styles
-        device = self._execution_device
-        class_ids = torch.tensor([num_classes if i is None else i for i in ids], device=device)  # (N,)
-        weights = torch.tensor(
-            [[given.get(name, 0.0) for name in self.style_names] for given in strengths], device=device
-        ).reshape(len(ids), num_styles)  # (N, S)
-        branches = guidance_branches(guidance_scale, style_guidance_scale, styled=num_styles > 0)
+        config, device = self.unet.config, self._execution_device
+        height, width = config.sample_size if isinstance(config.sample_size, Sequence) else [config.sample_size] * 2
+        pixels = None if image is None else read_pictures("image", image, config.in_channels, height, width)
+        repaint = None if mask is None else read_pictures("mask", _split(mask), 1, height, width) >= 0.5
+        weights = [[given.get(name, 0.0) for name in self.style_names] for given in strengths]
+        return _Request(
+            noise=randn_tensor(
+                (len(ids), config.in_channels, height, width), generator, device=device, dtype=self.unet.dtype
+            ),
+            class_ids=torch.tensor([config.num_classes if i is None else i for i in ids], device=device),
+            weights=torch.tensor(weights, device=device).reshape(len(ids), config.num_styles),
+            generator=generator,
+            image=None if pixels is None else _for_each("images", pixels, len(ids), num_images_per_label).to(device),
+            mask=None if repaint is None else _for_each("masks", repaint, len(ids), num_images_per_label).to(device),
+        )
 
-        size = self.unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        shape = (len(ids), self.unet.config.in_channels, height, width)
-        noise = randn_tensor(shape, generator=generator, device=device, dtype=self.unet.dtype)
-        images = torch.empty(shape, dtype=torch.float32)
-        rows = max(1, max_batch_size // len(branches))
-        with self.progress_bar(total=num_inference_steps * math.ceil(len(ids) / rows)) as progress:
-            for start in range(0, len(ids), rows):
-                part = slice(start, start + rows)
-                step_generator = generator[part] if isinstance(generator, list) else generator
-                images[part] = self._denoise(
-                    noise[part], class_ids[part], weights[part], branches, num_inference_steps, step_generator, progress
-                ).cpu()
-        images = (images / 2 + 0.5).clamp(0, 1)
-        return self._output(images, ids, strengths, output_type, return_dict)
+    def _timesteps(self, num_inference_steps: int, strength: float) -> torch.Tensor:
+        """Make the scheduler ready for the last `strength` of its steps (at least one); the timesteps of those."""
+        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        skipped = min(num_inference_steps - int(num_inference_steps * strength), num_inference_steps - 1)
+        first = skipped * getattr(
+            self.scheduler, "order", 1
+        )  # a second-order scheduler lists two timesteps for each step but one
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(first)
+        return self.scheduler.timesteps[first:]
+
+    def _scaled(self, sample: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The scheduler's state -> the network's input; the FlowMatch schedulers know no difference."""
+        return self.scheduler.scale_model_input(sample, t) if hasattr(self.scheduler, "scale_model_input") else sample
+
+    def _noised(self, request: _Request, t: torch.Tensor) -> torch.Tensor:
+        """The given pictures as the scheduler's state at t: the state that it scales to alpha x_0 + sigma e."""
+        alpha, sigma = (float(level) for level in noise_levels(self.scheduler, t))
+        scale = float(self._scaled(torch.ones(()), t))
+        return (alpha * request.clean + sigma * request.noise) / scale
 
     def _denoise(
-        self,
-        sample: torch.Tensor,  # (B, C, H, W)
-        class_ids: torch.Tensor,  # (B,)
-        weights: torch.Tensor,  # (B, S)
-        branches: list[tuple[float, bool, bool]],
-        num_inference_steps: int,
-        generator: torch.Generator | list[torch.Generator] | None,
-        progress: Any,
+        self, request: _Request, guidance: Guidance, num_inference_steps: int, strength: float, progress: Any
     ) -> torch.Tensor:
-        anything, untold = self.unet.config.num_classes, torch.full_like(weights, UNSPECIFIED)
-        all_classes = torch.cat(
-            [class_ids if told else torch.full_like(class_ids, anything) for _, told, _ in branches]
-        )
-        all_styles = torch.cat([weights if told else untold for _, _, told in branches])
-        self.scheduler.set_timesteps(num_inference_steps, device=sample.device)
-        sample = sample * self.scheduler.init_noise_sigma
-        extra = {"generator": generator} if "generator" in inspect.signature(self.scheduler.step).parameters else {}
-        for t in self.scheduler.timesteps:
-            model_input = self.scheduler.scale_model_input(sample, t).repeat(len(branches), 1, 1, 1)
-            predictions = self.unet(model_input, t, all_classes, all_styles).sample.chunk(len(branches))
-            prediction = sum(weight * p for (weight, _, _), p in zip(branches, predictions))
-            sample = self.scheduler.step(prediction, t, sample, **extra).prev_sample
+        """The clean pictures (B, C, H, W) in [-1, 1], nearly."""
+        scheduler = self.scheduler
+        timesteps = self._timesteps(num_inference_steps, strength)
+        extra = {"generator": request.generator}
+        extra = extra if "generator" in inspect.signature(scheduler.step).parameters else {}
+        if request.image is None:
+            sample = request.noise * getattr(scheduler, "init_noise_sigma", 1.0)
+        else:
+            sample = self._noised(request, timesteps[0])
+        plan = guidance.plan(scheduler, timesteps, styled=bool(self.style_names))
+        for t, branches in zip(timesteps, plan, strict=True):
+            # Between the two evaluations of a second-order step, the state belongs to the scheduler.
+            if request.mask is not None and getattr(scheduler, "state_in_first_order", True):
+                sample = torch.where(request.mask, sample, self._noised(request, t))
+            prediction = self._predict(self._scaled(sample, t), t, request, branches, guidance)
+            sample = scheduler.step(prediction, t, sample, **extra).prev_sample
             progress.update()
         return sample
+
+    def _predict(
+        self, model_input: torch.Tensor, t: torch.Tensor, request: _Request, branches: list[Branch], guidance: Guidance
+    ) -> torch.Tensor:
+        """The weighted sum of the branches (B, C, H, W), by one forward of each UNet that they name."""
+        main = [branch for branch in branches if not branch.by_guide]
+        predictions = _evaluate(self.unet, model_input, t, request, main)
+        if len(main) < len(branches):
+            predictions += _evaluate(self.guide_unet, model_input, t, request, branches[len(main) :])
+        prediction: Any = sum(branch.weight * p for branch, p in zip(branches, predictions, strict=True))
+        if guidance.guidance_rescale and len(branches) > 1:
+            prediction = guidance.rescale(prediction, told=predictions[len(main) - 1])
+        return prediction
 
     def _output(
         self,
@@ -314,19 +517,21 @@ class ClassStylePipeline(DiffusionPipeline):
         return ClassStylePipelineOutput(images=result, class_labels=ids, styles=strengths) if return_dict else (result,)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Save weights, configuration and the two source files, so that the folder loads without this package.
+        """Save weights, configuration and source files, so that the folder loads without this package.
 
-        The plain method loses the source files; the upload comes after they are in place.
+        The plain method loses the source of the pipeline and of each component that comes from neither diffusers nor
+        transformers; the upload comes after they are in place.
         """
         folder = Path(save_directory)
         hub = {k: kwargs.pop(k) for k in ("repo_id", "commit_message", "private", "token", "create_pr") if k in kwargs}
         super().save_pretrained(folder, **kwargs)
-        pipeline_file = _copy_source(type(self), folder)
-        unet_file = _copy_source(type(self.unet), folder / "unet")
         index_file = folder / self.config_name
         index = json.loads(index_file.read_text())
-        index["_class_name"] = [pipeline_file, type(self).__name__]
-        index["unet"] = [unet_file, type(self.unet).__name__]
+        index["_class_name"] = _copy_source(type(self), folder)
+        for name, component in self.components.items():
+            cls = type(getattr(component, "_orig_mod", component))  # what torch.compile wraps
+            if component is not None and cls.__module__.partition(".")[0] not in LIBRARIES:
+                index[name] = _copy_source(cls, folder / name)
         index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
@@ -341,9 +546,110 @@ class ClassStylePipeline(DiffusionPipeline):
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         if __name__ == "hfdiff.pipelines.class_style":
             config["_class_name"] = cls.__name__
-            if isinstance(config.get("unet"), list) and config["unet"][0] == "unet":
-                config["unet"] = ["hfdiff.unet", config["unet"][1]]
+            for name, value in config.items():
+                if isinstance(value, list) and len(value) == 2 and value[0] in INSTALLED:
+                    # diffusers takes a component of another library only where that is imported already.
+                    importlib.import_module(INSTALLED[value[0]])
+                    config[name] = [INSTALLED[value[0]], value[1]]
         return loaded
+
+
+def _evaluate(
+    unet: ModelMixin, model_input: torch.Tensor, t: torch.Tensor, request: _Request, branches: list[Branch]
+) -> list[torch.Tensor]:
+    """What one UNet predicts for each branch, in one forward: a (B, C, H, W) for each."""
+    if not branches:
+        return []
+    anything = torch.full_like(request.class_ids, unet.config.num_classes)
+    untold = torch.full_like(request.weights, UNSPECIFIED)
+    class_ids = torch.cat([request.class_ids if branch.class_told else anything for branch in branches])
+    weights = torch.cat([request.weights if branch.styles_told else untold for branch in branches])
+    rows = model_input.repeat(len(branches), 1, 1, 1)
+    return list(unet(rows, t, class_ids, weights).sample.chunk(len(branches)))
+
+
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
+    try:
+        valid = low <= float(value) <= high
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(f"{name} {value}; valid: {low} to {high}")
+
+
+def read_pictures(what: str, pictures: Pictures, channels: int, height: int, width: int) -> torch.Tensor:
+    """PIL, numpy NHWC, torch NCHW, one picture or a list, of any size -> (N, channels, height, width) in [0, 1].
+
+    diffusers' `VaeImageProcessor` resizes arrays by the nearest neighbour, converts the channels of PIL pictures only,
+    and takes what has four channels for latents; here every kind of input goes one way.
+    """
+    items = list(_split(pictures, several=4))
+    if not items:
+        raise ValueError(f"{what} is an empty list; valid: one picture or more")
+    return torch.stack([_fit(_pixels(what, item, channels), height, width) for item in items])
+
+
+def _split(pictures: Any, several: int = 3) -> Any:
+    """A list of single pictures; arrays of `several` dimensions and more hold many."""
+    if isinstance(pictures, np.ndarray | torch.Tensor):
+        return list(pictures) if pictures.ndim >= several else [pictures]
+    return pictures if isinstance(pictures, list | tuple) else [pictures]
+
+
+def _pixels(what: str, picture: Any, channels: int) -> torch.Tensor:
+    """One picture, PIL or array (H, W), (H, W, C) numpy or (C, H, W) torch -> (channels, H, W) float32 in [0, 1]."""
+    if isinstance(picture, Image.Image):
+        picture = _decode(what, picture, channels)
+    if isinstance(picture, np.ndarray) and picture.ndim in (2, 3):
+        pixels = torch.tensor(picture if picture.ndim == 3 else picture[..., None]).permute(2, 0, 1)
+    elif isinstance(picture, torch.Tensor) and picture.ndim in (2, 3):
+        pixels = (picture if picture.ndim == 3 else picture[None]).cpu()
+    else:
+        raise ValueError(f"{what} of type {type(picture).__name__}; valid: PIL, numpy NHWC, torch NCHW, or a list")
+    pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
+    if not pixels.numel() or not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise ValueError(f"{what} with values outside [0, 1]; valid: [0, 1], or uint8")
+    if len(pixels) == 1:
+        pixels = pixels.expand(channels, -1, -1)
+    elif len(pixels) == 3 and channels == 1:
+        pixels = torch.tensordot(torch.tensor([[0.299, 0.587, 0.114]]), pixels, dims=1)  # luma, as PIL has it
+    if len(pixels) != channels:
+        raise ValueError(f"{what} with {len(pixels)} channels; valid: {channels}, grey or colour")
+    return pixels
+
+
+def _decode(what: str, picture: Image.Image, channels: int) -> np.ndarray:
+    """PIL -> uint8 (H, W) or (H, W, 3); transparent parts become white, as in training."""
+    if picture.mode[0] in "IF":
+        raise ValueError(f"{what} of mode {picture.mode}; valid: 8 bits a channel")
+    if "A" in picture.mode or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.array(picture.convert("L" if channels == 1 else "RGB"))
+
+
+def _fit(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Cut (C, H, W) at the centre to the aspect asked for, as in training, and resize it without aliasing."""
+    h, w = pixels.shape[1:]
+    if (h, w) == (height, width):
+        return pixels
+    scale = min(h / height, w / width)
+    cut_h, cut_w = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (h - cut_h) // 2, (w - cut_w) // 2
+    cut = pixels[None, :, top : top + cut_h, left : left + cut_w]
+    return F.interpolate(cut, size=(height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
+
+
+def _for_each(what: str, pictures: torch.Tensor, count: int, num_images_per_label: int) -> torch.Tensor:
+    """One for all, one for each label, or one for each picture -> one for each of `count` pictures."""
+    if len(pictures) == count // num_images_per_label:
+        return pictures.repeat_interleave(num_images_per_label, dim=0)
+    if len(pictures) not in (1, count):
+        raise ValueError(
+            f"{len(pictures)} {what} for {count // num_images_per_label} labels and {count} pictures; "
+            "valid: one for all, one for each label, or one for each picture"
+        )
+    return pictures.expand(count, -1, -1, -1)
 
 
 def _is_size(size: Any) -> bool:
@@ -351,10 +657,10 @@ def _is_size(size: Any) -> bool:
     return len(sides) == 2 and all(isinstance(side, int) and 1 <= side <= 4096 for side in sides)
 
 
-def _copy_source(cls: type, folder: Path) -> str:
-    """Copy the file that defines `cls` into `folder`; returns the module's name."""
+def _copy_source(cls: type, folder: Path) -> list[str]:
+    """Copy the file that defines `cls` into `folder`; returns what names the class in model_index.json."""
     source = Path(inspect.getfile(cls))
     target = folder / source.name
     if source.resolve() != target.resolve():
         shutil.copyfile(source, target)
-    return source.stem
+    return [source.stem, cls.__name__]

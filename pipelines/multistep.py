@@ -81,7 +81,7 @@ class MultistepScheduler(SchedulerMixin, ConfigMixin):
         else:
             low, high = (bound ** (1 / config.rho) for bound in self._range())
             s = (high + ramp * (low - high)) ** config.rho
-            timesteps = np.log(s) / 4 if config.kind == "edm" else np.interp(np.log(s), *self._log_sigmas())
+            timesteps = np.log(s) / 4 if config.kind == "edm" else np.interp(np.arctan(s), *self._angles())
         self.nodes = np.append(s, 0.0)
         self.timesteps = torch.tensor(timesteps, dtype=torch.float32, device=device)
         self.num_inference_steps = num_inference_steps
@@ -139,15 +139,15 @@ class MultistepScheduler(SchedulerMixin, ConfigMixin):
             return (sample - output) / s
         return alpha * output + s * alpha**2 * sample  # v: e = alpha v + sigma x (Salimans & Ho 2022, Appendix D)
 
-    def _log_sigmas(self) -> tuple[np.ndarray, np.ndarray]:
-        """ln s of the training timesteps, and the timesteps."""
+    def _angles(self) -> tuple[np.ndarray, np.ndarray]:
+        """arctan(s) of the training timesteps, between which it is taken for a straight line, and the timesteps."""
         alpha_bar = self.alphas_cumprod.numpy()
-        return np.log((1 - alpha_bar) / alpha_bar) / 2, np.arange(len(alpha_bar))
+        return np.arctan2(np.sqrt(1 - alpha_bar), np.sqrt(alpha_bar)), np.arange(len(alpha_bar))
 
     def _range(self) -> tuple[float, float]:
         if self.alphas_cumprod is None:
             return self.config.sigma_min, self.config.sigma_max
-        first, *_, last = np.exp(self._log_sigmas()[0])
+        first, *_, last = np.tan(self._angles()[0])
         return max(self.config.sigma_min, first), min(self.config.sigma_max, last)
 
 

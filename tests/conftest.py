@@ -2,11 +2,15 @@
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: a second thread only waits; processes that tests start agree
+
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState

@@ -33,21 +33,20 @@ def denoise(x: Tensor, alpha: float, sigma: float) -> Tensor:
 
 
 @cache
-def log_ratios(betas: tuple[float, ...]) -> Tensor:
-    """ln(sigma / alpha) of each timestep of a table."""
+def angles(betas: tuple[float, ...]) -> Tensor:
+    """arctan(sigma / alpha) of each timestep of a table."""
     alpha_bar = torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), 0)
-    return ((1 - alpha_bar) / alpha_bar).log() / 2
+    return torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())
 
 
 def levels(objective: Objective, betas: tuple[float, ...], timestep: float) -> tuple[float, float]:
-    """alpha and sigma; between two timesteps of a table, ln(sigma / alpha) is a straight line."""
+    """alpha and sigma; between two timesteps of a table, the angle is a straight line."""
     if not betas:
         alpha, sigma = objective.path(torch.tensor([timestep], dtype=torch.float64))
         return alpha.item(), sigma.item()
-    ratios = log_ratios(betas)
     low = min(int(timestep), len(betas) - 2)
-    ratio = torch.lerp(ratios[low], ratios[low + 1], timestep - low).exp().item()
-    return (1 + ratio**2) ** -0.5, ratio * (1 + ratio**2) ** -0.5
+    angle = torch.lerp(*angles(betas)[low : low + 2], timestep - low)
+    return angle.cos().item(), angle.sin().item()
 
 
 def sample(objective: Objective, scheduler: SchedulerMixin, steps: int, noise: Tensor) -> Tensor:

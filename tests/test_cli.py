@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import picture
 from PIL import Image
 
 from hfdiff.cli import main
@@ -47,9 +48,48 @@ def test_sample_draws_the_table_of_classes_and_styles(model, tmp_path):
     assert len(images) == 9
 
 
+def test_sample_repairs_a_part_of_a_picture(model, tmp_path):
+    half = np.zeros((28, 28), dtype=np.uint8)
+    half[:, 14:] = 255
+    picture(3, (28, 28)).save(tmp_path / "shoe.png")
+    Image.fromarray(half).save(tmp_path / "half.png")
+    files = ["--image", str(tmp_path / "shoe.png"), "--mask", str(tmp_path / "half.png")]
+    flags = ["--strength", "0.7", "--guidance_interval", "0.2", "inf", "--guidance_rescale", "0.5"]
+    out = tmp_path / "out"
+    words = ["--class_labels", "bag", "--styles", "thin", "--num_images", "2", *files, *flags]
+    assert hfdiff("sample", model, *words, "--output_dir", str(out)) == 0
+    record = json.loads((out / "samples.json").read_text(), parse_constant=pytest.fail)
+    assert (record["image"], record["strength"]) == (str(tmp_path / "shoe.png"), 0.7)
+    assert record["guidance_interval"] == [0.2, "inf"]
+    original = np.asarray(picture(3, (28, 28)))
+    first, second = (np.asarray(Image.open(out / image["file"])) for image in record["images"])
+    for drawn in (first, second):
+        assert np.array_equal(drawn[:, :14], original[:, :14])
+        assert not np.array_equal(drawn[:, 14:], original[:, 14:])
+    assert not np.array_equal(first, second)
+
+
+def test_sample_begins_the_whole_table_with_one_picture(model, tmp_path):
+    picture(3, (40, 30), "RGB").save(tmp_path / "shoe.jpg")
+    words = ["--num_images", "1", "--num_inference_steps", "2", "--output_dir", str(tmp_path / "out")]
+    assert hfdiff("sample", model, "--image", str(tmp_path / "shoe.jpg"), *words) == 0
+    assert len(json.loads((tmp_path / "out" / "samples.json").read_text())["images"]) == 9
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (("--image", "absent.png"), "image 'absent.png' cannot be read: No such file or directory"),
+        (("--image", __file__), "test_cli.py' cannot be read: cannot identify image file"),
+        (("--image", "{picture}", "--strength", "1.5"), "strength 1.5; valid: 0 to 1"),
+        (("--image", "{picture}", "--strength", "0"), "strength 0.0; valid: above 0, to 1"),
+        (("--strength", "0.5"), "strength 0.5 without an image"),
+        (("--mask", "{picture}"), "mask without an image"),
+        (("--image", "{picture}", "--mask", "absent.png"), "mask 'absent.png' cannot be read"),
+        (("--guidance_interval", "5", "1"), "guidance_interval (5.0, 1.0); valid: two noise levels, 0 <= low < high"),
+        (("--guidance_interval", "5"), "guidance_interval"),
+        (("--guidance_rescale", "2"), "guidance_rescale 2.0; valid: 0 to 1"),
+        (("--autoguidance_scale", "2"), "autoguidance_scale 2.0 without a guide_unet; valid: 1"),
         (("--class_labels", "boot"), "unknown class 'boot'; valid: Sneaker, Bag, T-shirt/top"),
         (("--styles", "thick:2"), "strength '2' of style 'thick'; valid: a number from 0 to 1"),
         (("--styles", "thick+thin"), "exclude each other"),
@@ -61,6 +101,8 @@ def test_sample_draws_the_table_of_classes_and_styles(model, tmp_path):
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(model, tmp_path, capsys, flags, message):
+    picture(0).save(tmp_path / "picture.png")
+    flags = [flag.format(picture=tmp_path / "picture.png") for flag in flags]
     assert hfdiff("sample", model, "--output_dir", str(tmp_path / "out"), *flags) == 2
     error = "".join(line for line in capsys.readouterr().err.splitlines(keepends=True) if "it/s" not in line)
     assert message in error
@@ -78,3 +120,12 @@ def test_unknown_model_and_command(tmp_path, capsys):
 def test_help_lists_the_commands(capsys):
     assert hfdiff() == 0
     assert "sample" in capsys.readouterr().out
+
+
+def test_sample_takes_another_sampler(model, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["--class_labels", "bag", "--num_images", "1", "--num_inference_steps", "3", "--output_dir", str(out)]
+    assert hfdiff("sample", model, *words, "--sampler", "ipndm") == 0
+    assert json.loads((out / "samples.json").read_text())["sampler"] == "ipndm"
+    assert hfdiff("sample", model, *words, "--sampler", "ddim") == 2
+    assert "valid: heun, dpmpp_2m, unipc, euler, ipndm" in capsys.readouterr().err

@@ -1,19 +1,74 @@
-"""The pipeline: the grammar, the guidance formula, reproducibility, and a folder that loads anywhere."""
+"""The pipeline: the grammar, the guidance formula, starting from pictures, and a folder that loads anywhere."""
 
+import importlib
 import json
+import math
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_unet
-from diffusers import DiffusionPipeline
+from conftest import picture, tiny_unet
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    HeunDiscreteScheduler,
+    IPNDMScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+from diffusers.models.unets.unet_2d import UNet2DOutput
+from PIL import Image
 
 from hfdiff.objectives import ObjectiveConfig, make_objective
-from hfdiff.pipelines.class_style import ClassStylePipeline, guidance_branches, parse_styles, resolve_styles
+from hfdiff.pipelines import class_style
+from hfdiff.pipelines.class_style import (
+    ClassStylePipeline,
+    Guidance,
+    noise_levels,
+    parse_styles,
+    read_pictures,
+    resolve_styles,
+)
+from hfdiff.samplers import make_scheduler
+
+
+def ipndm(objective: str) -> SchedulerMixin:
+    return make_scheduler(make_objective(ObjectiveConfig(objective=objective)).process(), "ipndm")
+
 
 STYLES = {"thick": {"phrase": "thick", "group": "stroke"}, "thin": {"phrase": "thin", "group": "stroke"}}
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+SCHEDULERS = {
+    "dpm_epsilon": DPMSolverMultistepScheduler,
+    "dpm_flow": lambda: DPMSolverMultistepScheduler(**FLOW, final_sigmas_type="zero"),
+    "unipc_epsilon": UniPCMultistepScheduler,
+    "unipc_flow": lambda: UniPCMultistepScheduler(**FLOW),
+    "ddim_v": lambda: DDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing"),
+    "ddpm_sample": lambda: DDPMScheduler(prediction_type="sample"),
+    "heun_epsilon": HeunDiscreteScheduler,
+    "heun_karras": lambda: HeunDiscreteScheduler(use_karras_sigmas=True),
+    "euler_v": lambda: EulerDiscreteScheduler(prediction_type="v_prediction"),
+    "flow_euler": FlowMatchEulerDiscreteScheduler,
+    "flow_euler_shift": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0),
+    "flow_heun": FlowMatchHeunDiscreteScheduler,
+    "edm_euler": EDMEulerScheduler,
+    "edm_dpm": EDMDPMSolverMultistepScheduler,
+    "flow_ipndm": lambda: ipndm("flow"),
+    "ipndm_epsilon": lambda: ipndm("epsilon"),
+    "ipndm_v": lambda: ipndm("v_prediction"),
+    "ipndm_sample": lambda: ipndm("sample"),
+    "edm_ipndm": lambda: ipndm("edm"),
+}
+each_scheduler = pytest.mark.parametrize("name", SCHEDULERS)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -89,7 +144,7 @@ def test_condition_mistakes_are_named(pipeline, arguments, message):
 
 @pytest.mark.parametrize(("w_c", "w_s", "count"), [(1, 1, 1), (2, 2, 2), (1, 2, 2), (3, 1.5, 3), (0, 0, 1), (2, 0, 2)])
 def test_guidance_is_the_formula_in_one_forward_per_step(pipeline, monkeypatch, w_c, w_s, count):
-    assert len(guidance_branches(w_c, w_s, styled=True)) == count
+    assert len(Guidance(w_c, w_s).branches()) == count
     unet, calls = pipeline.unet, []
     forward = type(unet).forward
     monkeypatch.setattr(
@@ -111,6 +166,360 @@ def test_guidance_is_the_formula_in_one_forward_per_step(pipeline, monkeypatch, 
             v00, vc0, vcs = (forward(unet, x, t, *cond).sample for cond in ((none_c, none_s), (c, none_s), (c, s)))
             x = scheduler.step(v00 + w_c * (vc0 - v00) + w_s * (vcs - vc0), t, x).prev_sample
     assert torch.allclose(images, (x / 2 + 0.5).clamp(0, 1), atol=1e-4)
+
+
+@pytest.fixture
+def guided(pipeline) -> ClassStylePipeline:
+    """With a weaker UNet beside the main one."""
+    return with_scheduler(pipeline, pipeline.scheduler, guide_unet=tiny_unet(block_out_channels=(4, 8)))
+
+
+def with_scheduler(pipeline, scheduler, **more) -> ClassStylePipeline:
+    pipe = ClassStylePipeline(pipeline.unet, scheduler, pipeline.config.id2label, pipeline.config.styles, **more)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[tuple[int, int]]:
+    """(parameters of the UNet, rows) of each forward."""
+    seen = []
+    unet = type(tiny_unet())
+    forward = unet.forward
+
+    def record(self, sample, *rest, **more):
+        seen.append((self.num_parameters(), len(sample)))
+        return forward(self, sample, *rest, **more)
+
+    monkeypatch.setattr(unet, "forward", record)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("w_c", "w_s", "w_a", "phi", "rows"),
+    [
+        (1, 1, 2, 0, (2, 2)),
+        (3, 3, 1.5, 0, (4, 2)),
+        (3, 1.5, 2, 0, (6, 2)),
+        (1, 1, 0, 0, (0, 2)),
+        (2, 2, 1, 0.7, (4, 0)),
+        (2, 3, 2, 1.0, (6, 2)),
+        (2, 0, 1, 0.5, (6, 0)),  # v(c,s) has no weight, and its contrast is needed
+        (1, 1, 1, 0.5, (2, 0)),
+    ],
+)
+def test_autoguidance_and_rescale_are_their_formulas(guided, calls, w_c, w_s, w_a, phi, rows):
+    more = {"autoguidance_scale": w_a, "guidance_rescale": phi, "output_type": "pt"}
+    images = guided(["Bag"], "thick:0.5", 2, w_c, w_s, 3, seeded(), **more).images
+    main, guide, scheduler = guided.unet, guided.guide_unet, guided.scheduler
+    expected = [(unet.num_parameters(), n) for unet, n in zip((main, guide), rows, strict=True) if n]
+    assert calls == expected * 3
+
+    x = torch.randn((2, 1, 28, 28), generator=seeded())
+    scheduler.set_timesteps(3)
+    c, s = torch.tensor([1, 1]), torch.tensor([[0.5, 0.0]] * 2)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            v00, vc0, vcs, g = (
+                main(x, t).sample,
+                main(x, t, c).sample,
+                main(x, t, c, s).sample,
+                guide(x, t, c, s).sample,
+            )
+            v = v00 + w_c * (vc0 - v00) + w_s * (vcs - vc0) + (w_a - 1) * (vcs - g)
+            # Lin et al. 2023, Listing 2
+            contrast = v * (vcs.std([1, 2, 3], keepdim=True) / v.std([1, 2, 3], keepdim=True))
+            x = scheduler.step(phi * contrast + (1 - phi) * v, t, x).prev_sample
+    assert torch.allclose(images, (x / 2 + 0.5).clamp(0, 1), atol=1e-4)
+
+
+def test_guidance_acts_inside_its_interval_only(pipeline, calls):
+    pipe = with_scheduler(pipeline, EulerDiscreteScheduler())
+    draw = {"guidance_scale": 4, "style_guidance_scale": 2, "generator": seeded(), "output_type": "pt"}
+    images = pipe(["Bag"], "thin", guidance_interval=(0.5, 5.0), **draw).images
+    scheduler, unet = pipe.scheduler, pipe.unet
+    scheduler.set_timesteps(10)
+    inside = [0.5 <= sigma <= 5 for sigma in scheduler.sigmas[:-1].tolist()]
+    assert [rows for _, rows in calls] == [3 if guided else 1 for guided in inside]
+    assert 0 < sum(inside) < 10
+
+    x = torch.randn((1, 1, 28, 28), generator=seeded()) * scheduler.init_noise_sigma
+    c, s = torch.tensor([1]), torch.tensor([[0.0, 1.0]])
+    with torch.no_grad():
+        for t, guide in zip(scheduler.timesteps, inside, strict=True):
+            y = scheduler.scale_model_input(x, t)
+            v = unet(y, t, c, s).sample
+            if guide:
+                v00, vc0 = unet(y, t).sample, unet(y, t, c).sample
+                v = v00 + 4 * (vc0 - v00) + 2 * (v - vc0)
+            x = scheduler.step(v, t, x).prev_sample
+    assert torch.allclose(images, (x / 2 + 0.5).clamp(0, 1), atol=1e-3)
+
+
+def test_the_interval_holds_for_autoguidance_too(guided, calls):
+    draw = {"autoguidance_scale": 2, "generator": seeded(), "output_type": "pt"}
+    images = guided(["Bag"], guidance_interval=(1e4, 1e5), **draw).images
+    assert [rows for _, rows in calls] == [1] * 10
+    draw = {"guidance_scale": 1, "style_guidance_scale": 1, "generator": seeded(), "output_type": "pt"}
+    assert torch.equal(images, guided(["Bag"], **draw).images)
+
+
+@each_scheduler
+def test_an_interval_of_everything_changes_no_bit(pipeline, name):
+    pipe = with_scheduler(pipeline, SCHEDULERS[name]())
+    default, everything, nearly = (
+        pipe(["Bag"], "thin", num_inference_steps=3, generator=seeded(), output_type="pt", **more).images
+        for more in ({}, {"guidance_interval": [0, math.inf]}, {"guidance_interval": (1e-9, math.inf)})
+    )
+    assert torch.equal(default, everything)
+    assert torch.equal(default, nearly)
+
+
+def test_a_scheduler_of_unknown_noise_draws_where_no_noise_level_is_asked_for(pipeline):
+    pipe = with_scheduler(pipeline, IPNDMScheduler())
+    assert len(pipe(["Bag"]).images) == 1
+    with pytest.raises(ValueError, match="noise levels of IPNDMScheduler are unknown"):
+        pipe(["Bag"], guidance_interval=(0.2, 5))
+
+
+def test_a_guide_must_fit_the_unet(pipeline):
+    with pytest.raises(ValueError, match="num_classes of guide_unet is 2; valid: 3"):
+        with_scheduler(pipeline, pipeline.scheduler, guide_unet=tiny_unet(num_classes=2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"guidance_scale": math.nan}, "guidance_scale nan; valid: -1000 to 1000"),
+        ({"style_guidance_scale": 1e9}, "style_guidance_scale 1000000000.0; valid: -1000 to 1000"),
+        ({"autoguidance_scale": "2x"}, "autoguidance_scale 2x; valid: -1000 to 1000"),
+        ({"autoguidance_scale": 2}, "autoguidance_scale 2 without a guide_unet; valid: 1"),
+        ({"guidance_rescale": 1.1}, "guidance_rescale 1.1; valid: 0 to 1"),
+        ({"guidance_interval": (5, 0.2)}, r"guidance_interval \(5, 0.2\); valid: two noise levels, 0 <= low < high"),
+        ({"guidance_interval": (-1, 2)}, "0 <= low < high"),
+        ({"guidance_interval": (0, math.nan)}, "0 <= low < high"),
+        ({"guidance_interval": (1, 2, 3)}, "two noise levels"),
+        ({"guidance_interval": 3}, "guidance_interval 3; valid"),
+        ({"guidance_interval": "ab"}, "guidance_interval ab; valid"),
+        ({"strength": 0.5}, "strength 0.5 without an image"),
+        ({"image": picture(0), "strength": 0}, "strength 0; valid: above 0, to 1"),
+        ({"image": picture(0), "strength": 1.5}, "strength 1.5; valid: 0 to 1"),
+        ({"image": picture(0), "strength": math.nan}, "strength nan; valid"),
+        ({"mask": picture(0)}, "mask without an image"),
+        ({"image": "cat.png"}, "image of type str; valid: PIL, numpy NHWC, torch NCHW, or a list"),
+        ({"image": []}, "image is an empty list"),
+        ({"image": np.zeros((28, 28, 2))}, "image with 2 channels; valid: 1, grey or colour"),
+        ({"image": torch.full((1, 28, 28), 2.0)}, r"image with values outside \[0, 1\]"),
+        ({"image": torch.full((1, 28, 28), math.nan)}, "image with values outside"),
+        ({"image": torch.zeros(3, 1, 0, 5)}, "image with values outside"),
+        ({"image": [picture(0)] * 3}, "3 images for 2 labels and 4 pictures; valid: one for all, one for each label"),
+        ({"image": picture(0), "mask": np.zeros((3, 28, 28))}, "3 masks for 2 labels and 4 pictures"),
+        ({"image": Image.new("F", (28, 28))}, "image of mode F; valid: 8 bits a channel"),
+    ],
+)
+def test_mistakes_in_a_call_are_named(pipeline, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pipeline(["Bag", "Sneaker"], num_images_per_label=2, **arguments)
+
+
+def test_noise_levels_are_the_closed_forms():
+    t = torch.tensor([0, 250, 999])
+    alpha_bar = DDPMScheduler().alphas_cumprod.double()
+    for scheduler in (DDPMScheduler(), EulerDiscreteScheduler(prediction_type="v_prediction")):
+        alpha, sigma = noise_levels(scheduler, t)
+        assert torch.allclose(alpha, alpha_bar[t].sqrt())
+        assert torch.allclose(sigma, (1 - alpha_bar[t]).sqrt())
+    for scheduler in (FlowMatchEulerDiscreteScheduler(), DPMSolverMultistepScheduler(**FLOW)):
+        alpha, sigma = noise_levels(scheduler, torch.tensor([0.0, 333.5, 1000.0]))
+        assert torch.allclose(sigma, torch.tensor([0.0, 0.3335, 1.0]).double())
+        assert torch.allclose(alpha, 1 - sigma)
+    edm = EDMEulerScheduler(sigma_data=0.4)
+    alpha, sigma = noise_levels(edm, edm.precondition_noise(torch.tensor([0.01, 0.5, 80.0])))
+    assert torch.allclose(sigma / alpha, torch.tensor([0.01, 0.5, 80.0]).double(), rtol=1e-5)
+    assert torch.allclose(0.4**2 * alpha**2 + sigma**2, torch.ones(3).double())  # the input has unit variance
+
+
+def test_noise_levels_between_whole_timesteps_and_at_pure_noise():
+    alpha, sigma = noise_levels(DDPMScheduler(), torch.arange(0, 999, 0.25))
+    assert ((sigma / alpha).diff() > 0).all()
+    assert torch.allclose(alpha**2 + sigma**2, torch.ones_like(alpha))
+    silent = DDIMScheduler(rescale_betas_zero_snr=True)
+    alpha, sigma = noise_levels(silent, 999)
+    assert alpha.abs() < 1e-12
+    assert torch.allclose(sigma, torch.ones_like(sigma))
+    alpha, sigma = noise_levels(FlowMatchEulerDiscreteScheduler(), 1000)
+    assert (sigma / alpha).isinf()
+    assert noise_levels(DDPMScheduler(), -3.0) == noise_levels(DDPMScheduler(), 0)
+
+
+def own_noising(scheduler, clean, noise, num_inference_steps: int, skipped: int):
+    """The scheduler's own way to noise pictures, and the timestep, after `skipped` steps."""
+    scheduler.set_timesteps(num_inference_steps)
+    first = skipped * scheduler.order
+    t = scheduler.timesteps[first]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    if hasattr(scheduler, "scale_noise"):
+        return scheduler.scale_noise(clean, t.reshape(1), noise)
+    return scheduler.add_noise(clean, noise, t.reshape(1))
+
+
+@each_scheduler
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_the_start_is_what_the_scheduler_itself_makes_of_a_picture(pipeline, monkeypatch, name, strength):
+    pipe = with_scheduler(pipeline, SCHEDULERS[name]())
+    states, step = [], pipe.scheduler.step
+    monkeypatch.setattr(
+        pipe.scheduler, "step", lambda p, t, sample, **more: states.append(sample) or step(p, t, sample, **more)
+    )
+    pixels = torch.rand((1, 1, 28, 28), generator=seeded(5))
+    pipe(["Bag"], None, 1, 1, 1, image=pixels, strength=strength, generator=seeded())
+    order = pipe.scheduler.order
+    assert len(states) == round(strength * 10) * order - (order - 1)
+    noise = torch.randn((1, 1, 28, 28), generator=seeded())
+    clean = 2 * pixels - 1
+    expected = own_noising(SCHEDULERS[name](), clean, noise, 10, 10 - round(strength * 10))
+    # DPM-Solver and UniPC tell the UNet a flow's time cut to a whole number, up to a thousandth off.
+    near = 1e-3 * (noise - clean).abs().max() if name in ("dpm_flow", "unipc_flow") else 1e-4 * expected.abs().max()
+    assert (states[0] - expected).abs().max() <= near
+
+
+def perfect_unet(monkeypatch, name, clean, noise):
+    """Make the UNet predict as one that knows the clean picture and the noise."""
+
+    def predict(self, sample, t, *conditions):
+        scheduler = SCHEDULERS[name]()
+        t = torch.as_tensor(t, dtype=torch.float64)
+        if "flow" in name:
+            target = noise - clean
+        elif name.startswith("edm"):  # Karras et al. 2022, Equation 7, solved for F
+            sigma, d = (4 * t).exp(), scheduler.config.sigma_data
+            c_skip, c_out = d**2 / (sigma**2 + d**2), sigma * d / (sigma**2 + d**2).sqrt()
+            target = (clean - c_skip * (clean + sigma * noise)) / c_out
+        elif name.endswith("_v"):
+            angle = np.interp(t, np.arange(1000), np.arccos(scheduler.alphas_cumprod.double().sqrt().numpy()))
+            target = math.cos(angle) * noise - math.sin(angle) * clean
+        else:
+            target = clean if name.endswith("sample") else noise
+        return UNet2DOutput(sample=target.float().expand(len(sample), -1, -1, -1))
+
+    monkeypatch.setattr(type(tiny_unet()), "forward", predict)
+
+
+@each_scheduler
+@pytest.mark.parametrize("strength", [0.1, 0.6, 1.0])
+def test_a_perfect_unet_gives_the_picture_back(pipeline, monkeypatch, name, strength):
+    pixels = torch.rand((1, 1, 28, 28), generator=seeded(5))
+    perfect_unet(monkeypatch, name, 2 * pixels - 1, torch.randn((1, 1, 28, 28), generator=seeded()))
+    pipe = with_scheduler(pipeline, SCHEDULERS[name]())
+    out = pipe(["Bag"], image=pixels, strength=strength, generator=seeded(), output_type="pt").images
+    assert torch.allclose(out, pixels, atol=5e-3 if name in ("dpm_flow", "unipc_flow") else 1e-3)
+
+
+def test_how_far_to_go(pipeline, calls):
+    pipe = with_scheduler(pipeline, FlowMatchEulerDiscreteScheduler())
+    one = {"guidance_scale": 1, "style_guidance_scale": 1, "output_type": "pt"}
+
+    def draw(**more):
+        calls.clear()
+        return pipe(["Bag"], generator=seeded(), **one, **more).images, len(calls)
+
+    image = picture(3, (28, 28))
+    from_noise, steps = draw()
+    full = draw(image=image, strength=1.0)
+    assert full[1] == steps == 10
+    assert torch.equal(full[0], from_noise)  # at t = 1 a flow holds nothing of the picture
+    assert draw(image=image)[1] == 6  # by default 0.6
+    assert draw(image=image, strength=0.001)[1] == 1  # at least one
+    assert draw(image=image, mask=np.ones((28, 28)))[1] == 10  # by default 1 with a mask
+    assert draw(image=image, mask=np.ones((28, 28)), strength=0.3)[1] == 3
+
+
+def test_every_kind_of_picture_means_the_same(pipeline):
+    grey = picture(1, (28, 28))
+    array = np.asarray(grey)
+    kinds = (
+        grey,
+        [grey],
+        array,
+        array[None, :, :, None],
+        array.astype(np.float64) / 255,
+        np.float32(array)[None, :, :, None] / 255,
+        torch.tensor(array),
+        torch.tensor(array)[None, None] / 255,
+        grey.convert("RGB"),
+        grey.convert("RGBA"),
+        grey.convert("LA"),
+    )
+    for kind in kinds:
+        pixels = read_pictures("image", kind, 1, 28, 28)
+        assert pixels.shape == (1, 1, 28, 28)
+        assert torch.allclose(pixels[0, 0], torch.tensor(array) / 255)
+        assert torch.equal(read_pictures("image", kind, 3, 28, 28), pixels.expand(1, 3, 28, 28))
+
+
+def test_channels_and_sizes_are_converted():
+    colour = picture(2, (28, 28), "RGB")
+    luma = torch.tensor(np.asarray(colour.convert("L"))) / 255
+    for kind in (colour, np.asarray(colour), torch.tensor(np.asarray(colour)).permute(2, 0, 1)):
+        assert torch.allclose(read_pictures("image", kind, 1, 28, 28)[0, 0], luma, atol=0.005)
+    clear = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
+    assert (read_pictures("image", clear, 3, 28, 28) == 1).all()
+    wide = torch.zeros(1, 40, 100)
+    wide[:, :, 30:70] = 0.5  # what stays of the width
+    assert torch.allclose(read_pictures("image", wide, 1, 20, 20), torch.tensor(0.5))
+    ramp = Image.fromarray(np.tile(np.arange(0, 256, 2, dtype=np.uint8), (128, 1)))
+    small = read_pictures("image", [ramp, ramp.resize((64, 64))], 1, 16, 16)
+    expected = torch.tensor(np.asarray(ramp).reshape(128, 16, 8).mean(axis=2)[0]) / 255
+    assert torch.allclose(small[0, 0, 5, 2:-2], expected[2:-2].float(), atol=0.01)
+    assert torch.allclose(small[0], small[1], atol=0.02)
+
+
+def test_one_picture_for_all_for_each_label_or_for_each_drawn(pipeline):
+    a, b = picture(1, (28, 28)), picture(2, (28, 28))
+
+    def draw(image):
+        out = pipeline(["Bag", "Sneaker"], None, 2, image=image, strength=0.2, generator=seeded(), output_type="pt")
+        return out.images
+
+    assert torch.equal(draw(a), draw([a] * 4))
+    assert torch.equal(draw([a, b]), draw([a, a, b, b]))
+    assert not torch.equal(draw([a, b]), draw([a, b, a, b]))
+    assert (draw(a)[0] - draw(b)[0]).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("name", ["dpm_flow", "heun_epsilon", "flow_heun", "ddpm_sample", "edm_dpm", "unipc_flow"])
+def test_what_the_mask_keeps_stays_to_the_bit(pipeline, name):
+    pipe = with_scheduler(pipeline, SCHEDULERS[name]())
+    pixels = torch.rand((2, 1, 28, 28), generator=seeded(5))
+    mask = np.zeros((28, 28))
+    mask[:, 14:] = 1
+    draw = {"image": pixels, "mask": mask, "output_type": "pt", "max_batch_size": 2, "num_inference_steps": 3}
+    out = pipe(["Bag", 0], generator=seeded(), **draw).images
+    assert torch.equal(out[..., :14], pixels[..., :14])
+    assert (out[..., 14:] - pixels[..., 14:]).abs().mean() > 0.1
+    bits = torch.tensor(mask, dtype=torch.bool)
+    for same in (Image.fromarray((mask * 255).astype(np.uint8)), bits, bits[None].expand(2, -1, -1), [mask, bits]):
+        assert torch.equal(pipe(["Bag", 0], generator=seeded(), **{**draw, "mask": same}).images, out)
+
+
+def test_the_kept_part_is_at_each_step_the_picture_at_that_noise(pipeline, monkeypatch):
+    pipe = with_scheduler(pipeline, FlowMatchHeunDiscreteScheduler())
+    inputs, forward = [], type(pipe.unet).forward
+    monkeypatch.setattr(
+        type(pipe.unet), "forward", lambda self, x, t, *rest: inputs.append((x, t)) or forward(self, x, t, *rest)
+    )
+    pixels, noise = torch.rand((1, 1, 28, 28), generator=seeded(5)), torch.randn((1, 1, 28, 28), generator=seeded())
+    mask = torch.zeros(28, 28)
+    mask[:, 14:] = 1
+    one = {"guidance_scale": 1, "style_guidance_scale": 1}
+    pipe(["Bag"], image=pixels, mask=mask, num_inference_steps=5, generator=seeded(), **one)
+    assert len(inputs) == 9
+    firsts = [inputs[0], *inputs[2::2]]  # Heun's second evaluations are its own
+    for x, t in firsts:
+        expected = (1 - t / 1000) * (2 * pixels - 1) + t / 1000 * noise
+        assert torch.allclose(x[..., :14], expected[..., :14], atol=1e-6)
+        assert t == 1000 or not torch.allclose(x[..., 14:], expected[..., 14:], atol=1e-2)
 
 
 def test_the_seed_decides_and_the_batch_split_does_not(pipeline):
@@ -169,7 +578,8 @@ def draw(folder):
     pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    images = pipe(class_labels=["bag"], styles="thin:0.5", generator=generator, output_type="pt").images
+    w = 1.0 if pipe.guide_unet is None else 2.0
+    images = pipe(["bag"], "thin:0.5", generator=generator, output_type="pt", autoguidance_scale=w).images
     return pipe, images
 pipe, images = draw(first)
 pipe.save_pretrained(second)
@@ -196,7 +606,70 @@ def test_loads_anywhere_and_survives_saving_again(pipeline, tmp_path):
     index = json.loads((tmp_path / "fourth" / "model_index.json").read_text())
     assert index["_class_name"] == ["class_style", "ClassStylePipeline"]
     assert index["unet"] == ["unet", "ClassStyleUNet2DModel"]
+    assert index["guide_unet"] == [None, None]
+    assert reloaded.guide_unet is None
     assert (tmp_path / "fourth" / "unet" / "unet.py").is_file()
+
+
+CUSTOM_SCHEDULER = """
+from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from diffusers.configuration_utils import register_to_config
+
+class DampedScheduler(FlowMatchEulerDiscreteScheduler):
+    @register_to_config
+    def __init__(self, num_train_timesteps=1000, shift=1.0, damping=0.5):
+        super().__init__(num_train_timesteps, shift=shift)
+        self.register_to_config(damping=damping)
+
+    def step(self, model_output, timestep, sample, **more):
+        return super().step(self.config.damping * model_output, timestep, sample, **more)
+"""
+
+
+@pytest.fixture
+def custom(guided, tmp_path, monkeypatch) -> ClassStylePipeline:
+    """With a guide, and a scheduler from a module that is neither diffusers' nor hfdiff's."""
+    (tmp_path / "package" / "elsewhere").mkdir(parents=True)
+    (tmp_path / "package" / "elsewhere" / "damped.py").write_text(CUSTOM_SCHEDULER)
+    monkeypatch.syspath_prepend(tmp_path / "package")
+    monkeypatch.setitem(class_style.INSTALLED, "damped", "elsewhere.damped")
+    scheduler = importlib.import_module("elsewhere.damped").DampedScheduler()
+    yield with_scheduler(guided, scheduler, guide_unet=guided.guide_unet)
+    for name in ("elsewhere", "elsewhere.damped"):
+        sys.modules.pop(name)
+
+
+def test_custom_components_load_anywhere_and_survive_saving_again(custom, tmp_path):
+    from safetensors.torch import load_file
+
+    folders = [str(tmp_path / name) for name in ("first", "second", "third")]
+    custom.save_pretrained(folders[0])
+    subprocess.run([sys.executable, "-c", WITHOUT_HFDIFF, *folders], check=True, cwd=tmp_path)
+    reloaded = ClassStylePipeline.from_pretrained(folders[2])
+    reloaded.set_progress_bar_config(disable=True)
+    assert type(reloaded.scheduler) is type(custom.scheduler)
+    assert type(reloaded.guide_unet) is type(custom.guide_unet)
+    draw = {"autoguidance_scale": 2.0, "output_type": "pt"}
+    images = reloaded(["bag"], "thin:0.5", generator=seeded(), **draw).images
+    assert torch.equal(images, load_file(f"{folders[2]}/images.safetensors")["images"])
+    assert torch.equal(images, custom(["bag"], "thin:0.5", generator=seeded(), **draw).images)
+    assert not torch.equal(images, reloaded(["bag"], "thin:0.5", generator=seeded(), output_type="pt").images)
+    reloaded.save_pretrained(tmp_path / "fourth")
+    index = json.loads((tmp_path / "fourth" / "model_index.json").read_text())
+    assert index["unet"] == index["guide_unet"] == ["unet", "ClassStyleUNet2DModel"]
+    assert index["scheduler"] == ["damped", "DampedScheduler"]
+    for file in ("class_style.py", "unet/unet.py", "guide_unet/unet.py", "scheduler/damped.py"):
+        assert (tmp_path / "fourth" / file).is_file()
+
+
+def test_without_trust_no_code_of_any_component_runs(custom, tmp_path, monkeypatch):
+    custom.save_pretrained(tmp_path / "model")
+    for file in (tmp_path / "model").rglob("*.py"):
+        file.write_text("raise SystemExit('the code of the folder ran')")
+    assert ClassStylePipeline.from_pretrained(tmp_path / "model").scheduler.config.damping == 0.5
+    monkeypatch.delitem(class_style.INSTALLED, "damped")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        ClassStylePipeline.from_pretrained(tmp_path / "model")
 
 
 def test_each_style_keeps_its_column_when_saved(tmp_path):

@@ -34,12 +34,6 @@ def label(value: object) -> str:
     return "-".join([word for word in words if word] + ["zero"] * value.zero_terminal_snr)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny tensors: a second thread only waits."""
-    torch.set_num_threads(1)
-
-
 def normal(count: int) -> torch.Tensor:
     """Normal draws (count, 2), evenly spread so that their own mean and covariance are those of the normal."""
     draws = torch.quasirandom.SobolEngine(2, scramble=True, seed=0).draw(count).double()
