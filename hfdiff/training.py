@@ -24,9 +24,10 @@ from torch import Tensor
 
 from hfdiff.augment import NUM_AUGMENTS, NUM_DRAWS, augment
 from hfdiff.data import ImageTable, to_unit_range
-from hfdiff.errors import BadInput, TrainingFailed
+from hfdiff.errors import BadInput, TrainingFailed, unknown
 from hfdiff.objectives import Objective, make_objective
 from hfdiff.pipelines.class_style import UNSPECIFIED
+from hfdiff.sizes import SIZES, Block
 from hfdiff.styles import apply_styles, draw_styles
 from hfdiff.unet import ClassStyleUNet2DModel
 
@@ -61,16 +62,18 @@ class TrainConfig:
     augment: float = 0.0
     """Probability of each change of the augmentation that the model is told, so that it stays out of the samples."""
 
-    block_out_channels: tuple[int, ...] = (64, 128)
-    """Width of each level of the UNet."""
-    down_block_types: tuple[Literal["DownBlock2D", "AttnDownBlock2D"], ...] = ("DownBlock2D", "AttnDownBlock2D")
-    """diffusers' block of each level; the way up mirrors them."""
-    layers_per_block: int = 1
-    norm_num_groups: int = 8
-    attention_head_dim: int = 32
+    size: str = "small"
+    """The model's shape, from tiny to large: tiny, small, base or large. Each of the next six keys overrides it."""
+    block_out_channels: tuple[int, ...] | None = None
+    """Width of each level of the UNet; by default the size's."""
+    down_block_types: tuple[Block, ...] | None = None
+    """diffusers' block of each level, as many as widths; the way up mirrors them. By default the size's."""
+    layers_per_block: int | None = None
+    norm_num_groups: int | None = None
+    attention_head_dim: int | None = None
+    patch_size: int | None = None
+    """Fold pictures by this factor at the input: 1, 2 or 4; by default the size's."""
     dropout: float = 0.0
-    patch_size: int = 2
-    """Fold pictures by this factor at the input: 1, 2 or 4."""
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     conditioning: Literal["add", "concat"] = "add"
     """How class and style embeddings join."""
@@ -166,8 +169,9 @@ def check_config(config: TrainConfig, num_processes: int = 1) -> None:
             for number in value if isinstance(value, tuple) else (value,):
                 if number is not None and not low <= number <= high:
                     raise BadInput(f"{key} is {value}; valid: {low} to {high}")
-    if not config.block_out_channels:
+    if config.block_out_channels == ():
         raise BadInput("block_out_channels is empty; valid: the width of at least one level")
+    with_shape(config)
     if config.drop_class + config.drop_style + config.drop_both > 1:
         raise BadInput("drop_class, drop_style and drop_both add up to more than 1")
     parts = num_processes * config.gradient_accumulation_steps
@@ -177,6 +181,21 @@ def check_config(config: TrainConfig, num_processes: int = 1) -> None:
             f"{num_processes} x {config.gradient_accumulation_steps}"
         )
     make_objective(config.objective, config.schedule)
+
+
+def with_shape(config: TrainConfig) -> TrainConfig:
+    """The configuration with the shape of its size wherever it leaves a key of the shape open."""
+    if config.size not in SIZES:
+        raise unknown("size", config.size, SIZES)
+    preset = vars(SIZES[config.size])
+    config = replace(config, **{key: value for key, value in preset.items() if getattr(config, key) is None})
+    widths, blocks = config.block_out_channels or (), config.down_block_types or ()
+    if len(widths) != len(blocks):
+        raise BadInput(
+            f"block_out_channels {list(widths)} has {len(widths)} levels and down_block_types {list(blocks)} has "
+            f"{len(blocks)} (size {config.size!r} gives what is not given); valid: both given, with equal length"
+        )
+    return config
 
 
 def choose_precision(
@@ -222,6 +241,8 @@ def use_all_cores(num_local_processes: int) -> None:
 
 def build_unet(config: TrainConfig, table: ImageTable) -> ClassStyleUNet2DModel:
     """A new UNet for this data: channels, size and classes come from the pictures."""
+    config = with_shape(config)
+    blocks = config.down_block_types or ()
     torch.manual_seed(config.seed)
     try:
         return ClassStyleUNet2DModel(
@@ -229,8 +250,8 @@ def build_unet(config: TrainConfig, table: ImageTable) -> ClassStyleUNet2DModel:
             in_channels=table.channels,
             out_channels=table.channels,
             block_out_channels=config.block_out_channels,
-            down_block_types=config.down_block_types,
-            up_block_types=tuple(name.replace("Down", "Up") for name in reversed(config.down_block_types)),
+            down_block_types=blocks,
+            up_block_types=tuple(name.replace("Down", "Up") for name in reversed(blocks)),
             layers_per_block=config.layers_per_block,
             norm_num_groups=config.norm_num_groups,
             attention_head_dim=config.attention_head_dim,

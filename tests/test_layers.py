@@ -14,6 +14,7 @@ ORDER = (
     "hfdiff.errors",
     "hfdiff.config",
     *LEAVES,
+    "hfdiff.sizes",
     "hfdiff.styles",
     "hfdiff.augment",
     "hfdiff.data",

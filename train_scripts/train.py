@@ -24,6 +24,7 @@ from hfdiff.pictures import class_style_grid, loss_curves, save_picture
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.runlog import RunLog, check_tracker
 from hfdiff.signals import StopSignals
+from hfdiff.sizes import describe_shape
 from hfdiff.styles import check_styles
 from hfdiff.training import (
     Step,
@@ -38,6 +39,7 @@ from hfdiff.training import (
     train,
     use_all_cores,
     validate,
+    with_shape,
 )
 from hfdiff.transfer import start_from
 
@@ -102,6 +104,7 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     process = PartialState(cpu=cpu)
     say = process.print
     check_config(config, process.num_processes)
+    config = with_shape(config)
     check_tracker(config.report_to)
     precision, reason = precision_of(config.mixed_precision, process.device)
     config = replace(config, mixed_precision=precision)
@@ -130,7 +133,8 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     else:
         config, unet = start_from(config, table)
         say(f"starting from {config.init_from}, which decides the model's shape")
-    say(f"model: {unet.num_parameters():,} parameters; precision: {precision} ({reason}); device: {process.device}")
+    say(f"model: {unet.num_parameters():,} parameters, {describe_shape(config)}")
+    say(f"precision: {precision} ({reason}); device: {process.device}")
 
     tracker = None if config.report_to == "none" else config.report_to
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision, log_with=tracker, project_dir=config.output_dir)
