@@ -78,6 +78,10 @@ class TrainConfig:
     conditioning: Literal["add", "concat"] = "add"
     """How class and style embeddings join."""
     class_embedding: Literal["table", "one_hot_mlp"] = "table"
+    skip_connections: bool = True
+    """Show the way up of the UNet what the way down saw."""
+    time_conditioning: bool = True
+    """Tell the UNet the time; without, it sees time 0 always."""
 
     objective: Literal["flow", "epsilon"] = "flow"
     schedule: str = "auto"
@@ -92,6 +96,9 @@ class TrainConfig:
     batch_size: int = 64
     """Images for each optimizer step, over all processes and micro-batches."""
     gradient_accumulation_steps: int = 1
+    """Micro-batches that a step is taken in; more are taken where memory does not suffice. The result is the same."""
+    gradient_checkpointing: bool = False
+    """Compute activations again on the way back instead of keeping them: less memory, about a third more time."""
     max_train_images: int = 1_000_000
     max_minutes: float | None = None
     """End after this time, the learning rate brought down before."""
@@ -140,6 +147,8 @@ SHAPE_KEYS = (
     "resnet_time_scale_shift",
     "conditioning",
     "class_embedding",
+    "skip_connections",
+    "time_conditioning",
 )
 
 
@@ -245,7 +254,7 @@ def build_unet(config: TrainConfig, table: ImageTable) -> ClassStyleUNet2DModel:
     blocks = config.down_block_types or ()
     torch.manual_seed(config.seed)
     try:
-        return ClassStyleUNet2DModel(
+        unet = ClassStyleUNet2DModel(
             sample_size=table.size,
             in_channels=table.channels,
             out_channels=table.channels,
@@ -260,12 +269,17 @@ def build_unet(config: TrainConfig, table: ImageTable) -> ClassStyleUNet2DModel:
             resnet_time_scale_shift=config.resnet_time_scale_shift,
             conditioning=config.conditioning,
             class_embedding=config.class_embedding,
+            skip_connections=config.skip_connections,
+            time_conditioning=config.time_conditioning,
             num_classes=len(table.class_names),
             num_styles=len(table.style_names) + len(config.styles),
             num_augments=NUM_AUGMENTS if config.augment else 0,
         )
     except ValueError as error:
         raise BadInput(str(error)) from error
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    return unet
 
 
 @dataclass

@@ -178,6 +178,7 @@ def test_init_from_another_kind_of_pictures_is_refused(start, tmp_path):
         ("--objective", "epsilon", "--schedule", "linear"),
         ("--conditioning", "concat", "--class_embedding", "one_hot_mlp"),
         ("--augment", "0.3"),
+        ("--no-skip_connections", "--no-time_conditioning", "--gradient_checkpointing"),
         ("--styles",),
         ("--mixed_precision", "bf16"),
         ("--report_to", "tensorboard"),
