@@ -25,6 +25,7 @@ from torch import Tensor
 from hfdiff.augment import NUM_AUGMENTS, NUM_DRAWS, augment
 from hfdiff.data import ImageTable, to_unit_range
 from hfdiff.errors import BadInput, TrainingFailed, unknown
+from hfdiff.memory import Attempt, fitting_parts, is_out_of_memory, parts_after_failure
 from hfdiff.objectives import Objective, make_objective
 from hfdiff.pipelines.class_style import UNSPECIFIED
 from hfdiff.sizes import SIZES, Block
@@ -284,7 +285,7 @@ def build_unet(config: TrainConfig, table: ImageTable) -> ClassStyleUNet2DModel:
 
 @dataclass
 class TrainState:
-    """All that changes while training, and so all that a checkpoint holds."""
+    """All that changes while training, and so all that a checkpoint holds, but for `parts`: a matter of the machine."""
 
     unet: torch.nn.Module  # as prepared by accelerate
     ema_unet: ClassStyleUNet2DModel  # the averaged weights as a model, refreshed by `averaged`
@@ -297,6 +298,7 @@ class TrainState:
     loss_steps: int = 0
     seconds: float = 0.0  # spent training, earlier launches included
     decays_by_time: bool | None = None  # max_minutes ends the run before max_train_images; None: not yet known
+    parts: int = 1  # micro-batches that a process takes its share of a step in
 
     def averaged(self) -> ClassStyleUNet2DModel:
         """The UNet with the averaged weights; the weights in training are not touched."""
@@ -365,7 +367,8 @@ def make_state(config: TrainConfig, unet: ClassStyleUNet2DModel, accelerator: Ac
     )
     ema_unet = copy.deepcopy(unet).requires_grad_(False)
     prepared, optimizer = accelerator.prepare(unet, optimizer)
-    return TrainState(prepared, ema_unet, ema, optimizer, accelerator.scaler)
+    parts = config.gradient_accumulation_steps
+    return TrainState(prepared, ema_unet, ema, optimizer, accelerator.scaler, parts=parts)
 
 
 def lr_factor(config: TrainConfig, images: int, seconds: float = 0.0, decays_by_time: bool = False) -> float:
@@ -481,10 +484,13 @@ def train(
 ) -> Iterator[Step]:
     """Train from the state's step to the end of the run; yields after every optimizer step, the state up to date.
 
-    A step whose fp16 gradients overflowed is taken again at a lower loss scale; nothing else moves meanwhile.
+    A step whose fp16 gradients overflowed is taken again at a lower loss scale, one that ran out of memory in more
+    micro-batches; nothing else moves meanwhile.
     """
-    parts, index = config.gradient_accumulation_steps, accelerator.process_index
-    share = config.batch_size // (parts * accelerator.num_processes)
+    share = config.batch_size // accelerator.num_processes
+    state.parts = fitting_parts(
+        state.parts, share, _attempt(config, table, state, objective, accelerator), state.optimizer, accelerator
+    )
     started = time.monotonic() - state.seconds
     skipped = 0
     while state.step < config.num_steps and not _out_of_time(config, state):
@@ -492,21 +498,11 @@ def train(
         learning_rate = config.learning_rate * lr_factor(config, images, state.seconds, bool(state.decays_by_time))
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate
-        data_seconds, loss = 0.0, torch.zeros((), device=accelerator.device)
-        tick = time.perf_counter()
-        draw = draw_batch(config, table, config.batch_size, state.step, accelerator.device)
-        for part in range(parts):
-            start = (part * accelerator.num_processes + index) * share
-            inputs = make_inputs(config, table, objective, draw[start : start + share])
-            data_seconds += time.perf_counter() - tick
-            if config.dropout:
-                torch.manual_seed(seed_of(config.seed, state.step, start))
-            last = part == parts - 1
-            with nullcontext() if last else accelerator.no_sync(state.unet):
-                part_loss = loss_of(state.unet, inputs, accelerator) / parts
-                accelerator.backward(part_loss)
-            loss += part_loss.detach()
-            tick = time.perf_counter()
+        done = _gradients(config, table, state, objective, accelerator)
+        if done is None:
+            state.parts = parts_after_failure(state.parts, share, state.optimizer, accelerator)
+            continue
+        loss, data_seconds = done
         accelerator.unscale_gradients()
         torch.nn.utils.clip_grad_norm_(state.unet.parameters(), config.max_grad_norm, foreach=True)
         moved = _optimizer_step(state)
@@ -526,6 +522,52 @@ def train(
         _average(state.ema, accelerator.unwrap_model(state.unet))
         state.decays_by_time = _decays_by_time(config, state)
         yield Step(state.step, state.step * config.batch_size, loss, learning_rate, data_seconds)
+
+
+def _gradients(
+    config: TrainConfig, table: ImageTable, state: TrainState, objective: Objective, accelerator: Accelerator
+) -> tuple[Tensor, float] | None:
+    """Leave a step's gradients in the UNet; this process's loss, and the seconds spent on data. None: out of memory."""
+    rows = config.batch_size // (state.parts * accelerator.num_processes)
+    data_seconds, loss = 0.0, torch.zeros((), device=accelerator.device)
+    tick = time.perf_counter()
+    try:
+        draw = draw_batch(config, table, config.batch_size, state.step, accelerator.device)
+        for part in range(state.parts):
+            start = (part * accelerator.num_processes + accelerator.process_index) * rows
+            inputs = make_inputs(config, table, objective, draw[start : start + rows])
+            data_seconds += time.perf_counter() - tick
+            if config.dropout:
+                torch.manual_seed(seed_of(config.seed, state.step, start))
+            last = part == state.parts - 1
+            with nullcontext() if last else accelerator.no_sync(state.unet):
+                part_loss = loss_of(state.unet, inputs, accelerator) / state.parts
+                accelerator.backward(part_loss)
+            loss += part_loss.detach()
+            tick = time.perf_counter()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if accelerator.num_processes > 1:  # the others wait for these gradients, and cannot be told
+            raise TrainingFailed(
+                f"step {state.step + 1}: out of memory with micro-batches of {rows} pictures; "
+                f"raise gradient_accumulation_steps above {state.parts}"
+            ) from error
+        return None
+    return loss, data_seconds
+
+
+def _attempt(
+    config: TrainConfig, table: ImageTable, state: TrainState, objective: Objective, accelerator: Accelerator
+) -> Attempt:
+    """Forward and backward on the first pictures of the next step, in this process alone."""
+    unet = accelerator.unwrap_model(state.unet)
+    draw = draw_batch(config, table, config.batch_size, state.step, accelerator.device)
+
+    def attempt(rows: int) -> None:
+        loss_of(unet, make_inputs(config, table, objective, draw[:rows]), accelerator).backward()
+
+    return attempt
 
 
 @torch.no_grad()
@@ -602,7 +644,7 @@ def validate(
     order = torch.linspace(0, len(table) - 1, count).round().long()
     times = (draw.times.argsort() + 0.5) / count
     draw = replace(draw, rows=order, times=times)
-    chunk = max(1, config.batch_size // (config.gradient_accumulation_steps * accelerator.num_processes))
+    chunk = max(1, config.batch_size // (state.parts * accelerator.num_processes))
     total = 0.0
     starts = range(0, count, chunk)
     for start in starts[accelerator.process_index :: accelerator.num_processes]:

@@ -18,6 +18,7 @@ ORDER = (
     "hfdiff.styles",
     "hfdiff.augment",
     "hfdiff.data",
+    "hfdiff.memory",
     "hfdiff.objectives",
     "hfdiff.judge",
     "hfdiff.training",
