@@ -12,10 +12,12 @@ import torch
 import tyro
 
 from hfdiff.checkpoint import load_pipeline, write_file
-from hfdiff.config import command_line
+from hfdiff.config import command_line, parse
 from hfdiff.errors import BadInput, folder_to_write, run_program
 from hfdiff.pictures import Grid, class_style_grid, save_picture
 from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
+from hfdiff.plan import measure
+from hfdiff.training import TrainConfig
 
 MAX_IMAGES = 10_000
 
@@ -86,11 +88,20 @@ class Sample:
         return Grid(out.images, rows, [""], self.num_images, out.class_labels, out.styles)
 
 
+@dataclass(frozen=True)
+class Plan(TrainConfig):
+    """Say what training with these flags, or with --config FILE, costs on this machine; writes nothing."""
+
+    def main(self) -> int:
+        print(measure(self).describe())
+        return 0
+
+
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
-COMMANDS = {"sample": Sample}
+COMMANDS = {"sample": Sample, "plan": Plan}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -107,4 +118,5 @@ def _run(words: list[str]) -> int:
     if words[0] not in COMMANDS:
         raise BadInput(f"unknown command {words[0]!r}; valid: {', '.join(COMMANDS)}")
     command = COMMANDS[words[0]]
-    return command_line(command, words[1:], command.__doc__ or "", prog=f"hfdiff {words[0]}").main()
+    read: Any = parse if issubclass(command, TrainConfig) else command_line
+    return read(command, words[1:], command.__doc__ or "", prog=f"hfdiff {words[0]}").main()

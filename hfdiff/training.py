@@ -202,8 +202,8 @@ def with_shape(config: TrainConfig) -> TrainConfig:
     widths, blocks = config.block_out_channels or (), config.down_block_types or ()
     if len(widths) != len(blocks):
         raise BadInput(
-            f"block_out_channels {list(widths)} has {len(widths)} levels and down_block_types {list(blocks)} has "
-            f"{len(blocks)} (size {config.size!r} gives what is not given); valid: both given, with equal length"
+            f"block_out_channels {list(widths)} and down_block_types {list(blocks)} differ in length "
+            f"(size {config.size!r} gives what is not given); valid: one block for each width"
         )
     return config
 

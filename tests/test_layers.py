@@ -27,6 +27,7 @@ ORDER = (
     "hfdiff.pictures",
     "hfdiff.signals",
     "hfdiff.runlog",
+    "hfdiff.plan",
     "hfdiff.cli",
 )
 

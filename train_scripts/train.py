@@ -20,7 +20,7 @@ from hfdiff.config import parse
 from hfdiff.data import ImageTable, Reading, describe, load_training_data
 from hfdiff.errors import BadInput, TrainingFailed, existing_folder, folder_to_write, run_program
 from hfdiff.objectives import Objective, make_objective
-from hfdiff.pictures import class_style_grid, loss_curves, save_picture
+from hfdiff.pictures import loss_curves, overview, save_picture
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.runlog import RunLog, check_tracker
 from hfdiff.signals import StopSignals
@@ -176,7 +176,7 @@ def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
     if main and draws:
         pipeline = run.pipeline()
         pipeline.set_progress_bar_config(disable=True)
-        grid = class_style_grid(pipeline, range(min(10, len(run.table.class_names))), seed=config.seed)
+        grid = overview(pipeline, config.seed)
         save_picture(run.folder.samples / f"images-{step.images:09d}.png", grid.figure())
     if main and saves:
         numbers = state.numbers() | {"data": run.fingerprint}
