@@ -68,7 +68,7 @@ def test_keys_override_the_size_one_by_one():
         ({"size": "smal"}, r"unknown size 'smal' \(did you mean 'small'\?\); valid: tiny, small, base, large"),
         (
             {"block_out_channels": (8, 16, 32)},
-            r"block_out_channels \[8, 16, 32\] and down_block_types .* differ in length \(size 'small' gives what is not",
+            r"block_out_channels \[8, 16, 32\] and down_block_types .* differ in length \(size 'small' gives",
         ),
         ({"size": "base", "down_block_types": ("DownBlock2D",)}, "differ in length .*valid: one block for each width"),
     ],
