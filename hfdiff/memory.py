@@ -87,15 +87,20 @@ def bytes_of(attempt: Attempt, rows: int) -> float:
     return memory.peak * rows / few
 
 
-def fits(attempt: Attempt, rows: int, reserved_bytes: int, device: torch.device) -> bool:
-    """Whether an attempt finds the memory that it needs, `reserved_bytes` left over for what is allocated later."""
+def fits(attempt: Attempt, rows: int, optimizer: Any, device: torch.device) -> bool:
+    """Whether an attempt finds the memory that it needs, with room for the optimizer's moments if it has none yet."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    moments = 0 if optimizer.state else 2 * sum(parameter.nbytes for parameter in parameters)
     try:
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)  # as in every micro-batch after the first
         if device.type in ESTIMATED:
-            needed = SLACK * (bytes_of(attempt, rows) + reserved_bytes)
+            needed = SLACK * (bytes_of(attempt, rows) + moments)
             return needed <= available_bytes() / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        aside = torch.empty(reserved_bytes, dtype=torch.uint8, device=device)
+        aside = torch.empty(moments, dtype=torch.uint8, device=device)
         attempt(rows)
-        return len(aside) == reserved_bytes
+        del aside
+        return True
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -108,13 +113,9 @@ def fitting_parts(parts: int, share: int, attempt: Attempt, optimizer: Any, acce
     Only gradients are touched, and cleared. All processes try the same numbers together, so none waits for another.
     """
     device, fewest = accelerator.device, parts
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    moments = 0 if optimizer.state else 2 * sum(parameter.nbytes for parameter in parameters)
     while True:
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter)  # as they are in all micro-batches after the first
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            fitting = fits(attempt, share // parts, moments, device)
+            fitting = fits(attempt, share // parts, optimizer, device)
         release(optimizer, device)
         if accelerator.reduce(torch.tensor(float(fitting), device=device), "sum") == accelerator.num_processes:
             break
