@@ -14,11 +14,13 @@ import tyro
 from PIL import Image, ImageOps
 
 from hfdiff.checkpoint import load_pipeline, write_file
-from hfdiff.config import command_line
+from hfdiff.config import command_line, parse
 from hfdiff.errors import BadInput, first_line, folder_to_write, run_program
 from hfdiff.pictures import Grid, class_style_grid, save_picture
 from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
+from hfdiff.plan import measure
 from hfdiff.samplers import Spacing, make_scheduler, process_of
+from hfdiff.training import TrainConfig
 
 MAX_IMAGES = 10_000
 # Flags that are the pipeline's arguments of the same name; absent, the pipeline's own defaults hold.
@@ -122,6 +124,15 @@ class Sample:
         return Grid(out.images, rows, [""], self.num_images, out.class_labels, out.styles)
 
 
+@dataclass(frozen=True)
+class Plan(TrainConfig):
+    """Say what training with these flags, or with --config FILE, costs on this machine; writes nothing."""
+
+    def main(self) -> int:
+        print(measure(self).describe())
+        return 0
+
+
 def _read_picture(flag: str, file: str) -> Image.Image:
     """The picture in a file, turned as its camera says; BadInput names the file."""
     try:
@@ -136,7 +147,7 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
-COMMANDS = {"sample": Sample}
+COMMANDS = {"sample": Sample, "plan": Plan}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -153,4 +164,5 @@ def _run(words: list[str]) -> int:
     if words[0] not in COMMANDS:
         raise BadInput(f"unknown command {words[0]!r}; valid: {', '.join(COMMANDS)}")
     command = COMMANDS[words[0]]
-    return command_line(command, words[1:], command.__doc__ or "", prog=f"hfdiff {words[0]}").main()
+    read: Any = parse if issubclass(command, TrainConfig) else command_line
+    return read(command, words[1:], command.__doc__ or "", prog=f"hfdiff {words[0]}").main()

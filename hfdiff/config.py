@@ -18,12 +18,12 @@ from hfdiff.errors import BadInput, unknown
 T = TypeVar("T")
 
 
-def parse(cls: type[T], argv: Sequence[str], description: str) -> T:
+def parse(cls: type[T], argv: Sequence[str], description: str, prog: str | None = None) -> T:
     """Defaults of the dataclass, overridden by `--config FILE`, overridden by the other flags."""
     argv = list(argv)
     file = _take_config(argv)
     default = from_mapping(cls, read_yaml(file), where=str(file)) if file else cls()
-    return command_line(cls, argv, description, default)
+    return command_line(cls, argv, description, default, prog)
 
 
 def command_line(

@@ -288,7 +288,7 @@ def make_objective(config: ObjectiveConfig, side: int = FLOW_SIDE) -> Objective:
         path=axis.path,
         target=row.target,
         quantile=lambda u: axis.timestep(place(u)),
-        clean_weight=weight and partial(weight, gamma=config.min_snr_gamma),
+        clean_weight=None if weight is None else lambda snr: weight(snr, config.min_snr_gamma),
         process=axis.process,
         sampler=config.sampler,
         spacing=config.spacing,

@@ -115,3 +115,8 @@ def class_style_grid(
     )
     rows = [pipeline.class_names[i] for i in ids]
     return Grid(out.images, rows, columns, per_cell, out.class_labels, out.styles)
+
+
+def overview(pipeline: ClassStylePipeline, seed: int, **arguments: Any) -> Grid:
+    """What training draws: ten classes at most, plain and in every style."""
+    return class_style_grid(pipeline, range(min(10, len(pipeline.class_names))), seed=seed, **arguments)

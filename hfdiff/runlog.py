@@ -2,18 +2,17 @@
 
 import importlib.util
 import json
-import resource
 import sys
 import time
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from hfdiff.checkpoint import RunFolder, write_file
 from hfdiff.config import to_mapping
 from hfdiff.errors import BadInput
+from hfdiff.memory import peak_memory_gib
 from hfdiff.training import Step, TrainConfig, TrainState
 
 
@@ -21,14 +20,6 @@ def check_tracker(report_to: str) -> None:
     """BadInput where the tracker is not installed."""
     if report_to != "none" and importlib.util.find_spec(report_to) is None:
         raise BadInput(f"report_to {report_to!r} is not installed; pip install 'hfdiff[trackers]', or report_to none")
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """The most memory taken so far: of the GPU, or of this process where there is none."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 class RunLog:

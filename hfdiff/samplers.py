@@ -69,8 +69,8 @@ def _edm(spacing: Spacing) -> dict[str, Any]:
 
 
 def _dpmpp_2m(p: Process, spacing: Spacing) -> SchedulerMixin:
-    clip = {"lambda_min_clipped": -5.1} if p.blows_up else {}
-    return DPMSolverMultistepScheduler(**_discrete(p, spacing, **clip))
+    start = -5.1 if p.blows_up else -math.inf  # ln(alpha / sigma) of the first step
+    return DPMSolverMultistepScheduler(**_discrete(p, spacing), lambda_min_clipped=start)
 
 
 def _multistep(p: Process, spacing: Spacing) -> SchedulerMixin:

@@ -23,10 +23,12 @@ from torch import Tensor
 
 from hfdiff.augment import NUM_AUGMENTS, NUM_DRAWS, augment
 from hfdiff.data import ImageTable, to_unit_range
-from hfdiff.errors import BadInput, TrainingFailed
+from hfdiff.errors import BadInput, TrainingFailed, unknown
 from hfdiff.learned_schedule import LearnedSchedule
+from hfdiff.memory import Attempt, fitting_parts, is_out_of_memory, parts_after_failure
 from hfdiff.objectives import Noised, Objective, ObjectiveConfig, make_objective
 from hfdiff.pipelines.class_style import UNSPECIFIED
+from hfdiff.sizes import SIZES, Block
 from hfdiff.styles import apply_styles, draw_styles
 from hfdiff.unet import ClassStyleUNet2DModel
 
@@ -62,20 +64,26 @@ class TrainConfig(ObjectiveConfig):
     augment: float = 0.0
     """Probability of each change of the augmentation that the model is told, so that it stays out of the samples."""
 
-    block_out_channels: tuple[int, ...] = (64, 128)
-    """Width of each level of the UNet."""
-    down_block_types: tuple[Literal["DownBlock2D", "AttnDownBlock2D"], ...] = ("DownBlock2D", "AttnDownBlock2D")
-    """diffusers' block of each level; the way up mirrors them."""
-    layers_per_block: int = 1
-    norm_num_groups: int = 8
-    attention_head_dim: int = 32
+    size: str = "small"
+    """The model's shape, from tiny to large: tiny, small, base or large. Each of the next six keys overrides it."""
+    block_out_channels: tuple[int, ...] | None = None
+    """Width of each level of the UNet; by default the size's."""
+    down_block_types: tuple[Block, ...] | None = None
+    """diffusers' block of each level, as many as widths; the way up mirrors them. By default the size's."""
+    layers_per_block: int | None = None
+    norm_num_groups: int | None = None
+    attention_head_dim: int | None = None
+    patch_size: int | None = None
+    """Fold pictures by this factor at the input: 1, 2 or 4; by default the size's."""
     dropout: float = 0.0
-    patch_size: int = 2
-    """Fold pictures by this factor at the input: 1, 2 or 4."""
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     conditioning: Literal["add", "concat"] = "add"
     """How class and style embeddings join."""
     class_embedding: Literal["table", "one_hot_mlp"] = "table"
+    skip_connections: bool = True
+    """Show the way up of the UNet what the way down saw."""
+    time_conditioning: bool = True
+    """Tell the UNet the time; without, it sees time 0 always."""
 
     drop_class: float = 0.05
     """Share of the batch that is told the styles and not the class, for guidance."""
@@ -87,6 +95,9 @@ class TrainConfig(ObjectiveConfig):
     batch_size: int = 64
     """Images for each optimizer step, over all processes and micro-batches."""
     gradient_accumulation_steps: int = 1
+    """Micro-batches that a step is taken in; more are taken where memory does not suffice. The result is the same."""
+    gradient_checkpointing: bool = False
+    """Compute activations again on the way back instead of keeping them: less memory, about a third more time."""
     max_train_images: int = 1_000_000
     max_minutes: float | None = None
     """End after this time, the learning rate brought down before."""
@@ -135,6 +146,8 @@ SHAPE_KEYS = (
     "resnet_time_scale_shift",
     "conditioning",
     "class_embedding",
+    "skip_connections",
+    "time_conditioning",
 )
 
 
@@ -165,8 +178,9 @@ def check_config(config: TrainConfig, num_processes: int = 1) -> None:
             for number in value if isinstance(value, tuple) else (value,):
                 if number is not None and not low <= number <= high:
                     raise BadInput(f"{key} is {value}; valid: {low} to {high}")
-    if not config.block_out_channels:
+    if config.block_out_channels == ():
         raise BadInput("block_out_channels is empty; valid: the width of at least one level")
+    with_shape(config)
     if config.drop_class + config.drop_style + config.drop_both > 1:
         raise BadInput("drop_class, drop_style and drop_both add up to more than 1")
     parts = num_processes * config.gradient_accumulation_steps
@@ -176,6 +190,21 @@ def check_config(config: TrainConfig, num_processes: int = 1) -> None:
             f"{num_processes} x {config.gradient_accumulation_steps}"
         )
     make_objective(config)
+
+
+def with_shape(config: TrainConfig) -> TrainConfig:
+    """The configuration with the shape of its size wherever it leaves a key of the shape open."""
+    if config.size not in SIZES:
+        raise unknown("size", config.size, SIZES)
+    preset = vars(SIZES[config.size])
+    config = replace(config, **{key: value for key, value in preset.items() if getattr(config, key) is None})
+    widths, blocks = config.block_out_channels or (), config.down_block_types or ()
+    if len(widths) != len(blocks):
+        raise BadInput(
+            f"block_out_channels {list(widths)} and down_block_types {list(blocks)} differ in length "
+            f"(size {config.size!r} gives what is not given); valid: one block for each width"
+        )
+    return config
 
 
 def choose_precision(
@@ -221,15 +250,17 @@ def use_all_cores(num_local_processes: int) -> None:
 
 def build_unet(config: TrainConfig, table: ImageTable) -> ClassStyleUNet2DModel:
     """A new UNet for this data: channels, size and classes come from the pictures."""
+    config = with_shape(config)
+    blocks = config.down_block_types or ()
     torch.manual_seed(config.seed)
     try:
-        return ClassStyleUNet2DModel(
+        unet = ClassStyleUNet2DModel(
             sample_size=table.size,
             in_channels=table.channels,
             out_channels=table.channels,
             block_out_channels=config.block_out_channels,
-            down_block_types=config.down_block_types,
-            up_block_types=tuple(name.replace("Down", "Up") for name in reversed(config.down_block_types)),
+            down_block_types=blocks,
+            up_block_types=tuple(name.replace("Down", "Up") for name in reversed(blocks)),
             layers_per_block=config.layers_per_block,
             norm_num_groups=config.norm_num_groups,
             attention_head_dim=config.attention_head_dim,
@@ -238,17 +269,22 @@ def build_unet(config: TrainConfig, table: ImageTable) -> ClassStyleUNet2DModel:
             resnet_time_scale_shift=config.resnet_time_scale_shift,
             conditioning=config.conditioning,
             class_embedding=config.class_embedding,
+            skip_connections=config.skip_connections,
+            time_conditioning=config.time_conditioning,
             num_classes=len(table.class_names),
             num_styles=len(table.style_names) + len(config.styles),
             num_augments=NUM_AUGMENTS if config.augment else 0,
         )
     except ValueError as error:
         raise BadInput(str(error)) from error
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    return unet
 
 
 @dataclass
 class TrainState:
-    """All that changes while training, and so all that a checkpoint holds."""
+    """All that changes while training, and so all that a checkpoint holds, but for `parts`: a matter of the machine."""
 
     unet: torch.nn.Module  # as prepared by accelerate
     ema_unet: ClassStyleUNet2DModel  # the averaged weights as a model, refreshed by `averaged`
@@ -263,6 +299,7 @@ class TrainState:
     loss_steps: int = 0
     seconds: float = 0.0  # spent training, earlier launches included
     decays_by_time: bool | None = None  # max_minutes ends the run before max_train_images; None: not yet known
+    parts: int = 1  # micro-batches that a process takes its share of a step in
 
     def averaged(self) -> ClassStyleUNet2DModel:
         """The UNet with the averaged weights; the weights in training are not touched."""
@@ -353,7 +390,8 @@ def make_state(
     )
     ema_unet = copy.deepcopy(unet).requires_grad_(False)
     prepared, optimizer = accelerator.prepare(unet, optimizer)
-    state = TrainState(prepared, ema_unet, ema, optimizer, accelerator.scaler)
+    parts = config.gradient_accumulation_steps
+    state = TrainState(prepared, ema_unet, ema, optimizer, accelerator.scaler, parts=parts)
     if learned is not None:
         state.learned = learned.to(accelerator.device)
         state.learned_optimizer = torch.optim.Adam(learned.parameters(), lr=SCHEDULE_LEARNING_RATE)
@@ -473,10 +511,13 @@ def train(
 ) -> Iterator[Step]:
     """Train from the state's step to the end of the run; yields after every optimizer step, the state up to date.
 
-    A step whose fp16 gradients overflowed is taken again at a lower loss scale; nothing else moves meanwhile.
+    A step whose fp16 gradients overflowed is taken again at a lower loss scale, one that ran out of memory in more
+    micro-batches; nothing else moves meanwhile.
     """
-    parts, index = config.gradient_accumulation_steps, accelerator.process_index
-    share = config.batch_size // (parts * accelerator.num_processes)
+    share = config.batch_size // accelerator.num_processes
+    state.parts = fitting_parts(
+        state.parts, share, _attempt(config, table, state, objective, accelerator), state.optimizer, accelerator
+    )
     started = time.monotonic() - state.seconds
     skipped = 0
     while state.step < config.num_steps and not _out_of_time(config, state):
@@ -484,25 +525,13 @@ def train(
         learning_rate = config.learning_rate * lr_factor(config, images, state.seconds, bool(state.decays_by_time))
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate
-        data_seconds, loss = 0.0, torch.zeros((), device=accelerator.device)
-        tick = time.perf_counter()
-        draw = draw_batch(config, table, config.batch_size, state.step, accelerator.device)
-        for part in range(parts):
-            start = (part * accelerator.num_processes + index) * share
-            inputs = make_inputs(config, table, objective, draw[start : start + share])
-            data_seconds += time.perf_counter() - tick
-            if config.dropout:
-                torch.manual_seed(seed_of(config.seed, state.step, start))
-            last = part == parts - 1
-            with nullcontext() if last else accelerator.no_sync(state.unet):
-                errors = errors_of(state.unet, inputs, accelerator)
-                part_loss = (inputs.noised.weight * errors).mean() / parts
-                accelerator.backward(part_loss)
-            loss += part_loss.detach()
-            if state.learned is not None:
-                scale = state.scaler.get_scale() if state.scaler else 1.0
-                objective.learn(inputs.noised, errors.detach(), scale / (share * parts), 1 / parts)
-            tick = time.perf_counter()
+        done = _gradients(config, table, state, objective, accelerator)
+        if done is None:
+            if state.learned_optimizer is not None:
+                state.learned_optimizer.zero_grad()
+            state.parts = parts_after_failure(state.parts, share, state.optimizer, accelerator)
+            continue
+        loss, data_seconds = done
         accelerator.unscale_gradients()
         torch.nn.utils.clip_grad_norm_(state.unet.parameters(), config.max_grad_norm, foreach=True)
         moved = _optimizer_step(state)
@@ -524,6 +553,56 @@ def train(
         _average(state.ema, accelerator.unwrap_model(state.unet))
         state.decays_by_time = _decays_by_time(config, state)
         yield Step(state.step, state.step * config.batch_size, loss, learning_rate, data_seconds)
+
+
+def _gradients(
+    config: TrainConfig, table: ImageTable, state: TrainState, objective: Objective, accelerator: Accelerator
+) -> tuple[Tensor, float] | None:
+    """Leave a step's gradients in the UNet; this process's loss, and the seconds spent on data. None: out of memory."""
+    rows = config.batch_size // (state.parts * accelerator.num_processes)
+    data_seconds, loss = 0.0, torch.zeros((), device=accelerator.device)
+    tick = time.perf_counter()
+    try:
+        draw = draw_batch(config, table, config.batch_size, state.step, accelerator.device)
+        for part in range(state.parts):
+            start = (part * accelerator.num_processes + accelerator.process_index) * rows
+            inputs = make_inputs(config, table, objective, draw[start : start + rows])
+            data_seconds += time.perf_counter() - tick
+            if config.dropout:
+                torch.manual_seed(seed_of(config.seed, state.step, start))
+            last = part == state.parts - 1
+            with nullcontext() if last else accelerator.no_sync(state.unet):
+                errors = errors_of(state.unet, inputs, accelerator)
+                part_loss = (inputs.noised.weight * errors).mean() / state.parts
+                accelerator.backward(part_loss)
+            loss += part_loss.detach()
+            if state.learned is not None:
+                scale = state.scaler.get_scale() if state.scaler else 1.0
+                objective.learn(inputs.noised, errors.detach(), scale / (rows * state.parts), 1 / state.parts)
+            tick = time.perf_counter()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if accelerator.num_processes > 1:  # the others wait for these gradients, and cannot be told
+            raise TrainingFailed(
+                f"step {state.step + 1}: out of memory with micro-batches of {rows} pictures; "
+                f"raise gradient_accumulation_steps above {state.parts}"
+            ) from error
+        return None
+    return loss, data_seconds
+
+
+def _attempt(
+    config: TrainConfig, table: ImageTable, state: TrainState, objective: Objective, accelerator: Accelerator
+) -> Attempt:
+    """Forward and backward on the first pictures of the next step, in this process alone."""
+    unet = accelerator.unwrap_model(state.unet)
+    draw = draw_batch(config, table, config.batch_size, state.step, accelerator.device)
+
+    def attempt(rows: int) -> None:
+        loss_of(unet, make_inputs(config, table, objective, draw[:rows]), accelerator).backward()
+
+    return attempt
 
 
 @torch.no_grad()
@@ -563,6 +642,11 @@ def errors_of(unet: torch.nn.Module, inputs: Inputs, accelerator: Accelerator) -
     with accelerator.autocast():
         prediction = unet(noised.sample, noised.timestep, return_dict=False, **inputs.conditions)[0]
     return (prediction.float() - noised.target).square().flatten(1).mean(dim=1)
+
+
+def loss_of(unet: torch.nn.Module, inputs: Inputs, accelerator: Accelerator) -> Tensor:
+    """The weighted mean of `errors_of`."""
+    return (inputs.noised.weight * errors_of(unet, inputs, accelerator)).mean()
 
 
 def check_finite(state: TrainState, loss: Tensor) -> None:
@@ -613,11 +697,10 @@ def validate(
     order = torch.linspace(0, len(table) - 1, count).round().long()
     times = (draw.times.argsort() + 0.5) / count
     draw = replace(draw, rows=order, times=times)
-    chunk = max(1, config.batch_size // (config.gradient_accumulation_steps * accelerator.num_processes))
+    chunk = max(1, config.batch_size // (state.parts * accelerator.num_processes))
     total = 0.0
     starts = range(0, count, chunk)
     for start in starts[accelerator.process_index :: accelerator.num_processes]:
         part = draw[start : min(start + chunk, count)]
-        inputs = make_inputs(told, table, objective, part)
-        total += (inputs.noised.weight * errors_of(unet, inputs, accelerator)).sum().item()
+        total += loss_of(unet, make_inputs(told, table, objective, part), accelerator).item() * len(part.rows)
     return accelerator.reduce(torch.tensor(total, device=accelerator.device)).item() / count

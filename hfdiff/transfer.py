@@ -1,5 +1,6 @@
 """Start a run from a trained model: the user with three hundred pictures begins where another run ended."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -71,7 +72,8 @@ def check_fits(source: ClassStylePipeline, config: TrainConfig, table: ImageTabl
             f"init_from {config.init_from}: its model predicts {found.prediction_type!r}, objective "
             f"{config.objective!r} {wanted.prediction_type!r}"
         )
-    if config.schedule != "learned" and not torch.allclose(
-        *(torch.tensor(p.betas) for p in (found, wanted)), atol=1e-5
-    ):
+    same = len(found.betas) == len(wanted.betas) and all(
+        math.isclose(a, b, abs_tol=1e-5) for a, b in zip(found.betas, wanted.betas)
+    )
+    if config.schedule != "learned" and not same:
         raise BadInput(f"init_from {config.init_from}: its noise schedule is another than {config.schedule!r}")

@@ -27,6 +27,8 @@ class ClassStyleUNet2DModel(UNet2DModel):
         the output, which makes every layer patch_size**2 times cheaper.
     conditioning: "add" sums the embeddings of class and style, "concat" concatenates and projects them.
     class_embedding: "table" (one row for each class) or "one_hot_mlp".
+    skip_connections: False hands the way up zeros in place of what the way down saw; the layers stay the same.
+    time_conditioning: False tells every layer that the time is 0, whatever it is.
 
     Pictures whose size is no multiple of the total downsampling are padded with zeros inside and cropped again.
     """
@@ -68,6 +70,8 @@ class ClassStyleUNet2DModel(UNet2DModel):
         patch_size: int = 1,
         conditioning: str = "add",
         class_embedding: str = "table",
+        skip_connections: bool = True,
+        time_conditioning: bool = True,
     ):
         _check_choice("patch_size", patch_size, (1, 2, 4))
         _check_choice("class_embed_type", class_embed_type, ("identity",))  # the parent adds our vector as it is
@@ -133,6 +137,9 @@ class ClassStyleUNet2DModel(UNet2DModel):
             self.augment_embed = nn.Linear(num_augments, dim, bias=False)
         if conditioning == "concat":
             self.condition_proj = nn.Linear(dim * (2 if num_styles else 1), dim)
+        if not skip_connections:
+            for block in self.up_blocks:
+                block.register_forward_pre_hook(_without_skips)
 
     def condition(
         self,
@@ -178,6 +185,8 @@ class ClassStyleUNet2DModel(UNet2DModel):
         """
         if not torch.is_tensor(timestep):  # the parent would truncate a Python float to an integer
             timestep = torch.tensor(timestep, dtype=torch.float32, device=sample.device)
+        if not self.config.time_conditioning:
+            timestep = torch.zeros_like(timestep)
         condition = self.condition(len(sample), class_labels, style_weights, augment_labels)
         height, width = sample.shape[-2:]
         pad_h, pad_w = -height % self.multiple, -width % self.multiple
@@ -188,6 +197,12 @@ class ClassStyleUNet2DModel(UNet2DModel):
         output = super().forward(folded, timestep, class_labels=condition, return_dict=False)[0]
         output = F.pixel_shuffle(output, self.config.patch_size)[..., top : top + height, left : left + width]
         return UNet2DOutput(sample=output) if return_dict else (output,)
+
+
+def _without_skips(block: nn.Module, args: tuple) -> tuple:
+    """The arguments of a block of the way up, (B, C, H, W) and its skip states first, with those states zero."""
+    sample, states, *others = args
+    return sample, tuple(torch.zeros_like(state) for state in states), *others
 
 
 def attention_widths(

@@ -60,7 +60,7 @@ class MultistepScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"kind {kind!r}; valid: discrete, flow, edm")
         if (kind == "discrete") != (trained_betas is not None):
             raise ValueError(f"kind {kind!r} {'lacks' if kind == 'discrete' else 'takes no'} trained_betas")
-        self.alphas_cumprod = None
+        self.alphas_cumprod: torch.Tensor | None = None
         if trained_betas is not None:
             alpha_bar = np.cumprod(1 - np.asarray(trained_betas, dtype=np.float64)).clip(2**-24)
             self.alphas_cumprod = torch.from_numpy(alpha_bar)
@@ -141,6 +141,7 @@ class MultistepScheduler(SchedulerMixin, ConfigMixin):
 
     def _angles(self) -> tuple[np.ndarray, np.ndarray]:
         """arctan(s) of the training timesteps, between which it is taken for a straight line, and the timesteps."""
+        assert self.alphas_cumprod is not None
         alpha_bar = self.alphas_cumprod.numpy()
         return np.arctan2(np.sqrt(1 - alpha_bar), np.sqrt(alpha_bar)), np.arange(len(alpha_bar))
 

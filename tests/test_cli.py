@@ -1,12 +1,14 @@
 """The `hfdiff` command."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from conftest import picture
 from PIL import Image
 
+from hfdiff import plan
 from hfdiff.cli import main
 
 
@@ -110,11 +112,44 @@ def test_mistakes_are_one_line_and_write_nothing(model, tmp_path, capsys, flags,
     assert not (tmp_path / "out").exists()
 
 
+def test_plan_says_what_training_costs_and_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "TIMED_SECONDS", 0.0)
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "tiny.yaml"
+    file.write_text("size: tiny\nbatch_size: 16\n")
+    flags = ["--gradient_accumulation_steps", "2", "--output_dir", "run"]
+    assert hfdiff("plan", "--config", str(file), *flags) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"model: +186,\d{3} parameters, size tiny\n", out)
+    for number in (r"GFLOPs an image forward", r"in a training step", r"GiB at the peak", r"hours per million images"):
+        assert float(re.search(rf"([\d.]+) {number}", out)[1]) >= 0
+    assert "batches of 16 in micro-batches of 8" in out
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--size", "huge"), "unknown size 'huge'"),
+        (("--config", "absent.yaml"), "configuration 'absent.yaml' cannot be read"),
+        (("--block_out_channels", "8"), "block_out_channels [8] and down_block_types"),
+        (("--styles", "warm"), "needs colour pictures"),
+        (("--lerning_rate", "1"), "Perhaps you meant: --learning_rate"),
+        (("--size", "tiny", "--norm_num_groups", "5"), "not divisible by norm_num_groups 5"),
+    ],
+)
+def test_mistakes_in_a_plan_are_one_line(capsys, flags, message):
+    assert hfdiff("plan", *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
 def test_unknown_model_and_command(tmp_path, capsys):
     assert hfdiff("sample", str(tmp_path), "--output_dir", str(tmp_path / "out")) == 2
     assert "holds no pipeline" in capsys.readouterr().err
     assert hfdiff("simple") == 2
-    assert "unknown command 'simple'; valid: sample" in capsys.readouterr().err
+    assert "unknown command 'simple'; valid: sample, plan" in capsys.readouterr().err
 
 
 def test_help_lists_the_commands(capsys):

@@ -14,9 +14,11 @@ ORDER = (
     "hfdiff.errors",
     "hfdiff.config",
     *LEAVES,
+    "hfdiff.sizes",
     "hfdiff.styles",
     "hfdiff.augment",
     "hfdiff.data",
+    "hfdiff.memory",
     "hfdiff.learned_schedule",
     "hfdiff.samplers",
     "hfdiff.objectives",
@@ -27,6 +29,7 @@ ORDER = (
     "hfdiff.pictures",
     "hfdiff.signals",
     "hfdiff.runlog",
+    "hfdiff.plan",
     "hfdiff.cli",
 )
 

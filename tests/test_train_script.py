@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import SHARED_DATA, class_folders
 from safetensors.torch import load_file
 
 from hfdiff.checkpoint import list_checkpoints, load_pipeline
 from hfdiff.errors import BadInput, TrainingFailed
 from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.sizes import SIZES
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "train_scripts" / "train.py"
@@ -144,12 +146,27 @@ def test_start_from_a_trained_model(start, tmp_path, script):
     assert script["main"]([*flags, "--max_train_images", "32", "--weight_decay", "0"]) == 0  # and resumes
 
 
+def test_a_size_is_saved_as_what_it_means_and_resumes(script, folder, tmp_path):
+    run = tmp_path / "run"
+    flags = ["--dataset", folder, "--output_dir", str(run), "--size", "tiny", "--patch_size", "2", "--batch_size", "8"]
+    flags += ["--mixed_precision", "no", "--sample_images", "10000", "--max_train_images"]
+    script["main"]([*flags, "8"])
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert {key: saved[key] for key in vars(SIZES["tiny"])} == {
+        **{key: list(value) if isinstance(value, tuple) else value for key, value in vars(SIZES["tiny"]).items()},
+        "patch_size": 2,
+    }
+    assert script["main"]([*flags, "16"]) == 0
+    with pytest.raises(BadInput, match=r"size 'tiny' -> 'small'; block_out_channels \[16, 32\] -> \[64, 128\]"):
+        script["main"]([*flags, "16", "--size", "small"])
+
+
 def test_init_from_another_kind_of_pictures_is_refused(start, tmp_path):
     start("old", "--max_train_images", "16")
     colour = str(class_folders(tmp_path / "colour", {"cat": 10, "dog": 10}, mode="RGB"))
     with pytest.raises(BadInput, match="makes grey pictures, the data set .* is colour"):
         start("new", "--init_from", str(tmp_path / "old"), "--dataset", colour)
-    with pytest.raises(BadInput, match="its prediction_type is 'flow_prediction', objective 'epsilon'"):
+    with pytest.raises(BadInput, match="its model predicts 'flow_prediction', objective 'epsilon' 'epsilon'"):
         start("new", "--init_from", str(tmp_path / "old"), "--objective", "epsilon")
     assert not (tmp_path / "new").exists()
 
@@ -161,6 +178,7 @@ def test_init_from_another_kind_of_pictures_is_refused(start, tmp_path):
         ("--objective", "epsilon", "--schedule", "linear"),
         ("--conditioning", "concat", "--class_embedding", "one_hot_mlp"),
         ("--augment", "0.3"),
+        ("--no-skip_connections", "--no-time_conditioning", "--gradient_checkpointing"),
         ("--styles",),
         ("--mixed_precision", "bf16"),
         ("--report_to", "tensorboard"),

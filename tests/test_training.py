@@ -184,6 +184,21 @@ def test_accumulation_is_the_same_step(tiny_config, table, accelerator):
         assert same(whole.unet, other.unet, atol=2e-4)
 
 
+def test_checkpointing_computes_again_and_learns_the_same(tiny_config, table, accelerator):
+    def calls(checkpointing: bool) -> tuple[int, torch.nn.Module]:
+        config = tiny_config(max_train_images=16, gradient_checkpointing=checkpointing, dropout=0.1)
+        unet, count = build_unet(config, table), [0]
+        unet.down_blocks[0].resnets[0].register_forward_pre_hook(lambda *_: count.append(count.pop() + 1))
+        state = make_state(config, unet, accelerator)
+        list(train(config, table, state, make_objective(ObjectiveConfig()), accelerator))
+        return count[0], state.unet
+
+    kept, plain = calls(False)
+    computed, other = calls(True)
+    assert computed == 2 * kept
+    assert same(plain, other)
+
+
 def test_training_lowers_the_loss_and_repeats_exactly(tiny_config, table, accelerator):
     config = tiny_config(max_train_images=600, learning_rate=3e-3, lr_warmup_images=80, dropout=0.1)
     first, losses = weights_after(config, table, accelerator)

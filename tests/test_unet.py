@@ -91,6 +91,7 @@ def test_fractions_of_a_timestep_count():
         {},
         {"patch_size": 2, "conditioning": "concat", "class_embedding": "one_hot_mlp", "num_augments": 6},
         {"num_styles": 0, "sample_size": (30, 26)},
+        {"skip_connections": False, "time_conditioning": False},
     ],
 )
 def test_round_trip_is_exact_and_silent(tmp_path, changes, caplog):
@@ -112,6 +113,42 @@ def test_every_parameter_gets_a_gradient_in_every_step():
     unet = tiny_unet(num_augments=6, conditioning="concat").train()
     unet(torch.randn(2, 1, 28, 28), torch.tensor([1.0, 2.0])).sample.sum().backward()
     assert all(parameter.grad is not None for parameter in unet.parameters())
+
+
+@pytest.mark.parametrize("skips", [True, False])
+def test_what_the_way_down_saw_reaches_the_way_up_through_skips_alone(skips):
+    """With the coarsest level silenced, only skips carry the picture; a copy behaves as the original does."""
+    for unet in (tiny_unet(skip_connections=skips), copy.deepcopy(tiny_unet(skip_connections=skips))):
+        unet.mid_block.register_forward_hook(lambda _, __, out: torch.zeros_like(out))
+        a, b = (unet(torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(s)), 1.0).sample for s in (0, 1))
+        assert torch.equal(a, b) != skips
+
+
+def test_without_skips_the_layers_are_the_same_and_all_learn():
+    whole, cut = tiny_unet(), tiny_unet(skip_connections=False).train()
+    assert {k: v.shape for k, v in whole.state_dict().items()} == {k: v.shape for k, v in cut.state_dict().items()}
+    cut(torch.randn(2, 1, 28, 28), torch.tensor([1.0, 2.0])).sample.sum().backward()
+    assert all(parameter.grad is not None for parameter in cut.parameters())
+
+
+def test_without_time_every_time_is_zero():
+    unet, told = tiny_unet(time_conditioning=False), tiny_unet()
+    sample = torch.randn(2, 1, 28, 28)
+    expected = told(sample, 0.0).sample
+    for time in (0.0, 700, torch.tensor([3.0, 999.0])):
+        assert torch.equal(unet(sample, time).sample, expected)
+
+
+def test_checkpointing_leaves_the_gradients_alone():
+    def gradients(checkpointing: bool) -> list[torch.Tensor]:
+        unet = tiny_unet(layers_per_block=2).train()
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
+        sample = torch.randn((2, 1, 28, 28), generator=torch.Generator().manual_seed(0))
+        unet(sample, torch.tensor([1.0, 2.0]), torch.tensor([0, 1])).sample.square().mean().backward()
+        return [parameter.grad for parameter in unet.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(gradients(False), gradients(True), strict=True))
 
 
 def test_a_copy_is_independent():

@@ -20,10 +20,11 @@ from hfdiff.config import parse
 from hfdiff.data import ImageTable, Reading, describe, load_training_data
 from hfdiff.errors import BadInput, TrainingFailed, existing_folder, folder_to_write, run_program
 from hfdiff.objectives import Objective, make_objective
-from hfdiff.pictures import class_style_grid, loss_curves, save_picture
+from hfdiff.pictures import loss_curves, overview, save_picture
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.runlog import RunLog, check_tracker
 from hfdiff.signals import StopSignals
+from hfdiff.sizes import describe_shape
 from hfdiff.styles import check_styles
 from hfdiff.training import (
     Step,
@@ -38,6 +39,7 @@ from hfdiff.training import (
     train,
     use_all_cores,
     validate,
+    with_shape,
 )
 from hfdiff.transfer import start_from
 
@@ -67,8 +69,11 @@ def main(argv: Sequence[str]) -> int:
     config = parse(TrainConfig, argv, description=__doc__ or "")
     with contextlib.ExitStack() as claims:
         code = train_run(prepare(config, claims), claims)
-    PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()  # else a process may hang at its end
+    if PartialState().num_processes > 1:
+        PartialState().wait_for_everyone()
+        PartialState().destroy_process_group()
+        sys.stdout.flush()
+        os._exit(code)  # gloo's threads now and then hang or abort the interpreter's own end
     return code
 
 
@@ -103,6 +108,7 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     process = PartialState(cpu=cpu)
     say = process.print
     check_config(config, process.num_processes)
+    config = with_shape(config)
     check_tracker(config.report_to)
     precision, reason = precision_of(config.mixed_precision, process.device)
     config = replace(config, mixed_precision=precision)
@@ -131,7 +137,8 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     else:
         config, unet = start_from(config, table)
         say(f"starting from {config.init_from}, which decides the model's shape")
-    say(f"model: {unet.num_parameters():,} parameters; precision: {precision} ({reason}); device: {process.device}")
+    say(f"model: {unet.num_parameters():,} parameters, {describe_shape(config)}")
+    say(f"precision: {precision} ({reason}); device: {process.device}")
 
     tracker = None if config.report_to == "none" else config.report_to
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision, log_with=tracker, project_dir=config.output_dir)
@@ -173,7 +180,7 @@ def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
     if main and draws:
         pipeline = run.pipeline()
         pipeline.set_progress_bar_config(disable=True)
-        grid = class_style_grid(pipeline, range(min(10, len(run.table.class_names))), seed=config.seed)
+        grid = overview(pipeline, config.seed)
         save_picture(run.folder.samples / f"images-{step.images:09d}.png", grid.figure())
     if main and saves:
         numbers = state.numbers() | {"data": run.fingerprint}
