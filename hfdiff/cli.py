@@ -3,11 +3,15 @@
 import io
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
+
+# Before torch: threads that spin while they wait stall each other on a machine that is shared (5 times here).
+os.environ["GOMP_SPINCOUNT"] = os.environ.get("GOMP_SPINCOUNT", "1000")
 
 import torch
 import tyro

@@ -47,14 +47,14 @@ def solution(recipe: ObjectiveConfig, whole_table: bool) -> torch.Tensor:
     scheduler = make_scheduler(objective.process(), "ipndm")
     if whole_table:
         scheduler = type(scheduler).from_config(scheduler.config, sigma_max=1e9)
-    return mixture.sample(objective, scheduler, 500, normal(256))
+    return mixture.sample(objective, objective.process(), scheduler, 500, normal(256))
 
 
 @pytest.mark.parametrize(("recipe", "name"), PAIRS, ids=label)
 def test_every_pair_recovers_means_and_covariances(recipe, name):
     objective = make_objective(recipe)
     steps = 250 if name == "ddpm" else 100
-    x = mixture.sample(objective, make_scheduler(objective.process(), name), steps, normal(2048))
+    x = mixture.sample(objective, objective.process(), make_scheduler(objective.process(), name), steps, normal(2048))
     # A process that does not end in pure noise starts from the wrong place; ddpm is random.
     tolerance = 0.03 if name == "ddpm" or recipe.schedule == "scaled_linear" else 0.02
     assert torch.allclose(x.mean(dim=0), mixture.mean(), atol=tolerance)
@@ -72,7 +72,9 @@ def test_the_error_falls_at_the_order(recipe, name):
     on_table = objective.process().kind == "discrete" and name != "ipndm"
     scheduler = make_scheduler(objective.process(), name)
     at_20, at_100 = (
-        (mixture.sample(objective, scheduler, steps, normal(256)) - solution(recipe, on_table)).abs().mean()
+        (mixture.sample(objective, objective.process(), scheduler, steps, normal(256)) - solution(recipe, on_table))
+        .abs()
+        .mean()
         for steps in (20, 100)
     )
     assert at_100 < 0.02

@@ -3,12 +3,16 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 
+from hfdiff.checkpoint import export_pipeline, load_pipeline, make_pipeline
 from hfdiff.data import to_unit_range
 from hfdiff.errors import BadInput, TrainingFailed
-from hfdiff.objectives import ObjectiveConfig, make_objective
+from hfdiff.objectives import LOSS_WEIGHTS, OBJECTIVES, SCHEDULES, Noised, ObjectiveConfig, make_objective
+from hfdiff.samplers import SAMPLERS
 from hfdiff.training import (
     build_unet,
     check_config,
@@ -295,3 +299,137 @@ def test_mistakes_are_named_before_data_is_loaded(tiny_config, changes, message)
 def test_a_unet_that_cannot_be_built_is_named(tiny_config, table, changes, message):
     with pytest.raises(BadInput, match=message):
         build_unet(tiny_config(**changes), table)
+
+
+DISCRETE = [name for name, row in OBJECTIVES.items() if row.kind == "discrete"]
+CHOICES = [
+    *({"objective": name, "schedule": schedule} for name in DISCRETE for schedule in (*SCHEDULES, "learned")),
+    {"objective": "edm"},
+    {"flow_shift": 3.0},
+    {"objective": "v_prediction", "zero_terminal_snr": True},
+    *({"objective": "v_prediction", "loss_weight": name} for name in LOSS_WEIGHTS),
+    {"time_sampling": "uniform", "stratified": True},
+    {"objective": "epsilon", "time_sampling": "logit_normal"},
+    {"objective": "edm", "time_sampling": "uniform"},
+    *({"objective": "v_prediction", "sampler": name} for name in SAMPLERS),
+    *({"objective": "v_prediction", "spacing": name} for name in ("karras", "exponential")),
+    {"skip_connections": False},
+    {"time_conditioning": False},
+    {"gradient_checkpointing": True},
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(map(str, choice.values())))
+def test_every_choice_learns_and_gives_a_pipeline(tiny_config, fashion, accelerator, tmp_path, choice):
+    config = tiny_config(max_train_images=16 * 70, batch_size=16, lr_warmup_images=64, learning_rate=4e-3, **choice)
+    table = fashion[0]
+    objective = make_objective(config)
+    state = make_state(config, build_unet(config, table), accelerator, objective.learned)
+    losses = torch.stack([step.loss for step in train(config, table, state, objective, accelerator)])
+    # A schedule that is learned moves towards the times that are hard while the loss falls at each of them.
+    least = 1.0 if config.schedule == "learned" else 0.9
+    assert losses[-20:].mean() < least * losses[:10].mean()
+    pipeline = make_pipeline(state.averaged(), objective.scheduler(), table.class_names, (), config.styles)
+    export_pipeline(pipeline, tmp_path / "pipeline")
+    loaded = load_pipeline(str(tmp_path / "pipeline"))
+    request = {"class_labels": "bag", "styles": "thick", "num_inference_steps": 4, "output_type": "pt"}
+    images = [pipe(**request, generator=torch.Generator().manual_seed(0)).images for pipe in (pipeline, loaded)]
+    assert torch.isfinite(images[0]).all()
+    assert torch.equal(*images)
+
+
+def test_a_learned_schedule_evens_the_loss_out(tiny_config, fashion, accelerator):
+    """The variance over time of the variational bound's loss, gamma'(t) |e - e_hat(gamma)|^2 / 2, on real pictures:
+    lower under the learned schedule than under cosine's and linear's, all between the same noise levels."""
+    config = tiny_config(
+        objective="epsilon", schedule="learned", batch_size=32, max_train_images=32 * 250, learning_rate=4e-3
+    )
+    objective = make_objective(config)
+    state = make_state(config, build_unet(config, fashion[0]), accelerator, objective.learned)
+    list(train(config, fashion[0], state, objective, accelerator))
+    noise_levels, errors = noise_errors(fashion[1].part(slice(0, 64)), state.averaged(), objective)
+
+    def variance(gamma: torch.Tensor) -> float:
+        inside = gamma[(gamma > noise_levels[0]) & (gamma < noise_levels[-1])].numpy()
+        loss = torch.tensor(np.interp((inside[1:] + inside[:-1]) / 2, noise_levels, errors) * np.diff(inside)) / 2
+        return float(loss.var() / loss.mean() ** 2)
+
+    by_schedule = {
+        name: variance(gammas_of(make_objective(ObjectiveConfig(objective="epsilon", schedule=name)).process().betas))
+        for name in ("cosine", "linear")
+    }
+    assert variance(objective.learned.table().detach()) < 0.2 * min(by_schedule.values())
+
+
+def noise_errors(table, unet, objective) -> tuple[np.ndarray, np.ndarray]:
+    """gamma, and the error of the predicted noise there, at every tenth timestep."""
+    clean = to_unit_range(table.pixels) * 2 - 1
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    errors = []
+    timesteps = torch.arange(4, 1000, 10)
+    for t in timesteps:
+        noised = objective.noise(clean, noise, torch.full((len(clean),), float(t)))
+        with torch.no_grad():
+            prediction = unet(noised.sample, noised.timestep, table.labels, torch.zeros(len(clean), 3)).sample
+        errors.append((prediction - noise).square().mean().item())
+    return objective.learned.table().detach()[timesteps + 1].numpy(), np.array(errors)
+
+
+def gammas_of(betas: tuple[float, ...]) -> torch.Tensor:
+    """-ln SNR (T,) of a table of betas, in float64."""
+    alpha_bar = torch.cumprod(1 - torch.tensor(betas, dtype=torch.float64), 0)
+    return ((1 - alpha_bar) / alpha_bar).log()
+
+
+def test_a_learned_schedule_is_exported_to_the_digit(tiny_config, fashion, accelerator, tmp_path):
+    config = tiny_config(objective="epsilon", schedule="learned", max_train_images=8 * 20)
+    objective = make_objective(config)
+    state = make_state(config, build_unet(config, fashion[0]), accelerator, objective.learned)
+    list(train(config, fashion[0], state, objective, accelerator))
+    objective.scheduler().save_pretrained(tmp_path)
+    saved = DPMSolverMultistepScheduler.from_pretrained(tmp_path)
+    learned = objective.learned.table().detach()[1:]
+    assert torch.allclose(gammas_of(saved.config.trained_betas), learned, atol=1e-4)
+    # The scheduler itself multiplies in float32, where 1 - alpha_bar = 1e-4 has three digits.
+    assert torch.allclose(-2 * saved.lambda_t.double(), learned, atol=2e-3)
+
+
+def test_the_learned_schedules_gradient_is_that_of_the_second_moment(tiny_config, fashion, accelerator):
+    """Against central differences of E[l^2], through the UNet, for two of the network's weights."""
+    config = tiny_config(objective="v_prediction", schedule="learned", batch_size=16)
+    objective = make_objective(config)
+    learned, table = objective.learned, fashion[0]
+    with torch.no_grad():
+        learned.heights.copy_(torch.linspace(-3, 0, len(learned.heights)))
+    state = make_state(config, build_unet(config, table), accelerator, learned)
+    unet = state.ema_unet.double()
+    for weight in unet.parameters():
+        weight.data += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    timesteps = torch.arange(20, 1000, 61).float()
+    clean = (to_unit_range(table.pixels[: len(timesteps)]) * 2 - 1).double()
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def errors() -> tuple[Noised, torch.Tensor]:
+        noised = objective.noise(clean, noise, timesteps)
+        prediction = unet(noised.sample, timesteps, table.labels[: len(timesteps)]).sample
+        return noised, (prediction - noised.target).square().flatten(1).mean(dim=1)
+
+    def second_moment() -> float:
+        values = learned.table().detach()
+        index = timesteps.long()
+        rate, alpha = (values[index + 1] - values[index]) * 1000, (-values[index + 1]).sigmoid().sqrt()
+        with torch.no_grad():  # an error of v counts alpha times in the noise
+            return ((rate * alpha**2 * errors()[1] / 2) ** 2).mean().item()
+
+    noised, values = errors()
+    values.mean().backward()
+    objective.learn(noised, values.detach(), 1 / len(timesteps), 1.0)
+    for index in (3, 20):
+        slope = learned.heights.grad[index].item()
+        ends = []
+        for step in (1e-2, -1e-2):
+            with torch.no_grad():
+                learned.heights[index] += step
+                ends.append(second_moment())
+                learned.heights[index] -= step
+        assert slope == pytest.approx((ends[0] - ends[1]) / 2e-2, rel=2e-2)

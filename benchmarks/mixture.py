@@ -8,6 +8,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from hfdiff.objectives import Objective
+from hfdiff.samplers import Process
 
 MEANS = torch.tensor([[-0.6, 0.4], [0.5, 0.5], [0.1, -0.6]], dtype=torch.float64)
 SHARES = torch.tensor([0.3, 0.5, 0.2], dtype=torch.float64)
@@ -49,16 +50,15 @@ def levels(objective: Objective, betas: tuple[float, ...], timestep: float) -> t
     return angle.cos().item(), angle.sin().item()
 
 
-def sample(objective: Objective, scheduler: SchedulerMixin, steps: int, noise: Tensor) -> Tensor:
+def sample(objective: Objective, process: Process, scheduler: SchedulerMixin, steps: int, noise: Tensor) -> Tensor:
     """The scheduler's answer (B, 2) to noise (B, 2), with the exact prediction in place of a model's."""
     scheduler.set_timesteps(steps)
     x = noise.reshape(-1, 2, 1, 1) * getattr(scheduler, "init_noise_sigma", 1.0)
     generator = torch.Generator().manual_seed(0)
-    betas = objective.process().betas
     extra = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
     for t in scheduler.timesteps:
         entering = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
-        alpha, sigma = levels(objective, betas, float(t))
+        alpha, sigma = levels(objective, process.betas, float(t))
         clean = denoise(entering.reshape(-1, 2), alpha, sigma).reshape(x.shape)
         a, b = objective.target(torch.tensor(alpha), torch.tensor(sigma))
         x = scheduler.step(a * clean + b * (entering - alpha * clean) / sigma, t, x, **extra).prev_sample

@@ -1,0 +1,137 @@
+"""Which sampler is best at how many evaluations? For a trained model, class accuracy and Frechet distance by the judge;
+and as ground truth, the distance from the exact solution where the model is exact (a mixture of Gaussians).
+
+python benchmarks/samplers.py runs/demo --reference ../data/fashion_mnist --output_dir runs/samplers
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import mixture
+import torch
+import tyro
+from demo_quality import frechet
+from diffusers import SchedulerMixin
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from hfdiff.checkpoint import load_pipeline
+from hfdiff.config import command_line
+from hfdiff.data import load_test_data
+from hfdiff.errors import run_program
+from hfdiff.judge import accuracy, judged, load_judge
+from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective
+from hfdiff.pictures import save_picture
+from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.samplers import Process, make_scheduler, process_of, valid_samplers
+
+
+@dataclass(frozen=True)
+class Arguments:
+    model: Annotated[str, tyro.conf.Positional]
+    """A pipeline's folder, a run's folder, or a Hub id."""
+    output_dir: str
+    """Where the plot goes."""
+    reference: str = "fashion_mnist_12k"
+    """Real pictures: the test split of this data set, or its validation split."""
+    judge: str = "fashion_mnist"
+    evaluations: tuple[int, ...] = (5, 10, 20, 40)
+    num_images: int = 1000
+    guidance_scale: float = 1.5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Point:
+    """A sampler at a number of evaluations of the model for each picture and condition."""
+
+    sampler: str
+    evaluations: int
+    accuracy: float  # share of the samples in the class asked for
+    distance: float  # Frechet, in the judge's features
+    error: float  # mean distance of a coordinate from the exact solution, for the mixture
+
+
+def main(argv: Sequence[str]) -> int:
+    given = command_line(Arguments, argv, __doc__ or "")
+    pipeline, judge, real = load_pipeline(given.model), load_judge(given.judge), load_test_data(given.reference)
+    pipeline.to(torch.accelerator.current_accelerator() or "cpu")
+    pipeline.set_progress_bar_config(disable=True)
+    features = judged(judge, real.pixels)[1]
+    process = process_of(pipeline.scheduler)
+    print(
+        f"{process.kind} process, {process.prediction_type}; n = {given.num_images} plain samples, seed {given.seed}, "
+        f"guidance {given.guidance_scale}; judge {accuracy(judge, real):.4f} right on {len(real)} real pictures\n"
+    )
+    print("| sampler | evaluations | class accuracy | Frechet distance | error, exact model |\n|---|---|---|---|---|")
+    points = []
+    for sampler in valid_samplers(process):
+        for evaluations in given.evaluations:
+            # Heun's method takes two evaluations for each step but the last.
+            steps = (evaluations + 1) // 2 if sampler == "heun" else evaluations
+            pipeline.scheduler = make_scheduler(process, sampler)
+            logits, drawn = judged(judge, draw(pipeline, steps, given))
+            right = (logits.argmax(dim=1) == labels(pipeline, given.num_images)).double().mean().item()
+            exact = error(process, pipeline.scheduler, steps)
+            point = Point(sampler, evaluations, right, frechet(drawn, features), exact)
+            cells = (sampler, evaluations, f"{right:.3f}", f"{point.distance:.2f}", f"{point.error:.1e}")
+            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+            points.append(point)
+    out = Path(given.output_dir) / "samplers.png"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_picture(out, plot(points))
+    print(f"\n{out}")
+    return 0
+
+
+def labels(pipeline: ClassStylePipeline, count: int) -> Tensor:
+    return torch.arange(count) % len(pipeline.class_names)
+
+
+def draw(pipeline: ClassStylePipeline, steps: int, given: Arguments) -> Tensor:
+    """Plain samples (N, C, H, W) uint8, the classes in turn."""
+    images = pipeline(
+        class_labels=labels(pipeline, given.num_images).tolist(),
+        guidance_scale=given.guidance_scale,
+        style_guidance_scale=given.guidance_scale,
+        num_inference_steps=steps,
+        generator=torch.Generator().manual_seed(given.seed),
+        output_type="pt",
+    ).images
+    return (images * 255).round().byte()
+
+
+def error(process: Process, scheduler: SchedulerMixin, steps: int) -> float:
+    """The mean distance of a coordinate from the solution with 500 fourth-order steps, the model exact."""
+    objective: Any = next(name for name, row in OBJECTIVES.items() if row.prediction_type == process.prediction_type)
+    target = make_objective(ObjectiveConfig(objective=objective))
+    noise = torch.randn((500, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact = mixture.sample(target, process, make_scheduler(process, "ipndm"), 500, noise)
+    return (mixture.sample(target, process, scheduler, steps, noise) - exact).abs().mean().item()
+
+
+def plot(points: Sequence[Point]) -> Figure:
+    """The distance of real samples, and the error of the exact model, against evaluations."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2)
+    marks = "osD^vPX"
+    for number, sampler in enumerate(dict.fromkeys(point.sampler for point in points)):
+        own = [point for point in points if point.sampler == sampler]
+        for axes, name in zip(panels, ("distance", "error")):
+            values = [getattr(point, name) for point in own]
+            axes.plot([point.evaluations for point in own], values, marker=marks[number % 7], label=sampler)
+    for axes, title in zip(panels, ("Frechet distance in the judge's features", "error where the model is exact")):
+        axes.set(title=title, xlabel="evaluations", xscale="log", yscale="log")
+        ticks = sorted({point.evaluations for point in points})
+        axes.set_xticks(ticks, map(str, ticks))
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    panels[0].legend()
+    return figure
+
+
+if __name__ == "__main__":
+    run_program(lambda: main(sys.argv[1:]))
