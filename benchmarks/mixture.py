@@ -46,7 +46,8 @@ def levels(objective: Objective, betas: tuple[float, ...], timestep: float) -> t
         alpha, sigma = objective.path(torch.tensor([timestep], dtype=torch.float64))
         return alpha.item(), sigma.item()
     low = min(int(timestep), len(betas) - 2)
-    angle = torch.lerp(*angles(betas)[low : low + 2], timestep - low)
+    below, above = angles(betas)[low : low + 2]
+    angle = torch.lerp(below, above, timestep - low)
     return angle.cos().item(), angle.sin().item()
 
 

@@ -203,8 +203,8 @@ def _table_path(betas: tuple[float, ...]) -> Callable[[Tensor], tuple[Tensor, Te
     alphas, sigmas = alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
 
     def path(timestep: Tensor) -> tuple[Tensor, Tensor]:
-        index = timestep.long().cpu()
-        return alphas[index].to(timestep.device), sigmas[index].to(timestep.device)
+        index, device = timestep.long(), timestep.device
+        return alphas.to(device)[index], sigmas.to(device)[index]
 
     return path
 
