@@ -65,9 +65,7 @@ def main(argv: Sequence[str]) -> int:
 
     print(f"n = {len(pixels)} real pictures, seed {given.seed}; judged right as they are: {kept(pixels):.3f}\n")
     moved_by_hand = {s: apply_styles(pixels, torch.ones(len(pixels), 1), (s,)) for s in STATISTICS}
-    print(
-        "| strength | style | class kept | by the transform | style moved, of the transform's | drawings that moved so |"
-    )
+    print("| strength | style | class kept | by the transform | style moved, of the transform's | drawings that did |")
     print("|---|---|---|---|---|---|")
     for strength in given.strength:
         drawn = {

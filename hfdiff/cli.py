@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 # Before torch: threads that spin while they wait stall each other on a machine that is shared (5 times here).
-os.environ["GOMP_SPINCOUNT"] = os.environ.get("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
 import tyro
@@ -23,7 +23,7 @@ from hfdiff.errors import BadInput, first_line, folder_to_write, run_program
 from hfdiff.pictures import Grid, class_style_grid, save_picture
 from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
 from hfdiff.plan import measure
-from hfdiff.samplers import Spacing, make_scheduler, process_of
+from hfdiff.samplers import Spacing, make_scheduler, process_of, sampler_of
 from hfdiff.training import TrainConfig
 
 MAX_IMAGES = 10_000
@@ -78,13 +78,15 @@ class Sample:
         out = folder_to_write(self.output_dir)
         if not 1 <= self.num_images <= MAX_IMAGES:
             raise BadInput(f"num_images is {self.num_images}; valid: 1 to {MAX_IMAGES}")
+        if not 0 <= self.seed < 2**63:
+            raise BadInput(f"seed is {self.seed}; valid: 0 to {2**63 - 1}")
         files = {key: file for key, file in (("image", self.image), ("mask", self.mask)) if file is not None}
         pictures = {key: _read_picture(key, file) for key, file in files.items()}
         pipeline = load_pipeline(self.model)
         pipeline.to(torch.accelerator.current_accelerator() or "cpu")
-        if self.sampler or self.spacing != "auto":
-            process = process_of(pipeline.scheduler)
-            pipeline.scheduler = make_scheduler(process, self.sampler or "auto", self.spacing)
+        if self.sampler is not None or self.spacing != "auto":
+            name = sampler_of(pipeline.scheduler) if self.sampler is None else self.sampler
+            pipeline.scheduler = make_scheduler(process_of(pipeline.scheduler), name, self.spacing)
         arguments = {key: getattr(self, key) for key in PIPELINE_FLAGS if getattr(self, key) is not None}
         try:
             grid = self.draw(pipeline, arguments | pictures)
@@ -102,7 +104,7 @@ class Sample:
             write_file(out / name, png.getvalue())
             records.append({"file": name, "class": class_name, "styles": weights})
         save_picture(out / "grid.png", grid.figure())
-        settings: dict[str, Any] = {"model": self.model, "seed": self.seed, "sampler": self.sampler}
+        settings: dict[str, Any] = {"model": self.model, "seed": self.seed, "sampler": sampler_of(pipeline.scheduler)}
         settings |= {"spacing": self.spacing, **files, **arguments}
         if self.guidance_interval:  # JSON knows no infinity
             settings["guidance_interval"] = [v if math.isfinite(v) else str(v) for v in self.guidance_interval]

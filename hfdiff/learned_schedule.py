@@ -12,6 +12,11 @@ from torch import Tensor, nn
 GAMMA_MIN, GAMMA_MAX = -9.0, 10.0  # alpha^2 from 0.9999 down to 5e-5
 
 
+def levels(gamma: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha and sigma, whose squares add up to 1."""
+    return (-gamma).sigmoid().sqrt(), gamma.sigmoid().sqrt()
+
+
 class LearnedSchedule(nn.Module):
     """gamma at the `num_timesteps` + 1 ends of equal steps of t.
 
@@ -39,8 +44,12 @@ class LearnedSchedule(nn.Module):
 
     def coefficients(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma (B,) float32."""
-        gamma = self.table().detach()[timestep.long() + 1]
-        return (-gamma).sigmoid().sqrt().float(), gamma.sigmoid().sqrt().float()
+        alpha, sigma = levels(self.table().detach()[timestep.long() + 1])
+        return alpha.float(), sigma.float()
+
+    def rate(self, timestep: Tensor) -> Tensor:
+        """gamma'(t) (B,) float32, t from 0 to 1."""
+        return (self.table().detach().diff() * self.num_timesteps)[timestep.long()].float()
 
     def backward(self, timestep: Tensor, error: Tensor, slope: Tensor, share: float = 1.0) -> None:
         """Add the gradient of the loss's second moment, from |e - e_hat|^2 (B,) and its derivative by gamma (B,)."""
@@ -50,7 +59,7 @@ class LearnedSchedule(nn.Module):
         ((loss**2).mean() * share).backward()
 
     def betas(self) -> tuple[float, ...]:
-        """The schedule as betas, for any diffusers scheduler: exact to float64."""
+        """The schedule as betas in float64, for any diffusers scheduler (which computes with them in float32)."""
         with torch.no_grad():
             log_alpha_bar = F.logsigmoid(-self.table()[1:])
         steps = torch.cat([log_alpha_bar[:1], log_alpha_bar.diff()])

@@ -5,6 +5,7 @@ combination a x_0 + b e. So one row of `OBJECTIVES` gives (a, b) and the kind of
 the clean picture, the loss weight, the samplers.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -16,12 +17,13 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from torch import Tensor
 
 from hfdiff.errors import BadInput, unknown
-from hfdiff.learned_schedule import LearnedSchedule
+from hfdiff.learned_schedule import LearnedSchedule, levels
 from hfdiff.samplers import NUM_TIMESTEPS, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, Process, Spacing, make_scheduler
 
 Coefficient = Tensor | float
 
 P_MEAN, P_STD = -1.2, 1.2  # of ln sigma in training (Karras et al. 2022, Table 1)
+LOG_SIGMA_MIN, LOG_SIGMA_MAX = math.log(SIGMA_MIN), math.log(SIGMA_MAX)
 FLOW_SIDE = 32  # pixels a side from which on a flow is shifted towards noise
 
 
@@ -85,7 +87,7 @@ class Objective:
             alpha, sigma = self.path(timestep)
         else:
             gamma = self.learned.gamma(timestep)
-            alpha, sigma = (-gamma).sigmoid().sqrt(), gamma.sigmoid().sqrt()
+            alpha, sigma = levels(gamma)
         a, b = self.target(_column(alpha), _column(sigma))
         sample = _column(alpha) * clean + _column(sigma) * noise
         return Noised(sample, timestep, a * clean + b * noise, self.weight(alpha.detach(), sigma.detach()), gamma)
@@ -106,12 +108,20 @@ class Objective:
         assert noised.gamma.grad is not None
         slopes = noised.gamma.grad / (noised.weight * scale)  # of `errors` by gamma
         gamma = noised.gamma.detach().requires_grad_()
-        alpha, sigma = (-gamma).sigmoid().sqrt(), gamma.sigmoid().sqrt()
-        a, b = self.target(alpha, sigma)
-        factor = (alpha / (alpha * b - sigma * a)) ** 2  # of an error of the target, to that of the noise
+        factor = self._noise_factor(*levels(gamma))
         (by_gamma,) = torch.autograd.grad(factor.sum(), gamma)
         factor = factor.detach()
         self.learned.backward(noised.timestep, factor * errors, by_gamma * errors + factor * slopes, share)
+
+    def bound_weight(self, timestep: Tensor) -> Tensor:
+        """Weight of the target's squared error (B,) in the variational bound, under the learned schedule."""
+        assert self.learned is not None
+        return self.learned.rate(timestep) / 2 * self._noise_factor(*self.learned.coefficients(timestep))
+
+    def _noise_factor(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The squared error of the noise (B,) that one of the target makes."""
+        a, b = self.target(alpha, sigma)
+        return (alpha / (alpha * b - sigma * a)) ** 2
 
     def clean(self, sample: Tensor, prediction: Tensor, timestep: Tensor) -> Tensor:
         """The clean picture that a prediction means: solve x_t = alpha x_0 + sigma e, target = a x_0 + b e."""
@@ -183,8 +193,7 @@ LOSS_WEIGHTS: dict[str, Callable[[Tensor, float], Tensor] | None] = {
 
 
 def _place(log_sigma: Tensor) -> Tensor:
-    low, high = (torch.tensor(s).log() for s in (SIGMA_MIN, SIGMA_MAX))
-    return ((log_sigma - low) / (high - low)).clamp(0, 1)
+    return ((log_sigma - LOG_SIGMA_MIN) / (LOG_SIGMA_MAX - LOG_SIGMA_MIN)).clamp(0, 1)
 
 
 @cache
@@ -216,8 +225,7 @@ def _edm_path(timestep: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _edm_timestep(place: Tensor) -> Tensor:
-    low, high = (torch.tensor(s).log().item() for s in (SIGMA_MIN, SIGMA_MAX))
-    return (low + place * (high - low)) / 4
+    return (LOG_SIGMA_MIN + place * (LOG_SIGMA_MAX - LOG_SIGMA_MIN)) / 4
 
 
 @dataclass(frozen=True)
@@ -257,9 +265,8 @@ def _choice(what: str, given: str, valid: list[str], objective: str) -> str:
     if given == "auto":
         return valid[0]
     if given not in valid:
-        raise BadInput(
-            f"{what} {given!r} does not go with objective {objective!r}; valid: {', '.join(['auto', *valid])}"
-        )
+        names = ", ".join(dict.fromkeys(["auto", *valid]))
+        raise BadInput(f"{what} {given!r} does not go with objective {objective!r}; valid: {names}")
     return given
 
 
@@ -272,6 +279,8 @@ def make_objective(config: ObjectiveConfig, side: int = FLOW_SIDE) -> Objective:
     schedules = [*SCHEDULES, "learned"] if row.kind == "discrete" else []
     schedule = _choice("schedule", config.schedule, schedules or ["auto"], name)
     times = TIME_SAMPLINGS[row.kind]
+    if schedule == "learned":  # else its loss could hide in times that are seldom drawn
+        times = {"uniform": times["uniform"]}
     place = times[_choice("time_sampling", config.time_sampling, list(times), name)]
     weights = [key for key in LOSS_WEIGHTS if not (key == "edm" and row.kind == "edm")]  # edm's target has it already
     weight = LOSS_WEIGHTS[_choice("loss_weight", config.loss_weight, weights, name)]

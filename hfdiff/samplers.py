@@ -63,9 +63,7 @@ def _flow(p: Process) -> dict[str, Any]:
     return {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": p.flow_shift}
 
 
-def _edm(spacing: Spacing) -> dict[str, Any]:
-    schedule = "exponential" if spacing == "exponential" else "karras"
-    return {"sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX, "sigma_data": SIGMA_DATA, "sigma_schedule": schedule}
+EDM = {"sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX, "sigma_data": SIGMA_DATA}  # spaced as Karras et al. 2022
 
 
 def _dpmpp_2m(p: Process, spacing: Spacing) -> SchedulerMixin:
@@ -77,7 +75,7 @@ def _multistep(p: Process, spacing: Spacing) -> SchedulerMixin:
     settings: dict[Kind, dict[str, Any]] = {
         "discrete": {"num_train_timesteps": len(p.betas), "trained_betas": list(p.betas)},
         "flow": {"flow_shift": p.flow_shift},
-        "edm": {"sigma_min": SIGMA_MIN, "sigma_max": SIGMA_MAX, "sigma_data": SIGMA_DATA},
+        "edm": EDM,
     }
     # By keyword: diffusers forgets what is given by position when it builds one configuration from another.
     return MultistepScheduler(kind=p.kind, prediction_type=p.prediction_type, **settings[p.kind])
@@ -109,7 +107,7 @@ SAMPLERS: Mapping[str, Mapping[Kind, Row]] = {
     "dpmpp_2m": {  # Lu et al. 2022, Algorithm 2
         "discrete": Row(_dpmpp_2m, SPACED),
         "flow": Row(lambda p, s: DPMSolverMultistepScheduler(**_flow(p))),
-        "edm": Row(lambda p, s: EDMDPMSolverMultistepScheduler(**_edm(s)), SPACED),
+        "edm": Row(lambda p, s: EDMDPMSolverMultistepScheduler(**EDM)),
     },
     "unipc": {  # Zhao et al. 2023
         "discrete": Row(lambda p, s: UniPCMultistepScheduler(**_discrete(p, s)), SPACED, survives=False),
@@ -118,7 +116,7 @@ SAMPLERS: Mapping[str, Mapping[Kind, Row]] = {
     "euler": {
         "discrete": Row(lambda p, s: EulerDiscreteScheduler(**_discrete(p, s)), SPACED, survives=False),
         "flow": Row(lambda p, s: FlowMatchEulerDiscreteScheduler(shift=p.flow_shift)),
-        "edm": Row(lambda p, s: EDMEulerScheduler(**_edm(s)), SPACED),
+        "edm": Row(lambda p, s: EDMEulerScheduler(**EDM)),
     },
     "ipndm": {  # Zhang & Chen 2023, with EDM's spacing
         "discrete": Row(_multistep),
@@ -142,14 +140,15 @@ def make_scheduler(process: Process, sampler: str = "auto", spacing: Spacing = "
     valid = valid_samplers(process)
     if name not in valid:
         raise BadInput(
-            f"sampler {sampler!r} does not go with a {process.kind} process whose model predicts "
+            f"sampler {sampler!r} does not go with the {process.kind} process of a model that predicts "
             f"{process.prediction_type!r}{' down to no signal' if process.blows_up else ''}; valid: {', '.join(valid)}"
         )
     row = SAMPLERS[name][process.kind]
-    if spacing not in row.spacings:
+    spacings = row.spacings[:1] if process.blows_up else row.spacings  # the others begin where the process ends
+    if spacing not in spacings:
         raise BadInput(
-            f"spacing {spacing!r} does not go with sampler {name!r} on a {process.kind} process; "
-            f"valid: {', '.join(row.spacings)}"
+            f"spacing {spacing!r} does not go with sampler {name!r} on the process {process.kind!r}"
+            f"{' that goes down to no signal' if process.blows_up else ''}; valid: {', '.join(spacings)}"
         )
     return row.build(process, spacing)
 
@@ -164,3 +163,10 @@ def process_of(scheduler: SchedulerMixin) -> Process:
         return Process("edm", "edm")
     betas = config.get("trained_betas") or scheduler.betas.tolist()
     return Process("discrete", str(prediction), betas=tuple(map(float, betas)))
+
+
+def sampler_of(scheduler: SchedulerMixin) -> str:
+    """The row that a saved scheduler comes from; "auto" for one of another kind."""
+    process = process_of(scheduler)
+    built = {name: type(make_scheduler(process, name)) for name in valid_samplers(process)}
+    return next((name for name, kind in built.items() if kind is type(scheduler)), "auto")

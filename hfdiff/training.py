@@ -527,8 +527,6 @@ def train(
             group["lr"] = learning_rate
         done = _gradients(config, table, state, objective, accelerator)
         if done is None:
-            if state.learned_optimizer is not None:
-                state.learned_optimizer.zero_grad()
             state.parts = parts_after_failure(state.parts, share, state.optimizer, accelerator)
             continue
         loss, data_seconds = done
@@ -562,6 +560,8 @@ def _gradients(
     rows = config.batch_size // (state.parts * accelerator.num_processes)
     data_seconds, loss = 0.0, torch.zeros((), device=accelerator.device)
     tick = time.perf_counter()
+    if state.learned_optimizer is not None:
+        state.learned_optimizer.zero_grad()  # what a step that was not taken left
     try:
         draw = draw_batch(config, table, config.batch_size, state.step, accelerator.device)
         for part in range(state.parts):
@@ -633,7 +633,6 @@ def _learn_schedule(state: TrainState, factor: float, accelerator: Accelerator) 
     for group in state.learned_optimizer.param_groups:
         group["lr"] = SCHEDULE_LEARNING_RATE * factor
     state.learned_optimizer.step()
-    state.learned_optimizer.zero_grad()
 
 
 def errors_of(unet: torch.nn.Module, inputs: Inputs, accelerator: Accelerator) -> Tensor:
@@ -653,7 +652,9 @@ def check_finite(state: TrainState, loss: Tensor) -> None:
     """TrainingFailed if the loss or a weight is not finite: nothing may be saved then."""
     if not torch.isfinite(loss):
         raise TrainingFailed(f"step {state.step}: the loss is {loss.item()}; nothing of it is saved")
-    if not torch.isfinite(torch.nn.utils.get_total_norm([*state.unet.parameters(), *state.ema.shadow_params])):
+    schedule = () if state.learned is None else state.learned.parameters()
+    weights = [*state.unet.parameters(), *state.ema.shadow_params, *schedule]
+    if not torch.isfinite(torch.nn.utils.get_total_norm(weights)):
         raise TrainingFailed(f"step {state.step}: the weights are not finite; nothing of them is saved")
 
 
@@ -688,7 +689,8 @@ def validate(
 ) -> float:
     """Loss of the averaged weights on the validation pictures (at most 1,000), with fixed noise, times and styles.
 
-    Every condition is told. The times are the mid-points of equal shares of the objective's distribution.
+    Every condition is told. The times are the mid-points of equal shares of the objective's distribution. Where the
+    schedule is learned, it is the loss of the variational bound, which moves only with the model.
     """
     unet = state.averaged()
     count = min(1000, len(table))
@@ -702,5 +704,7 @@ def validate(
     starts = range(0, count, chunk)
     for start in starts[accelerator.process_index :: accelerator.num_processes]:
         part = draw[start : min(start + chunk, count)]
-        total += loss_of(unet, make_inputs(told, table, objective, part), accelerator).item() * len(part.rows)
+        inputs = make_inputs(told, table, objective, part)
+        weight = inputs.noised.weight if state.learned is None else objective.bound_weight(inputs.noised.timestep)
+        total += (weight * errors_of(unet, inputs, accelerator)).sum().item()
     return accelerator.reduce(torch.tensor(total, device=accelerator.device)).item() / count

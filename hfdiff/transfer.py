@@ -75,5 +75,8 @@ def check_fits(source: ClassStylePipeline, config: TrainConfig, table: ImageTabl
     same = len(found.betas) == len(wanted.betas) and all(
         math.isclose(a, b, abs_tol=1e-5) for a, b in zip(found.betas, wanted.betas)
     )
-    if config.schedule != "learned" and not same:
-        raise BadInput(f"init_from {config.init_from}: its noise schedule is another than {config.schedule!r}")
+    if not same:
+        raise BadInput(
+            f"init_from {config.init_from}: its noise schedule is another than the one that objective "
+            f"{config.objective!r} has with schedule {config.schedule!r}"
+        )

@@ -448,10 +448,10 @@ class ClassStylePipeline(DiffusionPipeline):
     def _timesteps(self, num_inference_steps: int, strength: float) -> torch.Tensor:
         """Make the scheduler ready for the last `strength` of its steps (at least one); the timesteps of those."""
         self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
-        skipped = min(num_inference_steps - int(num_inference_steps * strength), num_inference_steps - 1)
-        first = skipped * getattr(
-            self.scheduler, "order", 1
-        )  # a second-order scheduler lists two timesteps for each step but one
+        # A second-order scheduler lists two timesteps for each step but one; some list fewer steps than were asked for.
+        order = getattr(self.scheduler, "order", 1)
+        listed = (len(self.scheduler.timesteps) + order - 1) // order
+        first = order * min(num_inference_steps - int(num_inference_steps * strength), listed - 1)
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(first)
         return self.scheduler.timesteps[first:]

@@ -5,8 +5,8 @@ This file is saved beside the weights and loaded from there, so it imports nothi
 Improved PNDM (Zhang & Chen 2023, https://arxiv.org/abs/2204.13902) solves the probability-flow ODE by an
 Adams-Bashforth method, one evaluation a step, warmed up by lower orders. diffusers' `IPNDMScheduler` has a fixed
 schedule and no prediction type; this one takes EDM's spacing (Karras et al. 2022, https://arxiv.org/abs/2206.00364,
-Equation 5), and extrapolates in the variable in which that spacing is even (the paper's rho-AB, Section 3.3): at ten
-steps as accurate as fixed coefficients, and of fourth order.
+Equation 5), and extrapolates in s^(1/rho), in which that spacing is even, as that paper's DEIS does in its own
+variables: at ten steps as accurate as fixed coefficients, and of fourth order.
 """
 
 import math

@@ -188,6 +188,7 @@ def test_discrete_times_cover_all_steps_evenly():
         ({"schedule": "cosine"}, "schedule 'cosine' does not go with objective 'flow'; valid: auto"),
         ({"objective": "epsilon", "schedule": "sine"}, "schedule 'sine'.*valid: auto, cosine, linear, .*learned"),
         ({"objective": "edm", "time_sampling": "logit_normal"}, "valid: auto, log_normal, uniform"),
+        ({"objective": "epsilon", "schedule": "learned", "time_sampling": "logit_normal"}, "valid: auto, uniform"),
         ({"objective": "edm", "loss_weight": "edm"}, "loss_weight 'edm' does not go .*valid: auto, none, min_snr"),
         ({"objective": "epsilon", "zero_terminal_snr": True}, "zero_terminal_snr .*valid: .*v_prediction or sample"),
         (

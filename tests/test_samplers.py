@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 
 from hfdiff.errors import BadInput
 from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective
-from hfdiff.samplers import SAMPLERS, make_scheduler, process_of, valid_samplers
+from hfdiff.samplers import SAMPLERS, make_scheduler, process_of, sampler_of, valid_samplers
 
 RECIPES = [
     ObjectiveConfig(objective="flow"),
@@ -103,6 +103,7 @@ def test_the_process_is_read_back_from_the_scheduler(recipe, name, tmp_path):
         process.kind, process.prediction_type, process.flow_shift
     )  # fmt: skip
     assert again.betas == pytest.approx(process.betas)
+    assert sampler_of(scheduler) == name
 
 
 def test_the_process_of_a_foreign_scheduler():
@@ -148,3 +149,5 @@ def test_invalid_choices_list_the_valid_ones():
         make_scheduler(flow, "dpmpp_2m", "karras")
     with pytest.raises(BadInput, match="down to no signal; valid: ddpm, ddim, dpmpp_2m, ipndm"):
         make_scheduler(cosine, "euler")
+    with pytest.raises(BadInput, match="'karras' does not go .*down to no signal; valid: auto"):
+        make_scheduler(cosine, "dpmpp_2m", "karras")

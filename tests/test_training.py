@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
+from hfdiff import training
 from hfdiff.checkpoint import export_pipeline, load_pipeline, make_pipeline
 from hfdiff.data import to_unit_range
 from hfdiff.errors import BadInput, TrainingFailed
@@ -381,7 +382,7 @@ def gammas_of(betas: tuple[float, ...]) -> torch.Tensor:
     return ((1 - alpha_bar) / alpha_bar).log()
 
 
-def test_a_learned_schedule_is_exported_to_the_digit(tiny_config, fashion, accelerator, tmp_path):
+def test_a_learned_schedule_is_exported(tiny_config, fashion, accelerator, tmp_path):
     config = tiny_config(objective="epsilon", schedule="learned", max_train_images=8 * 20)
     objective = make_objective(config)
     state = make_state(config, build_unet(config, fashion[0]), accelerator, objective.learned)
@@ -433,3 +434,28 @@ def test_the_learned_schedules_gradient_is_that_of_the_second_moment(tiny_config
                 ends.append(second_moment())
                 learned.heights[index] -= step
         assert slope == pytest.approx((ends[0] - ends[1]) / 2e-2, rel=2e-2)
+
+
+def test_a_skipped_step_leaves_no_trace_in_a_learned_schedule(tiny_config, table, accelerator, monkeypatch):
+    config = tiny_config(objective="epsilon", schedule="learned", max_train_images=40)
+
+    def train_once() -> torch.Tensor:
+        objective = make_objective(config)
+        state = make_state(config, build_unet(config, table), accelerator, objective.learned)
+        list(train(config, table, state, objective, accelerator))
+        return objective.learned.table().detach()
+
+    undisturbed, calls = train_once(), []
+
+    def overflow_once(state, original=training._optimizer_step):
+        calls.append(state)
+        if len(calls) != 2:
+            return original(state)
+        for weight in state.learned.parameters():
+            weight.grad.fill_(math.nan)
+        state.optimizer.zero_grad()
+        return False
+
+    monkeypatch.setattr(training, "_optimizer_step", overflow_once)
+    assert torch.equal(train_once(), undisturbed)
+    assert len(calls) == 6

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 # Before torch: threads that spin while they wait stall each other on a machine that is shared (5 times here).
-os.environ["GOMP_SPINCOUNT"] = os.environ.get("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
 from accelerate import Accelerator, PartialState
