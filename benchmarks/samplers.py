@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import mixture
 import torch
@@ -106,7 +106,7 @@ def draw(pipeline: ClassStylePipeline, steps: int, given: Arguments) -> Tensor:
 
 def error(process: Process, scheduler: SchedulerMixin, steps: int) -> float:
     """The mean distance of a coordinate from the solution with 500 fourth-order steps, the model exact."""
-    objective: Any = next(name for name, row in OBJECTIVES.items() if row.prediction_type == process.prediction_type)
+    objective = next(name for name, row in OBJECTIVES.items() if row.prediction_type == process.prediction_type)
     target = make_objective(ObjectiveConfig(objective=objective))
     noise = torch.randn((500, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     exact = mixture.sample(target, process, make_scheduler(process, "ipndm"), 500, noise)

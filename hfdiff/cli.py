@@ -63,7 +63,7 @@ class Sample:
     """LOW HIGH: guide only between these noise levels (sigma / alpha), for example 0.2 5."""
     num_inference_steps: int | None = None
     sampler: str | None = None
-    """Another sampler than the one saved with the model: ddpm, ddim, heun, dpmpp_2m, unipc, euler, ipndm."""
+    """Another sampler than the one saved with the model, ipndm for example."""
     spacing: Spacing = "auto"
     """Spacing of the sampler's steps in noise."""
     image: str | None = None

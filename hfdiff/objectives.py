@@ -31,24 +31,24 @@ FLOW_SIDE = 32  # pixels a side from which on a flow is shifted towards noise
 class ObjectiveConfig:
     """The choices that make an objective; `auto` takes what suits the others."""
 
-    objective: Literal["flow", "epsilon", "v_prediction", "sample", "edm"] = "flow"
-    """What the model predicts."""
-    schedule: Literal["auto", "linear", "scaled_linear", "cosine", "sigmoid", "learned"] = "auto"
-    """Noise schedule of epsilon, v_prediction and sample (auto: cosine); flow and edm have none."""
+    objective: str = "flow"
+    """What the model predicts: flow, epsilon, v_prediction, sample, edm."""
+    schedule: str = "auto"
+    """Noise schedule of epsilon, v_prediction and sample: cosine (auto), linear, scaled_linear, sigmoid, learned."""
     zero_terminal_snr: bool = False
     """Rescale the schedule so that its last timestep is pure noise (v_prediction and sample)."""
     flow_shift: float | None = None
     """Time shift of flow towards noise; by default grows with the resolution, from 1 at 32 pixels."""
-    loss_weight: Literal["auto", "none", "min_snr", "edm"] = "auto"
+    loss_weight: str = "auto"
     """none: the squared error of what is predicted; min_snr: of the clean picture, times the signal-to-noise ratio or
     min_snr_gamma where that is less; edm: of the clean picture, with EDM's weight. auto: none."""
     min_snr_gamma: float = 5.0
-    time_sampling: Literal["auto", "uniform", "logit_normal", "log_normal"] = "auto"
-    """How training draws times (auto: flow logit_normal, edm log_normal of sigma, the others uniform)."""
+    time_sampling: str = "auto"
+    """How training draws times: uniform, logit_normal (auto of flow), log_normal of sigma (auto of edm)."""
     stratified: bool = False
     """Spread the times of a batch evenly over their distribution."""
-    sampler: Literal["auto", "ddpm", "ddim", "heun", "dpmpp_2m", "unipc", "euler", "ipndm"] = "auto"
-    """Sampler that is saved with the model (auto: dpmpp_2m)."""
+    sampler: str = "auto"
+    """Sampler that is saved with the model: dpmpp_2m (auto), ddpm, ddim, heun, unipc, euler, ipndm."""
     spacing: Spacing = "auto"
     """Spacing of the sampler's steps in noise: karras (Karras et al. 2022, Equation 5), exponential, or its own."""
 

@@ -30,7 +30,7 @@ from hfdiff.objectives import Noised, Objective, ObjectiveConfig, make_objective
 from hfdiff.pipelines.class_style import UNSPECIFIED
 from hfdiff.sizes import SIZES, Block
 from hfdiff.styles import apply_styles, draw_styles
-from hfdiff.unet import ClassStyleUNet2DModel
+from hfdiff.unet import ClassStyleUNet2DModel, check_shape
 
 Precision = Literal["auto", "no", "fp16", "bf16"]
 
@@ -180,7 +180,13 @@ def check_config(config: TrainConfig, num_processes: int = 1) -> None:
                     raise BadInput(f"{key} is {value}; valid: {low} to {high}")
     if config.block_out_channels == ():
         raise BadInput("block_out_channels is empty; valid: the width of at least one level")
-    with_shape(config)
+    shape = with_shape(config)
+    widths, blocks = shape.block_out_channels or (), shape.down_block_types or ()
+    attend = {width for width, block in zip(widths, blocks) if "Attn" in block} | {widths[-1]}  # the middle attends
+    try:
+        check_shape(widths, attend, shape.norm_num_groups or 1, shape.attention_head_dim, shape.patch_size or 1)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
     if config.drop_class + config.drop_style + config.drop_both > 1:
         raise BadInput("drop_class, drop_style and drop_both add up to more than 1")
     parts = num_processes * config.gradient_accumulation_steps

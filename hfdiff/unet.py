@@ -73,24 +73,12 @@ class ClassStyleUNet2DModel(UNet2DModel):
         skip_connections: bool = True,
         time_conditioning: bool = True,
     ):
-        _check_choice("patch_size", patch_size, (1, 2, 4))
         _check_choice("class_embed_type", class_embed_type, ("identity",))  # the parent adds our vector as it is
         _check_choice("num_class_embeds", num_class_embeds, (None,))
         _check_choice("conditioning", conditioning, ("add", "concat"))
         _check_choice("class_embedding", class_embedding, ("table", "one_hot_mlp"))
-        for width in block_out_channels:
-            if width % norm_num_groups:
-                raise ValueError(
-                    f"width {width} of block_out_channels {tuple(block_out_channels)} is not divisible by "
-                    f"norm_num_groups {norm_num_groups}"
-                )
-        for width in attention_widths(
-            down_block_types, up_block_types, block_out_channels, mid_block_type, add_attention
-        ):
-            if attention_head_dim is not None and width % attention_head_dim:
-                raise ValueError(
-                    f"attention_head_dim {attention_head_dim} does not divide the width {width} of a level"
-                )
+        attend = attention_widths(down_block_types, up_block_types, block_out_channels, mid_block_type, add_attention)
+        check_shape(block_out_channels, attend, norm_num_groups, attention_head_dim, patch_size)
         super().__init__(
             sample_size=sample_size,
             in_channels=in_channels * patch_size**2,
@@ -211,6 +199,22 @@ def attention_widths(
     """The widths of the levels that attend."""
     blocks = [*zip(down, widths, strict=False), *zip(reversed(up), widths, strict=False)]
     return {width for name, width in blocks if "Attn" in name} | ({widths[-1]} if mid and mid_attends else set())
+
+
+def check_shape(
+    widths: tuple[int, ...], attend: set[int], norm_num_groups: int, attention_head_dim: int | None, patch_size: int
+) -> None:
+    """ValueError where the norm groups do not divide a width, or the heads one of a level that attends."""
+    _check_choice("patch_size", patch_size, (1, 2, 4))
+    for width in widths:
+        if width % norm_num_groups:
+            raise ValueError(
+                f"width {width} of block_out_channels {tuple(widths)} is not divisible by "
+                f"norm_num_groups {norm_num_groups}"
+            )
+    for width in attend:
+        if attention_head_dim is not None and width % attention_head_dim:
+            raise ValueError(f"attention_head_dim {attention_head_dim} does not divide the width {width} of a level")
 
 
 def _check_choice(name: str, value: object, valid: tuple) -> None:

@@ -129,12 +129,13 @@ def test_edm_is_the_papers_preconditioning():
     assert torch.equal(noised.weight, torch.ones(64))
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=label)
-@pytest.mark.parametrize("weight", LOSS_WEIGHTS)
+@pytest.mark.parametrize(
+    ("recipe", "weight"),
+    [(r, w) for r in RECIPES for w in LOSS_WEIGHTS if (r.objective, w) != ("edm", "edm")],
+    ids=lambda value: value if isinstance(value, str) else label(value),
+)
 def test_weights_are_those_of_the_clean_pictures_error(recipe, weight):
     """A wrong prediction costs its weight times the squared error of the clean picture that it means."""
-    if recipe.objective == "edm" and weight == "edm":
-        return
     objective = make_objective(ObjectiveConfig(**{**vars(recipe), "loss_weight": weight}))
     clean, noise, quantiles = batch()
     noised = objective.noise(clean, noise, objective.quantile(quantiles))

@@ -5,11 +5,11 @@ from functools import cache
 import mixture
 import pytest
 import torch
-from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler
 
 from hfdiff.errors import BadInput
 from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective
-from hfdiff.samplers import SAMPLERS, make_scheduler, process_of, sampler_of, valid_samplers
+from hfdiff.samplers import make_scheduler, process_of, sampler_of, valid_samplers
 
 RECIPES = [
     ObjectiveConfig(objective="flow"),
@@ -126,18 +126,10 @@ def test_spacings_space():
         assert not torch.allclose(nodes[0], nodes[1])
 
 
-def test_ddpm_draws_the_noise_that_its_scheduler_would():
-    process = make_objective(ObjectiveConfig(objective="epsilon")).process()
-    assert isinstance(make_scheduler(process, "ddpm"), DDPMScheduler)
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "heun", "unipc"])
 def test_a_sampler_that_does_not_go_with_a_process_lists_the_valid_ones(name):
     process = make_objective(ObjectiveConfig(objective="edm")).process()
-    valid = valid_samplers(process)
-    if name in valid:
-        return
-    with pytest.raises(BadInput, match=f"sampler '{name}' does not go .*; valid: {', '.join(valid)}"):
+    with pytest.raises(BadInput, match=f"sampler '{name}' does not go .*; valid: dpmpp_2m, euler, ipndm"):
         make_scheduler(process, name)
 
 
