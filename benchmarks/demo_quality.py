@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     given = command_line(Arguments, argv, __doc__ or "")
     pipeline, judge = load_pipeline(given.model), load_judge(given.judge)
     real = load_test_data(given.reference)
-    _, real_features = judged(judge, real.pixels)
+    real_features = judged(judge, real.pixels).features
     shuffled = real_features[torch.randperm(len(real_features), generator=torch.Generator().manual_seed(given.seed))]
     half = min(given.num_images, len(shuffled) // 2)
     floor = frechet(shuffled[:half], shuffled[half : 2 * half])
@@ -57,13 +57,13 @@ def main(argv: Sequence[str]) -> int:
             output_type="pt",
             **guidance,
         ).images
-        logits, features = judged(judge, (images * 255).round().byte())
-        right = logits.argmax(dim=1) == labels
+        verdict = judged(judge, (images * 255).round().byte())
+        right = verdict.classes == labels
         share = right.double().mean().item()
         error = 1.96 * (share * (1 - share) / len(right)) ** 0.5
         print(
             f"guidance {scale or 'default'}: {share:.4f} +- {error:.4f} in the class asked for, "
-            f"Frechet distance {frechet(features, real_features):.3f} (n = {len(right)}, seed {given.seed})"
+            f"Frechet distance {frechet(verdict.features, real_features):.3f} (n = {len(right)}, seed {given.seed})"
         )
         per_class = [right[labels == i].double().mean().item() for i in range(len(pipeline.class_names))]
         print("  " + ", ".join(f"{name} {value:.2f}" for name, value in zip(pipeline.class_names, per_class)))

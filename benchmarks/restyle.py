@@ -60,8 +60,7 @@ def main(argv: Sequence[str]) -> int:
     pixels, labels = to_unit_range(real.pixels[chosen]), real.labels[chosen]
 
     def kept(images: Tensor) -> float:
-        logits, _ = judged(judge, (images * 255).round().byte())
-        return (logits.argmax(dim=1) == labels).double().mean().item()
+        return (judged(judge, (images * 255).round().byte()).classes == labels).double().mean().item()
 
     print(f"n = {len(pixels)} real pictures, seed {given.seed}; judged right as they are: {kept(pixels):.3f}\n")
     moved_by_hand = {s: apply_styles(pixels, torch.ones(len(pixels), 1), (s,)) for s in STATISTICS}

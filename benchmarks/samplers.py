@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     pipeline, judge, real = load_pipeline(given.model), load_judge(given.judge), load_test_data(given.reference)
     pipeline.to(torch.accelerator.current_accelerator() or "cpu")
     pipeline.set_progress_bar_config(disable=True)
-    features = judged(judge, real.pixels)[1]
+    features = judged(judge, real.pixels).features
     process = process_of(pipeline.scheduler)
     print(
         f"{process.kind} process, {process.prediction_type}; n = {given.num_images} plain samples, seed {given.seed}, "
@@ -73,10 +73,10 @@ def main(argv: Sequence[str]) -> int:
             # Heun's method takes two evaluations for each step but the last.
             steps = (evaluations + 1) // 2 if sampler == "heun" else evaluations
             pipeline.scheduler = make_scheduler(process, sampler)
-            logits, drawn = judged(judge, draw(pipeline, steps, given))
-            right = (logits.argmax(dim=1) == labels(pipeline, given.num_images)).double().mean().item()
+            verdict = judged(judge, draw(pipeline, steps, given))
+            right = (verdict.classes == labels(pipeline, given.num_images)).double().mean().item()
             exact = error(process, pipeline.scheduler, steps)
-            point = Point(sampler, evaluations, right, frechet(drawn, features), exact)
+            point = Point(sampler, evaluations, right, frechet(verdict.features, features), exact)
             cells = (sampler, evaluations, f"{right:.3f}", f"{point.distance:.2f}", f"{point.error:.1e}")
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
             points.append(point)

@@ -1,7 +1,7 @@
 """A run's folder: checkpoints that are complete or absent, and the exported pipeline.
 
-A folder is written under another name, synced to disk and then renamed. A checkpoint holds safetensors, a JSON of
-numbers, and a manifest with the SHA-256 of each file. The old is deleted only after the new is in place.
+A checkpoint holds safetensors, a JSON of numbers, and a manifest with the SHA-256 of each file. The old is deleted
+only after the new is in place.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from hfdiff.config import from_mapping, read_yaml, to_mapping
 from hfdiff.errors import BadInput, existing_folder, first_line
+from hfdiff.files import recover_folder, write_file, write_folder
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.styles import STYLES
 from hfdiff.training import RESUMABLE_KEYS, SHAPE_KEYS, TrainConfig
@@ -75,70 +76,6 @@ class Checkpoint:
     path: Path
     tensors: dict[str, dict[str, Tensor]]
     numbers: dict[str, Any]
-
-
-def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a folder that appears at `target` complete or not at all; an older one there is replaced."""
-    fresh, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    recover_folder(target)
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
-        fresh.mkdir()
-        fill(fresh)
-        _sync(fresh)
-    except BaseException as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if isinstance(error, SafetensorError):  # a full disk, in that library's words
-            raise OSError(f"{target} cannot be written: {error}") from error
-        raise
-    if target.exists():
-        target.rename(old)
-    fresh.rename(target)
-    _sync_entry(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def recover_folder(target: Path) -> None:
-    """Put back the older folder, where a crash came between the two renames of `write_folder`."""
-    old = target.with_name(f".{target.name}.old")
-    if old.exists() and not target.exists():
-        old.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def write_file(target: Path, content: bytes) -> None:
-    """Write a small file so that it appears complete or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.new")
-    try:
-        with fresh.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(target)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(0o644)  # safetensors come out readable by their owner alone
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        else:
-            _sync_entry(path)
-    _sync_entry(folder)
-
-
-def _sync_entry(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def save_checkpoint(

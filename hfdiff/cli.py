@@ -17,9 +17,10 @@ import torch
 import tyro
 from PIL import Image, ImageOps
 
-from hfdiff.checkpoint import load_pipeline, write_file
+from hfdiff.checkpoint import load_pipeline
 from hfdiff.config import command_line, parse
 from hfdiff.errors import BadInput, first_line, folder_to_write, run_program
+from hfdiff.files import write_file
 from hfdiff.pictures import Grid, class_style_grid, save_picture
 from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
 from hfdiff.plan import measure

@@ -8,11 +8,12 @@ import glob
 import hashlib
 import io
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import numpy as np
@@ -25,6 +26,9 @@ from hfdiff.errors import BadInput, existing_folder, first_line, unknown
 from hfdiff.pipelines.class_style import parse_styles
 
 ASSETS = Path(__file__).parent / "assets"
+
+
+Half = Literal["first", "second", "whole"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,14 @@ class ImageTable:
         return replace(
             self, pixels=self.pixels[index], labels=self.labels[index], style_weights=self.style_weights[index]
         )
+
+    def half(self, half: Half) -> "ImageTable":
+        """The pictures of one half. Their content decides (the parity of its CRC-32), so that a picture is in the same
+        half in whatever data set, order or split it comes."""
+        if half == "whole":
+            return self
+        parity = torch.tensor([zlib.crc32(picture.numpy().data) % 2 for picture in self.pixels.cpu().contiguous()])
+        return self.part((parity == (half == "second")).nonzero().squeeze(1))
 
     def to(self, device: torch.device) -> "ImageTable":
         """On the device, or where it is if that would take more than half of a GPU's free memory."""

@@ -1,11 +1,14 @@
-"""The independent judge: a small convolutional classifier that says whether a picture is what was asked for.
+"""The independent judge: a small convolutional classifier that says what a picture shows, and in which style.
 
-It is never the scorer that chooses pictures.
+It is never the scorer that chooses pictures, and trained on one half of the data it never saw the scorer's.
 """
 
 import contextlib
+import copy
+import inspect
 import io
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +17,29 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from hfdiff.data import ASSETS, DATASETS, ImageTable, to_model_range
+from hfdiff.data import ASSETS, DATASETS, Half, ImageTable, to_model_range, to_unit_range
 from hfdiff.errors import BadInput, unknown
+from hfdiff.files import write_folder
+from hfdiff.styles import apply_styles, draw_styles, fitting_styles
+
+STYLED_SHARE = 0.5  # of the pictures in training
+TRAINING_IMAGES = 500_000  # seen in a training of default length
+MAX_EPOCHS = 60
+WIDTHS = (32, 64, 128)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of N pictures, float32."""
+
+    logits: Tensor  # (N, num_classes)
+    strengths: Tensor  # (N, S) in [0, 1]
+    features: Tensor  # (N, F)
+
+    @property
+    def classes(self) -> Tensor:
+        """The most likely class of each picture (N,) int64."""
+        return self.logits.argmax(dim=1)
 
 
 def _conv(in_channels: int, out_channels: int) -> nn.Sequential:
@@ -34,23 +58,33 @@ class _Residual(nn.Module):
 
 
 class Judge(nn.Module, PyTorchModelHubMixin):
-    """Pictures (B, C, H, W) float32 in [-1, 1] -> class logits (B, num_classes).
+    """Pictures (B, C, H, W) float32 in [-1, 1] -> `Verdict`.
 
-    `test_accuracy` is the share of real test pictures that it classifies right; it is None until measured.
+    The features are normalised to mean 0 and variance 1 over the training pictures, so that distances between them do
+    not depend on the scale of the weights.
+
+    Args:
+        style_names: styles whose strength it tells: those that the data names, then rows of the table of styles.
+        trained_on: name of the data set; `fingerprint`: of its training pictures; `half_seen`: which half of them.
+        test_accuracy: share of held-out real pictures whose class it names; None until measured.
     """
 
     def __init__(
         self,
         channels: int,
         class_names: list[str],
-        widths: tuple[int, int, int] = (32, 64, 128),
+        style_names: list[str] | None = None,
+        widths: tuple[int, int, int] = WIDTHS,
+        size: tuple[int, int] = (28, 28),
         trained_on: str = "",
+        fingerprint: str = "",
+        half_seen: Half = "whole",
         test_accuracy: float | None = None,
     ):
         super().__init__()
-        self.channels = channels
-        self.class_names = list(class_names)
-        self.trained_on = trained_on
+        self.channels, self.size, self.widths = channels, tuple(size), tuple(widths)
+        self.class_names, self.style_names = list(class_names), list(style_names or [])
+        self.trained_on, self.fingerprint, self.half_seen = trained_on, fingerprint, half_seen
         self.test_accuracy = test_accuracy
         a, b, c = widths
         self.body = nn.Sequential(
@@ -61,17 +95,20 @@ class Judge(nn.Module, PyTorchModelHubMixin):
             nn.MaxPool2d(2),
             _conv(b, c),
             _Residual(c),
-            nn.AdaptiveMaxPool2d(1),
+            nn.AdaptiveAvgPool2d(1),
             nn.Flatten(),
+            nn.BatchNorm1d(c, affine=False),
         )
-        self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(c, len(class_names)))
+        self.class_head = nn.Sequential(nn.Dropout(0.2), nn.Linear(c, len(self.class_names)))
+        self.style_head = nn.Linear(c, len(self.style_names))
 
     def features(self, images: Tensor) -> Tensor:
-        """The activations before the last layer: (B, widths[-1]) float32."""
-        return self.body(images)
+        """What both heads see: (B, widths[-1]) float32."""
+        return self.body(images.contiguous(memory_format=torch.channels_last))
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))
+    def forward(self, images: Tensor) -> Verdict:
+        features = self.features(images)
+        return Verdict(self.class_head(features), self.style_head(features).sigmoid(), features)
 
 
 @dataclass(frozen=True)
@@ -81,6 +118,31 @@ class Epoch:
     number: int
     loss: float
     validation_accuracy: float
+
+
+def make_judge(table: ImageTable, widths: tuple[int, int, int] = WIDTHS, half: Half = "whole", seed: int = 0) -> Judge:
+    """A new judge of the classes and styles of these training pictures, and of every style that they can be given."""
+    torch.manual_seed(seed)
+    return Judge(
+        channels=table.channels,
+        class_names=list(table.class_names),
+        style_names=styles_of(table),
+        widths=widths,
+        size=table.size,
+        trained_on=table.name,
+        fingerprint=table.fingerprint,
+        half_seen=half,
+    )
+
+
+def styles_of(table: ImageTable) -> list[str]:
+    """The styles that a judge of these pictures tells."""
+    return [*table.style_names, *fitting_styles(table.channels, table.style_names)]
+
+
+def default_epochs(table: ImageTable) -> int:
+    """Passes over the data in a training of default length."""
+    return min(MAX_EPOCHS, max(1, round(TRAINING_IMAGES / len(table))))
 
 
 def train_judge(
@@ -93,21 +155,36 @@ def train_judge(
     learning_rate: float = 4e-3,
     seed: int = 0,
 ) -> Iterator[Epoch]:
-    """Train in place with AdamW, a one-cycle schedule (Smith & Topin 2018), flips and shifts; yields every epoch."""
+    """Train in place on the judge's half, with AdamW and a one-cycle schedule (Smith & Topin 2018); yields every epoch.
+
+    Half of the pictures are given styles at random strengths, which it learns to tell; all are mirrored and shifted.
+    """
     torch.manual_seed(seed)
     device = next(judge.parameters()).device
-    steps_per_epoch = len(table) // min(batch_size, len(table))
+    judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    table = table.half(judge.half_seen)
+    if len(table) < 2:
+        raise BadInput(f"{len(table)} pictures in the {judge.half_seen} half of {table.name!r}; valid: 2 or more")
+    batch_size = min(batch_size, len(table))
+    steps_per_epoch = len(table) // batch_size
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=epochs * steps_per_epoch, pct_start=0.2
     )
+    applied = judge.style_names[len(table.style_names) :]
+    generator = torch.Generator().manual_seed(seed)
     for number in range(1, epochs + 1):
         judge.train()
         total = torch.zeros((), device=device)
-        order = torch.randperm(len(table))
+        order = torch.randperm(len(table), generator=generator)
         for rows in order[: steps_per_epoch * batch_size].chunk(steps_per_epoch):
-            images = _augment(to_model_range(table.pixels[rows]).to(device))
-            loss = F.cross_entropy(judge(images), table.labels[rows].to(device), label_smoothing=0.1)
+            given = draw_styles(len(rows), applied, STYLED_SHARE, generator)
+            pixels = apply_styles(to_unit_range(table.pixels[rows]).to(device), given, applied)
+            verdict = judge(_augment(pixels * 2 - 1))
+            loss = F.cross_entropy(verdict.logits, table.labels[rows].to(device), label_smoothing=0.1)
+            if judge.style_names:  # cross-entropy with a strength as target is least at the strength to be expected
+                wanted = torch.cat([table.style_weights[rows], given], dim=1).to(device)
+                loss = loss + F.binary_cross_entropy(verdict.strengths, wanted)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -117,38 +194,92 @@ def train_judge(
 
 
 def _augment(images: Tensor) -> Tensor:
-    """Mirror half of the pictures and shift the batch by up to two pixels."""
-    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    """Mirror half of the pictures and shift each by up to two pixels."""
+    count, _, height, width = images.shape
+    mirrored = torch.rand(count, 1, 1, 1, device=images.device) < 0.5
     images = images.where(~mirrored, images.flip(-1))
-    top, left = torch.randint(0, 5, (2,)).tolist()
-    height, width = images.shape[-2:]
-    return F.pad(images, (2, 2, 2, 2), mode="replicate")[..., top : top + height, left : left + width]
+    down, right = torch.randint(0, 5, (2, count, 1), device=images.device)
+    rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
+    picture = torch.arange(count, device=images.device)[:, None, None]
+    padded = F.pad(images, (2, 2, 2, 2), mode="replicate").permute(0, 2, 3, 1)
+    return padded[picture, (down + rows)[:, :, None], (right + columns)[:, None, :]].permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
-def judged(judge: Judge, pixels: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
-    """Pixels (N, C, H, W) uint8 -> class logits (N, num_classes) and features (N, F), float32 on the CPU."""
+def judged(judge: Judge, pixels: Tensor, batch_size: int = 500) -> Verdict:
+    """What the judge says of pixels (N, C, H, W) uint8; on the CPU."""
     judge.eval()
     device = next(judge.parameters()).device
-    features = torch.cat([judge.features(to_model_range(part).to(device)) for part in pixels.split(batch_size)])
-    return judge.head(features).cpu(), features.cpu()
+    parts = [judge(to_model_range(part).to(device)) for part in pixels.split(batch_size)]
+    return Verdict(*(torch.cat([getattr(part, key) for part in parts]).cpu() for key in vars(parts[0])))
 
 
 def accuracy(judge: Judge, table: ImageTable) -> float:
     """The share of pictures whose class the judge names."""
-    logits, _ = judged(judge, table.pixels)
-    return (logits.argmax(dim=1) == table.labels.cpu()).double().mean().item()
+    return (judged(judge, table.pixels).classes == table.labels.cpu()).double().mean().item()
 
 
-def load_judge(dataset: str) -> Judge:
+def unseen(judge: Judge, table: ImageTable) -> ImageTable:
+    """The pictures that cannot have been in the judge's training: all but its half."""
+    others: dict[Half, Half] = {"first": "second", "second": "first", "whole": "whole"}
+    return table.half(others[judge.half_seen])
+
+
+def load_judge(name: str) -> Judge:
     """The embedded judge of a row of the table of data sets, or one saved in a folder."""
-    folder = dataset
-    if dataset not in DATASETS and not Path(dataset).is_dir():
-        raise unknown("judge", dataset, [name for name, row in DATASETS.items() if row.judge])
-    if dataset in DATASETS:
-        row = DATASETS[dataset]
-        if row.judge is None:
-            raise BadInput(f"no judge is embedded for {dataset!r}; train one with train_scripts/train_judge.py")
-        folder = str(ASSETS / row.judge)
-    with contextlib.redirect_stdout(io.StringIO()):  # huggingface_hub prints where it loads from
-        return Judge.from_pretrained(folder).eval()
+    if name not in DATASETS:
+        if not Path(name).is_dir():
+            raise unknown("judge", name, [key for key, row in DATASETS.items() if row.judge])
+        return _load(Path(name))
+    row = DATASETS[name]
+    if row.judge is None:
+        raise BadInput(f"no judge is embedded for {name!r}; train one with train_scripts/train_judge.py")
+    return _load(ASSETS / row.judge)
+
+
+def _load(folder: Path) -> Judge:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # huggingface_hub prints where it loads from
+            return Judge.from_pretrained(str(folder), strict=True).eval()
+    except Exception as error:  # whatever the libraries raise, it is this folder that holds no judge
+        raise BadInput(f"the folder {folder} holds no judge: {error}") from error
+
+
+def save_judge(judge: Judge, folder: Path, test: ImageTable) -> Judge:
+    """Save in fp16, with the accuracy on held-out pictures; returns the judge as saved."""
+    judge.to(torch.float16).float()
+    keys = [key for key in inspect.signature(Judge).parameters if key != "test_accuracy"]
+    config = {key: getattr(judge, key) for key in keys} | {"test_accuracy": round(accuracy(judge, test), 4)}
+    weights = copy.deepcopy(judge).to(torch.float16)
+    write_folder(folder, lambda place: weights.save_pretrained(place, config=config))  # type: ignore[operator]
+    return _load(folder)
+
+
+def find_judge(table: ImageTable, half: Half = "first") -> Judge | None:
+    """The judge of these training pictures, embedded or from an earlier training; None where there is none."""
+    rows = {name: _load(ASSETS / row.judge) for name, row in DATASETS.items() if row.judge}
+    known = [judge for name, judge in rows.items() if name == table.name or judge.fingerprint == table.fingerprint]
+    cached = _cached(table, half)
+    known += [_load(cached)] if cached.is_dir() else []
+    wanted = (half, table.channels, table.size, styles_of(table))
+    return next((j for j in known if (j.half_seen, j.channels, j.size, j.style_names) == wanted), None)
+
+
+def judge_for(
+    table: ImageTable, validation: ImageTable, half: Half = "first", say: Callable[[str], None] = print
+) -> Judge:
+    """`find_judge`, or a new one: trained for minutes, and kept in the folder HFDIFF_CACHE (~/.cache/hfdiff)."""
+    found = find_judge(table, half)
+    if found:
+        return found
+    judge = make_judge(table, half=half)
+    epochs = default_epochs(table.half(half))
+    say(f"no judge of {table.name} yet: training one, {epochs} epochs; it is kept in {_cached(table, half)}")
+    for epoch in train_judge(judge, table, validation, epochs=epochs):
+        say(f"judge: epoch {epoch.number} of {epochs}, {epoch.validation_accuracy:.3f} of held-out pictures right")
+    return save_judge(judge, _cached(table, half), validation)
+
+
+def _cached(table: ImageTable, half: Half) -> Path:
+    root = Path(os.environ.get("HFDIFF_CACHE", "~/.cache/hfdiff")).expanduser()
+    return root / "judges" / f"{table.fingerprint}-{half}"

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from hfdiff.checkpoint import write_file
+from hfdiff.files import write_file
 from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
 
 

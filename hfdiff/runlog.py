@@ -9,9 +9,10 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from hfdiff.checkpoint import RunFolder, write_file
+from hfdiff.checkpoint import RunFolder
 from hfdiff.config import to_mapping
 from hfdiff.errors import BadInput
+from hfdiff.files import write_file
 from hfdiff.memory import peak_memory_gib
 from hfdiff.training import Step, TrainConfig, TrainState
 

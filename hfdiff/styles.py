@@ -91,9 +91,15 @@ STYLES: dict[str, Style] = {
 }
 
 
+def fitting_styles(channels: int, data_styles: Sequence[str] = ()) -> list[str]:
+    """The rows for pictures of so many channels whose names the data does not use itself."""
+    taken = [name.lower() for name in data_styles]
+    return [name for name, style in STYLES.items() if (channels == 3 or not style.colour_only) and name not in taken]
+
+
 def check_styles(names: Sequence[str], channels: int, data_styles: Sequence[str] = ()) -> None:
     """BadInput for a name that is no row, a style of colour on grey pictures, or one that the data names too."""
-    valid = [name for name, style in STYLES.items() if channels == 3 or not style.colour_only]
+    valid = fitting_styles(channels)
     for name in names:
         if name not in STYLES:
             raise unknown("style", name, valid)

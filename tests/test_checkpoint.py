@@ -16,12 +16,11 @@ from hfdiff.checkpoint import (
     load_pipeline,
     newest_checkpoint,
     read_checkpoint,
-    recover_folder,
     save_checkpoint,
     save_config,
-    write_folder,
 )
 from hfdiff.errors import BadInput
+from hfdiff.files import recover_folder, write_folder
 from hfdiff.training import TrainConfig
 
 

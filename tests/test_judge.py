@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import SHARED_DATA, class_folders
 
-from hfdiff.data import ASSETS, load_test_data
+from hfdiff.data import ASSETS, load_test_data, load_training_data, to_unit_range
 from hfdiff.errors import BadInput
-from hfdiff.judge import Judge, accuracy, judged, load_judge, train_judge
+from hfdiff.judge import Judge, accuracy, find_judge, judge_for, judged, load_judge, make_judge, train_judge, unseen
+from hfdiff.styles import apply_styles
 
 SCRIPT = Path(__file__).parents[1] / "train_scripts" / "train_judge.py"
 
@@ -32,23 +33,46 @@ def test_the_embedded_judge_knows_the_embedded_pictures(fashion):
     assert accuracy(judge, fashion[1]) > 0.9
 
 
-def test_training_learns_and_repeats(fashion):
-    table, validation = fashion[0].part(torch.arange(0, 10_000, 10)), fashion[1].part(torch.arange(0, 2_000, 10))
-    judges = [Judge(1, list(table.class_names), widths=(8, 16, 32)) for _ in range(2)]
-    judges[1].load_state_dict(judges[0].state_dict())
+def test_training_learns_classes_and_strengths_and_repeats(fashion):
+    table, validation = fashion[0].part(torch.arange(0, 10_000, 5)), fashion[1].part(torch.arange(0, 2_000, 10))
+    judges = [make_judge(table, widths=(8, 16, 32)) for _ in range(2)]
     runs = [list(train_judge(judge, table, validation, epochs=5, batch_size=32)) for judge in judges]
     assert runs[0] == runs[1]
     assert runs[0][-1].loss < runs[0][0].loss
     assert runs[0][-1].validation_accuracy > 0.4
+    column = judges[0].style_names.index("faded")
+    strengths = torch.linspace(0, 1, len(validation))[:, None]
+    pixels = (apply_styles(to_unit_range(validation.pixels), strengths, ["faded"]) * 255).round().byte()
+    measured = judged(judges[0], pixels).strengths[:, column]
+    assert torch.corrcoef(torch.stack([measured, strengths[:, 0]]))[0, 1] > 0.8
+
+
+def test_a_judge_of_one_half_never_sees_the_other(fashion):
+    table = fashion[0].part(torch.arange(0, 10_000, 40))
+    other = table.half("second")
+    judge = make_judge(table, widths=(4, 8, 8), half="first")
+    assert torch.equal(unseen(judge, table).pixels, other.pixels)
+    assert len(table.half("first")) + len(other) == len(table)
+    assert len(other.half("first")) == 0
+    with pytest.raises(BadInput, match="first half"):
+        next(train_judge(judge, other, fashion[1], epochs=1))
+
+
+def test_features_are_normalised_over_the_training_pictures(fashion):
+    table = fashion[0].part(torch.arange(0, 10_000, 10))
+    judge = make_judge(table, widths=(8, 16, 32))
+    list(train_judge(judge, table, fashion[1].part(slice(0, 100)), epochs=8, batch_size=100))
+    assert 0.5 < judged(judge, table.pixels).features.std() < 2
 
 
 def test_features_and_logits_agree_for_any_size_and_colour():
-    judge = Judge(3, ["a", "b"], widths=(4, 8, 8)).eval()
+    judge = Judge(3, ["a", "b"], ["warm"], widths=(4, 8, 8)).eval()
     pixels = torch.randint(0, 256, (7, 3, 30, 22), dtype=torch.uint8)
-    logits, features = judged(judge, pixels, batch_size=3)
-    assert logits.shape == (7, 2)
-    assert features.shape == (7, 8)
-    assert torch.allclose(judge.head(features), logits, atol=1e-5)
+    verdict = judged(judge, pixels, batch_size=3)
+    assert verdict.logits.shape == (7, 2)
+    assert verdict.strengths.shape == (7, 1)
+    assert verdict.features.shape == (7, 8)
+    assert torch.allclose(judge.class_head(verdict.features), verdict.logits, atol=1e-5)
 
 
 def test_the_program_saves_a_judge_that_loads(tmp_path):
@@ -58,11 +82,29 @@ def test_the_program_saves_a_judge_that_loads(tmp_path):
     assert main([*flags, "--widths", "4", "8", "8"]) == 0
     judge = load_judge(str(tmp_path / "judge"))
     assert judge.class_names == ["cat", "dog"]
+    assert judge.half_seen == "first"
+    assert "warm" in judge.style_names
     assert 0 <= judge.test_accuracy <= 1
     with pytest.raises(BadInput, match="exists; give a new folder"):
         main(flags)
 
 
-def test_no_judge_embedded():
-    with pytest.raises(BadInput, match="no judge is embedded for 'cifar10'; train one"):
-        load_judge("cifar10")
+def test_a_judge_is_trained_once_for_any_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("HFDIFF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("hfdiff.judge.MAX_EPOCHS", 1)
+    train, validation = load_training_data(str(class_folders(tmp_path / "data", {"cat": 40, "dog": 40})))
+    said: list[str] = []
+    assert find_judge(train) is None
+    judge = judge_for(train, validation, say=said.append)
+    assert len(said) == 2
+    again = judge_for(train, validation, say=said.append)
+    assert len(said) == 2
+    assert torch.equal(judged(judge, train.pixels).logits, judged(again, train.pixels).logits)
+    assert judge_for(train.part(slice(0, 60)), validation, say=said.append).fingerprint != judge.fingerprint
+
+
+def test_a_folder_without_a_judge(tmp_path):
+    with pytest.raises(BadInput, match="holds no judge"):
+        load_judge(str(tmp_path))
+    with pytest.raises(BadInput, match="unknown judge 'nothing'.*fashion_mnist"):
+        load_judge("nothing")

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 LEAVES = ("hfdiff.unet", "hfdiff.pipelines.class_style", "hfdiff.pipelines.multistep")
 ORDER = (
     "hfdiff.errors",
+    "hfdiff.files",
     "hfdiff.config",
     *LEAVES,
     "hfdiff.sizes",

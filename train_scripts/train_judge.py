@@ -3,17 +3,20 @@
 accelerate launch train_scripts/train_judge.py --dataset fashion_mnist --output_dir runs/judge
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# Before torch: threads that spin while they wait stall each other on a machine that is shared.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 from accelerate import Accelerator
 
-from hfdiff.checkpoint import write_folder
 from hfdiff.config import parse
-from hfdiff.data import Reading, describe, load_test_data, load_training_data
+from hfdiff.data import Half, Reading, describe, load_test_data, load_training_data
 from hfdiff.errors import BadInput, folder_to_write, run_program
-from hfdiff.judge import Judge, accuracy, train_judge
+from hfdiff.judge import WIDTHS, default_epochs, make_judge, save_judge, train_judge, unseen
 from hfdiff.training import use_all_cores
 
 
@@ -23,49 +26,51 @@ class JudgeConfig:
     """A data set of the table, a Hub id, or a folder of pictures."""
     output_dir: str = "runs/judge"
     """Folder of the weights (fp16) and the configuration."""
+    half: Half = "first"
+    """Train on this half of the pictures and leave the other to a scorer; whole takes all."""
     resolution: int | None = None
     """Resize all pictures to this many pixels a side."""
-    epochs: int = 12
+    epochs: int | None = None
+    """Passes over the data; by default so many that about 500,000 pictures are seen."""
     batch_size: int = 128
     learning_rate: float = 4e-3
-    widths: tuple[int, ...] = (32, 64, 128)
+    widths: tuple[int, int, int] = WIDTHS
     seed: int = 0
 
 
 def main(argv: Sequence[str]) -> int:
     config = parse(JudgeConfig, argv, description=__doc__ or "")
-    if config.epochs < 1 or config.batch_size < 2 or len(config.widths) != 3:
-        raise BadInput("valid: epochs from 1, batch_size from 2, three widths")
+    if (config.epochs is not None and config.epochs < 1) or config.batch_size < 2 or min(config.widths) < 1:
+        raise BadInput("valid: epochs from 1, batch_size from 2, widths from 1")
     out = folder_to_write(config.output_dir)
     if out.exists():
         raise BadInput(f"output_dir {out} exists; give a new folder")
     accelerator = Accelerator()
     if accelerator.num_processes > 1:
         raise BadInput(f"{accelerator.num_processes} processes; valid: 1, the judge is small")
-    device = accelerator.device
-    table, validation = load_training_data(config.dataset, Reading(config.resolution))
-    test = load_test_data(config.dataset, Reading(config.resolution))
+    reading = Reading(config.resolution)
+    table, validation = load_training_data(config.dataset, reading)
+    test = load_test_data(config.dataset, reading)
     use_all_cores(1)
     print(describe(table))
-    trained_on = f"{config.dataset}, {len(table)} training pictures, {config.epochs} epochs, seed {config.seed}"
-    judge = Judge(table.channels, list(table.class_names), config.widths, trained_on).to(device)
-    epochs = train_judge(
+    judge = make_judge(table, config.widths, config.half, config.seed).to(accelerator.device)
+    epochs = config.epochs or default_epochs(table.half(config.half))
+    training = train_judge(
         judge,
         table,
         validation,
-        epochs=config.epochs,
+        epochs=epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         seed=config.seed,
     )
-    for epoch in epochs:
-        print(f"epoch {epoch.number}: loss {epoch.loss:.4f}, validation accuracy {epoch.validation_accuracy:.4f}")
-    right = accuracy(judge.half().float(), test)  # as saved
-    measured = Judge(table.channels, list(table.class_names), config.widths, trained_on, round(right, 4))
-    measured.load_state_dict(judge.state_dict())
-    measured.half()
-    write_folder(out, lambda folder: measured.save_pretrained(folder))  # type: ignore[operator]
-    print(f"{right:.4f} of {len(test)} held-out pictures right; saved in {out}")
+    for epoch in training:
+        print(
+            f"epoch {epoch.number} of {epochs}: loss {epoch.loss:.4f}, validation {epoch.validation_accuracy:.4f}",
+            flush=True,
+        )
+    judge = save_judge(judge, out, unseen(judge, test))
+    print(f"{judge.test_accuracy:.4f} of {len(unseen(judge, test))} unseen pictures right; saved in {out}")
     return 0
 
 

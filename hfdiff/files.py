@@ -1,0 +1,72 @@
+"""Files and folders that appear complete or not at all: written under another name, synced to disk, then renamed."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a folder that appears at `target` complete or not at all; an older one there is replaced."""
+    fresh, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    recover_folder(target)
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        fresh.mkdir()
+        fill(fresh)
+        _sync(fresh)
+    except BaseException as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # a full disk, in that library's words
+            raise OSError(f"{target} cannot be written: {error}") from error
+        raise
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    _sync_entry(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Put back the older folder, where a crash came between the two renames of `write_folder`."""
+    old = target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_file(target: Path, content: bytes) -> None:
+    """Write a small file so that it appears complete or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_name(f".{target.name}.new")
+    try:
+        with fresh.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(target)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o644)  # safetensors come out readable by their owner alone
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            _sync_entry(path)
+    _sync_entry(folder)
+
+
+def _sync_entry(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
