@@ -619,13 +619,23 @@ def _pixels(what: str, picture: Any, channels: int) -> torch.Tensor:
 
 
 def _decode(what: str, picture: Image.Image, channels: int) -> np.ndarray:
-    """PIL -> uint8 (H, W) or (H, W, 3); transparent parts become white, as in training."""
-    if picture.mode[0] in "IF":
-        raise ValueError(f"{what} of mode {picture.mode}; valid: 8 bits a channel")
+    """PIL -> uint8 (H, W) or (H, W, 3), as in training."""
+    if picture.mode == "F":
+        raise ValueError(f"{what} of mode F; valid: 8 or 16 bits a channel")
+    return np.array(plain_picture(picture).convert("L" if channels == 1 else "RGB"))
+
+
+def plain_picture(picture: Image.Image) -> Image.Image:
+    """PIL of any mode -> L or RGB; transparent parts become white, 16 bits become 8."""
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)
+        picture = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
     if "A" in picture.mode or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.array(picture.convert("L" if channels == 1 else "RGB"))
+    if picture.mode in ("L", "RGB"):
+        return picture
+    return picture.convert("L" if picture.mode == "1" else "RGB")
 
 
 def _fit(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -314,7 +314,7 @@ def test_a_guide_must_fit_the_unet(pipeline):
         ({"image": torch.zeros(3, 1, 0, 5)}, "image with values outside"),
         ({"image": [picture(0)] * 3}, "3 images for 2 labels and 4 pictures; valid: one for all, one for each label"),
         ({"image": picture(0), "mask": np.zeros((3, 28, 28))}, "3 masks for 2 labels and 4 pictures"),
-        ({"image": Image.new("F", (28, 28))}, "image of mode F; valid: 8 bits a channel"),
+        ({"image": Image.new("F", (28, 28))}, "image of mode F; valid: 8 or 16 bits a channel"),
     ],
 )
 def test_mistakes_in_a_call_are_named(pipeline, arguments, message):
