@@ -7,6 +7,7 @@ another number of processes learns the same. (Model dropout is seeded for each m
 
 import copy
 import hashlib
+import importlib.util
 import math
 import os
 import time
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from hfdiff.augment import NUM_AUGMENTS, NUM_DRAWS, augment
 from hfdiff.data import ImageTable, to_unit_range
-from hfdiff.errors import BadInput, TrainingFailed, unknown
+from hfdiff.errors import BadInput, TrainingFailed, existing_folder, folder_to_write, unknown
 from hfdiff.learned_schedule import LearnedSchedule
 from hfdiff.memory import Attempt, fitting_parts, is_out_of_memory, parts_after_failure
 from hfdiff.objectives import Noised, Objective, ObjectiveConfig, make_objective
@@ -196,6 +197,18 @@ def check_config(config: TrainConfig, num_processes: int = 1) -> None:
             f"{num_processes} x {config.gradient_accumulation_steps}"
         )
     make_objective(config)
+    check_outputs(config)
+
+
+def check_outputs(config: TrainConfig) -> None:
+    """BadInput where the run cannot be written, or the tracker that it is to report to is not installed."""
+    folder, data_folder = folder_to_write(config.output_dir), existing_folder(config.dataset)
+    if data_folder and folder.resolve().is_relative_to(data_folder.resolve()):
+        raise BadInput(f"output_dir {folder} lies inside the data set {data_folder}; its pictures would become data")
+    if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
+        raise BadInput(
+            f"report_to {config.report_to!r} is not installed; pip install 'hfdiff[trackers]', or report_to none"
+        )
 
 
 def with_shape(config: TrainConfig) -> TrainConfig:

@@ -151,6 +151,9 @@ def test_plan_says_what_training_costs_and_writes_nothing(tmp_path, capsys, monk
         (("--styles", "warm"), "needs colour pictures"),
         (("--lerning_rate", "1"), "Perhaps you meant: --learning_rate"),
         (("--size", "tiny", "--norm_num_groups", "5"), "not divisible by norm_num_groups 5"),
+        (("--output_dir", "/proc/x"), "output_dir '/proc/x' cannot be written"),
+        (("--output_dir", __file__), "test_cli.py is no folder; give another"),
+        (("--report_to", "wandb"), "report_to 'wandb' is not installed"),
     ],
 )
 def test_mistakes_in_a_plan_are_one_line(capsys, flags, message):
@@ -163,6 +166,8 @@ def test_mistakes_in_a_plan_are_one_line(capsys, flags, message):
 def test_unknown_model_and_command(tmp_path, capsys):
     assert hfdiff("sample", str(tmp_path), "--output_dir", str(tmp_path / "out")) == 2
     assert "holds no pipeline" in capsys.readouterr().err
+    assert hfdiff("sample", "absent", "--output_dir", "/proc/x") == 2
+    assert "output_dir '/proc/x' cannot be written" in capsys.readouterr().err
     assert hfdiff("simple") == 2
     assert "unknown command 'simple'; valid: sample, plan" in capsys.readouterr().err
 

@@ -263,6 +263,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
         (("--init_from", "no such model"), "unknown model 'no such model'"),
         (("--config", "absent.yaml"), "configuration 'absent.yaml' cannot be read"),
         (("--report_to", "wandb"), "'wandb' is not installed"),
+        (("--output_dir", "/proc/x"), "output_dir '/proc/x' cannot be written"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
