@@ -411,9 +411,7 @@ class ClassStylePipeline(DiffusionPipeline):
             raise ValueError(f"autoguidance_scale {guidance.autoguidance_scale} without a guide_unet; valid: 1")
         if mask is not None and image is None:
             raise ValueError("mask without an image; give the image whose parts are kept")
-        _check_range("strength", strength, 0, 1)
-        if strength == 0:
-            raise ValueError(f"strength {strength}; valid: above 0, to 1")
+        _check_range("strength", strength, 0, 1, above=True)
 
     def _request(
         self,
@@ -568,13 +566,14 @@ def _evaluate(
     return list(unet(rows, t, class_ids, weights).sample.chunk(len(branches)))
 
 
-def _check_range(name: str, value: Any, low: float, high: float) -> None:
+def _check_range(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
+    """ValueError for what is no number from `low`, or only `above` it, to `high`."""
     try:
-        valid = low <= float(value) <= high
+        valid = low <= float(value) <= high and not (above and value == low)
     except (TypeError, ValueError):
         valid = False
     if not valid:
-        raise ValueError(f"{name} {value}; valid: {low} to {high}")
+        raise ValueError(f"{name} {value}; valid: {f'above {low},' if above else low} to {high}")
 
 
 def read_pictures(what: str, pictures: Pictures, channels: int, height: int, width: int) -> torch.Tensor:

@@ -97,7 +97,7 @@ def test_sample_begins_the_whole_table_with_one_picture(model, tmp_path):
         (("--image", "absent.png"), "image 'absent.png' cannot be read: No such file or directory"),
         (("--image", __file__), "test_cli.py' cannot be read: cannot identify image file"),
         (("--image", "{pipe}"), "pipe' cannot be read: it is no regular file; valid: a picture"),
-        (("--image", "{picture}", "--strength", "1.5"), "strength 1.5; valid: 0 to 1"),
+        (("--image", "{picture}", "--strength", "1.5"), "strength 1.5; valid: above 0, to 1"),
         (("--image", "{picture}", "--strength", "0"), "strength 0.0; valid: above 0, to 1"),
         (("--strength", "0.5"), "strength 0.5 without an image"),
         (("--mask", "{picture}"), "mask without an image"),

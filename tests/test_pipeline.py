@@ -303,7 +303,7 @@ def test_a_guide_must_fit_the_unet(pipeline):
         ({"guidance_interval": "ab"}, "guidance_interval ab; valid"),
         ({"strength": 0.5}, "strength 0.5 without an image"),
         ({"image": picture(0), "strength": 0}, "strength 0; valid: above 0, to 1"),
-        ({"image": picture(0), "strength": 1.5}, "strength 1.5; valid: 0 to 1"),
+        ({"image": picture(0), "strength": 1.5}, "strength 1.5; valid: above 0, to 1"),
         ({"image": picture(0), "strength": math.nan}, "strength nan; valid"),
         ({"mask": picture(0)}, "mask without an image"),
         ({"image": "cat.png"}, "image of type str; valid: PIL, numpy NHWC, torch NCHW, or a list"),
