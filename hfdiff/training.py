@@ -155,9 +155,9 @@ SHAPE_KEYS = (
 # Keys, and the least and the greatest value that each may have.
 RANGES = (
     ("batch_size", 1, 10**6),
-    ("gradient_accumulation_steps max_train_images norm_num_groups keep_checkpoints", 1, 10**15),
+    ("gradient_accumulation_steps max_train_images keep_checkpoints", 1, 10**15),
     ("logging_images validation_images sample_images checkpointing_images", 1, 10**15),
-    ("block_out_channels attention_head_dim", 1, 8192),
+    ("block_out_channels norm_num_groups attention_head_dim", 1, 8192),
     ("layers_per_block", 1, 16),
     ("resolution", 4, 1024),
     ("learning_rate", 1e-12, 10),
@@ -185,7 +185,7 @@ def check_config(config: TrainConfig, num_processes: int = 1) -> None:
     widths, blocks = shape.block_out_channels or (), shape.down_block_types or ()
     attend = {width for width, block in zip(widths, blocks) if "Attn" in block} | {widths[-1]}  # the middle attends
     try:
-        check_shape(widths, attend, shape.norm_num_groups or 1, shape.attention_head_dim, shape.patch_size or 1)
+        check_shape(widths, attend, shape.norm_num_groups or 0, shape.attention_head_dim, shape.patch_size or 0)
     except ValueError as error:
         raise BadInput(str(error)) from error
     if config.drop_class + config.drop_style + config.drop_both > 1:
