@@ -29,6 +29,7 @@ from hfdiff.config import from_mapping, read_yaml, to_mapping
 from hfdiff.errors import BadInput, existing_folder, first_line
 from hfdiff.files import recover_folder, write_file, write_folder
 from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.samplers import process_of
 from hfdiff.styles import STYLES
 from hfdiff.training import RESUMABLE_KEYS, SHAPE_KEYS, TrainConfig
 from hfdiff.unet import ClassStyleUNet2DModel
@@ -252,6 +253,7 @@ def load_pipeline(model: str) -> ClassStylePipeline:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pipeline = ClassStylePipeline.from_pretrained(folder, use_safetensors=True)
+            process_of(pipeline.scheduler)
     except Exception as error:  # whatever the libraries raise, it is this folder that cannot be loaded
         raise BadInput(f"{model} cannot be loaded: {first_line(error)[:200]}") from error
     finally:

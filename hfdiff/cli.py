@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 # Before torch: threads that spin while they wait stall each other on a machine that is shared (5 times here).
@@ -15,10 +16,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
 import tyro
-from PIL import Image, ImageOps
+from PIL import Image
 
 from hfdiff.checkpoint import load_pipeline
 from hfdiff.config import command_line, parse
+from hfdiff.data import open_picture, upright
 from hfdiff.errors import BadInput, first_line, folder_to_write, run_program
 from hfdiff.files import write_file
 from hfdiff.pictures import Grid, class_style_grid, save_picture
@@ -141,10 +143,13 @@ class Plan(TrainConfig):
 
 
 def _read_picture(flag: str, file: str) -> Image.Image:
-    """The picture in a file, turned as its camera says; BadInput names the file."""
+    """The picture in a file, turned as in training; BadInput names the file."""
     try:
-        with Image.open(file) as image:
-            return ImageOps.exif_transpose(image)
+        if Path(file).exists() and not Path(file).is_file():  # reading a pipe would wait for ever
+            raise ValueError("it is no regular file; valid: a picture")
+        with open_picture(file) as image:
+            image.load()
+            return upright(image)
     except Exception as error:  # Pillow raises many kinds for a broken file
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         raise BadInput(f"{flag} {file!r} cannot be read: {reason}") from error

@@ -43,35 +43,54 @@ def command_line(
 
 
 def _one_line(box: str) -> str:
-    """The text of an error box without its frame, its title and the pointer to the help."""
+    """The sections of an error box without its frame, its title and the pointer to the help."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip("│ ") for line in text.splitlines() if not re.match(r"[╭╰├]|│\s*─+\s*│$", line)]
-    text = " ".join(line for line in lines if line)
-    return re.sub(r"For full helptext.*|Got errors:.*?(?=Argument helptext|$)|[-─]{5,}", "", text).strip()
+    lines = [line.strip("│ ") for line in text.splitlines() if not re.match(r"[╭╰├]", line)]
+    sections = re.split(r" +─{5,} +", " ".join(line for line in lines if line))
+    sections = [re.sub(r" Got errors:.*", "", section).rstrip(".") for section in sections]
+    text = "; ".join(section for section in sections if not section.startswith("For full helptext"))
+    return text.replace("Argument helptext:", "valid:")
 
 
 def _take_config(argv: list[str]) -> Path | None:
     """Remove `--config FILE` or `--config=FILE` from `argv` and return the file."""
     for i, word in enumerate(argv):
         if word == "--config":
-            if i + 1 == len(argv):
-                raise BadInput("--config needs a YAML file")
-            file = argv[i + 1]
+            words = argv[i + 1 : i + 2]
             del argv[i : i + 2]
-            return Path(file)
+            return _yaml_file(*words)
         if word.startswith("--config="):
             del argv[i]
-            return Path(word.removeprefix("--config="))
+            return _yaml_file(word.removeprefix("--config="))
     return None
+
+
+def _yaml_file(name: str = "") -> Path:
+    if not name.strip():
+        raise BadInput("--config needs a YAML file")
+    return Path(name)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in keys:
+                raise yaml.MarkedYAMLError(problem=f"the key {name!r} is given twice", problem_mark=key.start_mark)
+            keys.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """A YAML mapping; BadInput names the file and the line that is wrong."""
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise BadInput(f"configuration {str(file)!r} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadInput(f"configuration {str(file)!r} is not YAML: {error}") from error
     if content is None:
         return {}

@@ -8,12 +8,13 @@ import glob
 import hashlib
 import io
 import re
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import datasets
 import numpy as np
@@ -23,7 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from hfdiff.errors import BadInput, existing_folder, first_line, unknown
-from hfdiff.pipelines.class_style import parse_styles
+from hfdiff.pipelines.class_style import parse_styles, plain_picture
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -183,6 +184,18 @@ def to_model_range(pixels: Tensor) -> Tensor:
 def to_unit_range(pixels: Tensor) -> Tensor:
     """NCHW uint8 -> NCHW float32 in [0, 1]."""
     return pixels.float() / 255
+
+
+def open_picture(file: str | IO[bytes]) -> Image.Image:
+    """The picture, not decoded yet. Pillow refuses only twice the size that it warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(file)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture, turned as its camera says."""
+    return ImageOps.exif_transpose(image) if image.format in TURNED_FORMATS else image
 
 
 def describe(table: ImageTable) -> str:
@@ -435,7 +448,7 @@ def _pictures(split: datasets.Dataset, column: str) -> Iterator[tuple[str, Image
                 raise BadInput(f"row {row}: there is no picture")
             where = cell["path"] if cell.get("path") and not cell.get("bytes") else f"row {row}"
             try:
-                image = Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
+                image = open_picture(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
             except (OSError, TypeError, UnidentifiedImageError, Image.DecompressionBombError) as error:
                 raise _unreadable(where, error) from error
             yield where, image
@@ -445,16 +458,7 @@ def _pictures(split: datasets.Dataset, column: str) -> Iterator[tuple[str, Image
 
 def _to_array(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
     """PIL of any mode -> CHW uint8 of one or three channels; transparent parts become white, 16 bits become 8."""
-    if image.format in TURNED_FORMATS:
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
-    if "A" in image.mode or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode not in ("L", "RGB"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
+    image = plain_picture(upright(image))
     if size is not None and image.size != size:
         image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
     array = np.array(image)

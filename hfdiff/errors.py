@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -46,16 +47,18 @@ def first_line(error: BaseException) -> str:
 
 
 def folder_to_write(path: str) -> Path:
-    """The folder that a flag names; BadInput where it cannot be one."""
+    """The folder that a flag names; BadInput where it cannot be one, or nothing can be written in it."""
     if not path.strip() or "\0" in path:
         raise BadInput(f"output_dir is {path!r}; valid: a folder")
     folder = Path(path)
     try:
-        for place in (folder, *folder.parents):
-            if place.exists() and not place.is_dir():
-                raise BadInput(f"output_dir {path}: {place} is a file; give a folder")
+        place = next(place for place in (folder, *folder.parents) if place.exists() or place.is_symlink())
+        if not place.is_dir():
+            raise BadInput(f"output_dir {path}: {place} is no folder; give another")
+        with tempfile.TemporaryFile(dir=place):  # a file without a name: permissions alone do not tell of /proc
+            pass
     except OSError as error:
-        raise BadInput(f"output_dir {path[:60]!r}: {error.strerror}") from error
+        raise BadInput(f"output_dir {path[:60]!r} cannot be written: {error.strerror}; give another folder") from error
     return folder
 
 

@@ -42,7 +42,8 @@ class ObjectiveConfig:
     loss_weight: str = "auto"
     """none: the squared error of what is predicted; min_snr: of the clean picture, times the signal-to-noise ratio or
     min_snr_gamma where that is less; edm: of the clean picture, with EDM's weight. auto: none."""
-    min_snr_gamma: float = 5.0
+    min_snr_gamma: float | None = None
+    """Where the weight of min_snr stops growing; by default 5."""
     time_sampling: str = "auto"
     """How training draws times: uniform, logit_normal (auto of flow), log_normal of sigma (auto of edm)."""
     stratified: bool = False
@@ -270,20 +271,30 @@ def _choice(what: str, given: str, valid: list[str], objective: str) -> str:
     return given
 
 
+def schedule_of(config: ObjectiveConfig) -> str:
+    """The noise schedule that `auto` stands for; "auto" where the objective has none to choose."""
+    discrete = OBJECTIVES[config.objective].kind == "discrete"
+    return _choice("schedule", config.schedule, [*SCHEDULES, "learned"] if discrete else ["auto"], config.objective)
+
+
 def make_objective(config: ObjectiveConfig, side: int = FLOW_SIDE) -> Objective:
     """The objective of these choices, for pictures of `side` pixels; BadInput lists what is valid."""
     name = config.objective
     if name not in OBJECTIVES:
         raise unknown("objective", name, OBJECTIVES)
     row = OBJECTIVES[name]
-    schedules = [*SCHEDULES, "learned"] if row.kind == "discrete" else []
-    schedule = _choice("schedule", config.schedule, schedules or ["auto"], name)
+    schedule = schedule_of(config)
     times = TIME_SAMPLINGS[row.kind]
     if schedule == "learned":  # else its loss could hide in times that are seldom drawn
         times = {"uniform": times["uniform"]}
     place = times[_choice("time_sampling", config.time_sampling, list(times), name)]
     weights = [key for key in LOSS_WEIGHTS if not (key == "edm" and row.kind == "edm")]  # edm's target has it already
-    weight = LOSS_WEIGHTS[_choice("loss_weight", config.loss_weight, weights, name)]
+    loss_weight = _choice("loss_weight", config.loss_weight, weights, name)
+    weight, gamma = LOSS_WEIGHTS[loss_weight], config.min_snr_gamma or 5.0
+    if config.min_snr_gamma is not None and loss_weight != "min_snr":
+        raise BadInput(
+            f"min_snr_gamma {config.min_snr_gamma} does not go with loss_weight {loss_weight!r}; valid: min_snr"
+        )
     if config.zero_terminal_snr and not (row.zero_terminal_snr and schedule != "learned"):
         able = [key for key, value in OBJECTIVES.items() if value.zero_terminal_snr]
         raise BadInput(
@@ -297,7 +308,7 @@ def make_objective(config: ObjectiveConfig, side: int = FLOW_SIDE) -> Objective:
         path=axis.path,
         target=row.target,
         quantile=lambda u: axis.timestep(place(u)),
-        clean_weight=None if weight is None else lambda snr: weight(snr, config.min_snr_gamma),
+        clean_weight=None if weight is None else lambda snr: weight(snr, gamma),
         process=axis.process,
         sampler=config.sampler,
         spacing=config.spacing,

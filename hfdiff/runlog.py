@@ -1,6 +1,5 @@
 """What a run says while it goes on: metrics.jsonl, a progress bar, and a tracker where asked for."""
 
-import importlib.util
 import json
 import sys
 import time
@@ -11,16 +10,9 @@ from tqdm import tqdm
 
 from hfdiff.checkpoint import RunFolder
 from hfdiff.config import to_mapping
-from hfdiff.errors import BadInput
 from hfdiff.files import write_file
 from hfdiff.memory import peak_memory_gib
 from hfdiff.training import Step, TrainConfig, TrainState
-
-
-def check_tracker(report_to: str) -> None:
-    """BadInput where the tracker is not installed."""
-    if report_to != "none" and importlib.util.find_spec(report_to) is None:
-        raise BadInput(f"report_to {report_to!r} is not installed; pip install 'hfdiff[trackers]', or report_to none")
 
 
 class RunLog:

@@ -30,6 +30,7 @@ NUM_TIMESTEPS = 1000
 SIGMA_MIN, SIGMA_MAX, SIGMA_DATA = 0.002, 80.0, 0.5  # Karras et al. 2022, Table 1
 
 Kind = Literal["discrete", "flow", "edm"]
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow_prediction", "edm")
 Spacing = Literal["auto", "karras", "exponential"]
 
 
@@ -38,7 +39,7 @@ class Process:
     """How pictures turn into noise, and what the model predicts."""
 
     kind: Kind
-    prediction_type: str  # epsilon, v_prediction, sample, flow_prediction or edm
+    prediction_type: str  # one of `PREDICTION_TYPES`
     betas: tuple[float, ...] = ()  # of a discrete process, one for each timestep
     flow_shift: float = 1.0
 
@@ -154,9 +155,11 @@ def make_scheduler(process: Process, sampler: str = "auto", spacing: Spacing = "
 
 
 def process_of(scheduler: SchedulerMixin) -> Process:
-    """The process that a saved scheduler reverses."""
+    """The process that a saved scheduler reverses; BadInput where its model predicts what nobody knows."""
     config = scheduler.config
     prediction = config.get("prediction_type")
+    if prediction not in (*PREDICTION_TYPES, None):
+        raise unknown("prediction_type", prediction, PREDICTION_TYPES)
     if type(scheduler).__name__.startswith("FlowMatch") or prediction == "flow_prediction":
         return Process("flow", "flow_prediction", flow_shift=float(config.get("flow_shift", config.get("shift", 1.0))))
     if type(scheduler).__name__.startswith("EDM") or prediction == "edm":

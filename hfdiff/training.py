@@ -7,6 +7,7 @@ another number of processes learns the same. (Model dropout is seeded for each m
 
 import copy
 import hashlib
+import importlib.util
 import math
 import os
 import time
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from hfdiff.augment import NUM_AUGMENTS, NUM_DRAWS, augment
 from hfdiff.data import ImageTable, to_unit_range
-from hfdiff.errors import BadInput, TrainingFailed, unknown
+from hfdiff.errors import BadInput, TrainingFailed, existing_folder, folder_to_write, unknown
 from hfdiff.learned_schedule import LearnedSchedule
 from hfdiff.memory import Attempt, fitting_parts, is_out_of_memory, parts_after_failure
 from hfdiff.objectives import Noised, Objective, ObjectiveConfig, make_objective
@@ -154,9 +155,9 @@ SHAPE_KEYS = (
 # Keys, and the least and the greatest value that each may have.
 RANGES = (
     ("batch_size", 1, 10**6),
-    ("gradient_accumulation_steps max_train_images norm_num_groups keep_checkpoints", 1, 10**15),
+    ("gradient_accumulation_steps max_train_images keep_checkpoints", 1, 10**15),
     ("logging_images validation_images sample_images checkpointing_images", 1, 10**15),
-    ("block_out_channels attention_head_dim", 1, 8192),
+    ("block_out_channels norm_num_groups attention_head_dim", 1, 8192),
     ("layers_per_block", 1, 16),
     ("resolution", 4, 1024),
     ("learning_rate", 1e-12, 10),
@@ -184,7 +185,7 @@ def check_config(config: TrainConfig, num_processes: int = 1) -> None:
     widths, blocks = shape.block_out_channels or (), shape.down_block_types or ()
     attend = {width for width, block in zip(widths, blocks) if "Attn" in block} | {widths[-1]}  # the middle attends
     try:
-        check_shape(widths, attend, shape.norm_num_groups or 1, shape.attention_head_dim, shape.patch_size or 1)
+        check_shape(widths, attend, shape.norm_num_groups or 0, shape.attention_head_dim, shape.patch_size or 0)
     except ValueError as error:
         raise BadInput(str(error)) from error
     if config.drop_class + config.drop_style + config.drop_both > 1:
@@ -196,6 +197,18 @@ def check_config(config: TrainConfig, num_processes: int = 1) -> None:
             f"{num_processes} x {config.gradient_accumulation_steps}"
         )
     make_objective(config)
+    check_outputs(config)
+
+
+def check_outputs(config: TrainConfig) -> None:
+    """BadInput where the run cannot be written, or the tracker that it is to report to is not installed."""
+    folder, data_folder = folder_to_write(config.output_dir), existing_folder(config.dataset)
+    if data_folder and folder.resolve().is_relative_to(data_folder.resolve()):
+        raise BadInput(f"output_dir {folder} lies inside the data set {data_folder}; its pictures would become data")
+    if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
+        raise BadInput(
+            f"report_to {config.report_to!r} is not installed; pip install 'hfdiff[trackers]', or report_to none"
+        )
 
 
 def with_shape(config: TrainConfig) -> TrainConfig:

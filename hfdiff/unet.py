@@ -207,13 +207,13 @@ def check_shape(
     """ValueError where the norm groups do not divide a width, or the heads one of a level that attends."""
     _check_choice("patch_size", patch_size, (1, 2, 4))
     for width in widths:
-        if width % norm_num_groups:
+        if norm_num_groups < 1 or width % norm_num_groups:
             raise ValueError(
                 f"width {width} of block_out_channels {tuple(widths)} is not divisible by "
                 f"norm_num_groups {norm_num_groups}"
             )
     for width in attend:
-        if attention_head_dim is not None and width % attention_head_dim:
+        if attention_head_dim is not None and (attention_head_dim < 1 or width % attention_head_dim):
             raise ValueError(f"attention_head_dim {attention_head_dim} does not divide the width {width} of a level")
 
 

@@ -411,9 +411,7 @@ class ClassStylePipeline(DiffusionPipeline):
             raise ValueError(f"autoguidance_scale {guidance.autoguidance_scale} without a guide_unet; valid: 1")
         if mask is not None and image is None:
             raise ValueError("mask without an image; give the image whose parts are kept")
-        _check_range("strength", strength, 0, 1)
-        if strength == 0:
-            raise ValueError(f"strength {strength}; valid: above 0, to 1")
+        _check_range("strength", strength, 0, 1, above=True)
 
     def _request(
         self,
@@ -568,13 +566,14 @@ def _evaluate(
     return list(unet(rows, t, class_ids, weights).sample.chunk(len(branches)))
 
 
-def _check_range(name: str, value: Any, low: float, high: float) -> None:
+def _check_range(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
+    """ValueError for what is no number from `low`, or only `above` it, to `high`."""
     try:
-        valid = low <= float(value) <= high
+        valid = low <= float(value) <= high and not (above and value == low)
     except (TypeError, ValueError):
         valid = False
     if not valid:
-        raise ValueError(f"{name} {value}; valid: {low} to {high}")
+        raise ValueError(f"{name} {value}; valid: {f'above {low},' if above else low} to {high}")
 
 
 def read_pictures(what: str, pictures: Pictures, channels: int, height: int, width: int) -> torch.Tensor:
@@ -619,13 +618,23 @@ def _pixels(what: str, picture: Any, channels: int) -> torch.Tensor:
 
 
 def _decode(what: str, picture: Image.Image, channels: int) -> np.ndarray:
-    """PIL -> uint8 (H, W) or (H, W, 3); transparent parts become white, as in training."""
-    if picture.mode[0] in "IF":
-        raise ValueError(f"{what} of mode {picture.mode}; valid: 8 bits a channel")
+    """PIL -> uint8 (H, W) or (H, W, 3), as in training."""
+    if picture.mode == "F":
+        raise ValueError(f"{what} of mode F; valid: 8 or 16 bits a channel")
+    return np.array(plain_picture(picture).convert("L" if channels == 1 else "RGB"))
+
+
+def plain_picture(picture: Image.Image) -> Image.Image:
+    """PIL of any mode -> L or RGB; transparent parts become white, 16 bits become 8."""
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)
+        picture = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
     if "A" in picture.mode or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.array(picture.convert("L" if channels == 1 else "RGB"))
+    if picture.mode in ("L", "RGB"):
+        return picture
+    return picture.convert("L" if picture.mode == "1" else "RGB")
 
 
 def _fit(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:

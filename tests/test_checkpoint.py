@@ -200,6 +200,12 @@ def test_models_that_cannot_be_loaded(pipeline, tmp_path):
     with pytest.raises(BadInput, match="holds no pipeline"):
         load_pipeline(str(tmp_path))
     pipeline.save_pretrained(tmp_path / "broken")
+    scheduler = tmp_path / "broken" / "scheduler" / "scheduler_config.json"
+    saved = scheduler.read_text()
+    scheduler.write_text(json.dumps(json.loads(saved) | {"prediction_type": "foo"}))
+    with pytest.raises(BadInput, match="broken cannot be loaded: unknown prediction_type 'foo'; valid: epsilon, v_"):
+        load_pipeline(str(tmp_path / "broken"))
+    scheduler.write_text(saved)
     (tmp_path / "broken" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"nothing")
     with pytest.raises(BadInput, match="broken cannot be loaded"):
         load_pipeline(str(tmp_path / "broken"))

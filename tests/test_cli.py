@@ -1,6 +1,7 @@
 """The `hfdiff` command."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -71,6 +72,18 @@ def test_sample_repairs_a_part_of_a_picture(model, tmp_path):
     assert not np.array_equal(first, second)
 
 
+def test_sample_reads_a_picture_as_training_does(model, tmp_path):
+    values = np.asarray(picture(3, (28, 28)))
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # to be turned a quarter to the right
+    Image.fromarray(values.astype(np.uint16) * 256).save(tmp_path / "deep.tif", exif=orientation)
+    Image.new("L", (28, 28), 0).save(tmp_path / "keep.png")
+    files = ["--image", str(tmp_path / "deep.tif"), "--mask", str(tmp_path / "keep.png")]
+    words = ["--class_labels", "bag", "--num_images", "1", "--num_inference_steps", "1"]
+    assert hfdiff("sample", model, *words, *files, "--output_dir", str(tmp_path / "out")) == 0
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "0000-bag-plain.png")), np.rot90(values, -1))
+
+
 def test_sample_begins_the_whole_table_with_one_picture(model, tmp_path):
     picture(3, (40, 30), "RGB").save(tmp_path / "shoe.jpg")
     words = ["--num_images", "1", "--num_inference_steps", "2", "--output_dir", str(tmp_path / "out")]
@@ -83,7 +96,8 @@ def test_sample_begins_the_whole_table_with_one_picture(model, tmp_path):
     [
         (("--image", "absent.png"), "image 'absent.png' cannot be read: No such file or directory"),
         (("--image", __file__), "test_cli.py' cannot be read: cannot identify image file"),
-        (("--image", "{picture}", "--strength", "1.5"), "strength 1.5; valid: 0 to 1"),
+        (("--image", "{pipe}"), "pipe' cannot be read: it is no regular file; valid: a picture"),
+        (("--image", "{picture}", "--strength", "1.5"), "strength 1.5; valid: above 0, to 1"),
         (("--image", "{picture}", "--strength", "0"), "strength 0.0; valid: above 0, to 1"),
         (("--strength", "0.5"), "strength 0.5 without an image"),
         (("--mask", "{picture}"), "mask without an image"),
@@ -104,7 +118,8 @@ def test_sample_begins_the_whole_table_with_one_picture(model, tmp_path):
 )
 def test_mistakes_are_one_line_and_write_nothing(model, tmp_path, capsys, flags, message):
     picture(0).save(tmp_path / "picture.png")
-    flags = [flag.format(picture=tmp_path / "picture.png") for flag in flags]
+    os.mkfifo(tmp_path / "pipe")
+    flags = [flag.format(picture=tmp_path / "picture.png", pipe=tmp_path / "pipe") for flag in flags]
     assert hfdiff("sample", model, "--output_dir", str(tmp_path / "out"), *flags) == 2
     error = "".join(line for line in capsys.readouterr().err.splitlines(keepends=True) if "it/s" not in line)
     assert message in error
@@ -136,6 +151,9 @@ def test_plan_says_what_training_costs_and_writes_nothing(tmp_path, capsys, monk
         (("--styles", "warm"), "needs colour pictures"),
         (("--lerning_rate", "1"), "Perhaps you meant: --learning_rate"),
         (("--size", "tiny", "--norm_num_groups", "5"), "not divisible by norm_num_groups 5"),
+        (("--output_dir", "/proc/x"), "output_dir '/proc/x' cannot be written"),
+        (("--output_dir", __file__), "test_cli.py is no folder; give another"),
+        (("--report_to", "wandb"), "report_to 'wandb' is not installed"),
     ],
 )
 def test_mistakes_in_a_plan_are_one_line(capsys, flags, message):
@@ -148,6 +166,8 @@ def test_mistakes_in_a_plan_are_one_line(capsys, flags, message):
 def test_unknown_model_and_command(tmp_path, capsys):
     assert hfdiff("sample", str(tmp_path), "--output_dir", str(tmp_path / "out")) == 2
     assert "holds no pipeline" in capsys.readouterr().err
+    assert hfdiff("sample", "absent", "--output_dir", "/proc/x") == 2
+    assert "output_dir '/proc/x' cannot be written" in capsys.readouterr().err
     assert hfdiff("simple") == 2
     assert "unknown command 'simple'; valid: sample, plan" in capsys.readouterr().err
 

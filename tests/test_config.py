@@ -45,6 +45,8 @@ def test_flags_override_the_file_which_overrides_the_defaults(tmp_path):
         ("name: [a]", r"name in .* is \['a'\]; valid: text"),
         ("- a", "holds a list; valid: keys with values"),
         ("a: [", "is not YAML"),
+        ("name: 2026-13-01", "is not YAML: month must be in 1..12"),
+        ("rate: 1\ncount: 2\nrate: 3", "the key 'rate' is given twice"),
     ],
 )
 def test_mistakes_in_the_file_are_named(tmp_path, text, message):
@@ -57,10 +59,13 @@ def test_mistakes_in_the_file_are_named(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--raet", "1"], "Unrecognized.*--raet.*Perhaps you meant: --rate"),
+        (["--raet", "1"], "Unrecognized options: --raet, 1; Perhaps you meant: --rate"),
         (["--rate", "fast"], "--rate.*'fast'"),
         (["--kind", "maybe"], "'maybe'.*'no', 'yes'"),
+        (["--count", "x"], "--count.*'x'; valid: --count INT"),
         (["--config"], "--config needs a YAML file"),
+        (["--config", ""], "--config needs a YAML file"),
+        (["--config="], "--config needs a YAML file"),
     ],
 )
 def test_mistakes_in_flags_are_one_line(flags, message):

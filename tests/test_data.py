@@ -110,6 +110,17 @@ def test_odd_picture_modes_become_plain_pixels(tmp_path):
     assert any(r > 200 and g < 60 and b < 60 for r, g, b in rows)  # cyan-less print is red
 
 
+def test_large_pictures_are_taken_quietly_and_huge_ones_refused(tmp_path, monkeypatch, recwarn):
+    class_folders(tmp_path, {"a": 2, "b": 2})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow warns from here on, and refuses from twice as many
+    train, _ = load_training_data(str(tmp_path))
+    assert train.size == (12, 12)
+    assert not [warning for warning in recwarn if warning.category is Image.DecompressionBombWarning]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70)
+    with pytest.raises(BadInput, match=r"not a readable picture \(Image size \(144 pixels\) exceeds limit"):
+        load_training_data(str(tmp_path))
+
+
 @pytest.mark.parametrize("jsonl", [True, False])
 def test_metadata_gives_classes_and_styles(tmp_path, jsonl):
     rows = [{"kind": "ab"[i % 2], "fuzzy": i / 19, "old": i % 2 == 0} for i in range(20)]

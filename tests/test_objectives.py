@@ -151,20 +151,21 @@ def test_weights_are_those_of_the_clean_pictures_error(recipe, weight):
     assert torch.allclose(noised.weight[usable] * 0.01, (expected * error)[usable].float(), rtol=2e-2)
 
 
+@pytest.mark.parametrize("gamma", [None, 2.0])
 @pytest.mark.parametrize(
     ("name", "factor"),
     [
-        ("epsilon", lambda snr: snr.clamp(max=5) / snr),
-        ("v_prediction", lambda snr: snr.clamp(max=5) / (snr + 1)),
-        ("sample", lambda snr: snr.clamp(max=5)),
+        ("epsilon", lambda snr, gamma: snr.clamp(max=gamma) / snr),
+        ("v_prediction", lambda snr, gamma: snr.clamp(max=gamma) / (snr + 1)),
+        ("sample", lambda snr, gamma: snr.clamp(max=gamma)),
     ],
 )
-def test_min_snr_is_the_papers_table(name, factor):
+def test_min_snr_is_the_papers_table(name, factor, gamma):
     """Hang et al. 2023, Section 3.4 and Equation 10."""
-    objective = make_objective(ObjectiveConfig(objective=name, schedule="linear", loss_weight="min_snr"))
+    config = ObjectiveConfig(objective=name, schedule="linear", loss_weight="min_snr", min_snr_gamma=gamma)
     level = alpha_bar("linear")
-    weight = objective.weight(level.sqrt(), (1 - level).sqrt())
-    assert torch.allclose(weight, factor(level / (1 - level)), rtol=1e-6)
+    weight = make_objective(config).weight(level.sqrt(), (1 - level).sqrt())
+    assert torch.allclose(weight, factor(level / (1 - level), gamma or 5), rtol=1e-6)
 
 
 def test_flow_times_are_logit_normal():
@@ -191,6 +192,7 @@ def test_discrete_times_cover_all_steps_evenly():
         ({"objective": "edm", "time_sampling": "logit_normal"}, "valid: auto, log_normal, uniform"),
         ({"objective": "epsilon", "schedule": "learned", "time_sampling": "logit_normal"}, "valid: auto, uniform"),
         ({"objective": "edm", "loss_weight": "edm"}, "loss_weight 'edm' does not go .*valid: auto, none, min_snr"),
+        ({"min_snr_gamma": 3.0}, "min_snr_gamma 3.0 does not go with loss_weight 'none'; valid: min_snr"),
         ({"objective": "epsilon", "zero_terminal_snr": True}, "zero_terminal_snr .*valid: .*v_prediction or sample"),
         (
             {"objective": "epsilon", "flow_shift": 2.0},

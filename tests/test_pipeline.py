@@ -303,7 +303,7 @@ def test_a_guide_must_fit_the_unet(pipeline):
         ({"guidance_interval": "ab"}, "guidance_interval ab; valid"),
         ({"strength": 0.5}, "strength 0.5 without an image"),
         ({"image": picture(0), "strength": 0}, "strength 0; valid: above 0, to 1"),
-        ({"image": picture(0), "strength": 1.5}, "strength 1.5; valid: 0 to 1"),
+        ({"image": picture(0), "strength": 1.5}, "strength 1.5; valid: above 0, to 1"),
         ({"image": picture(0), "strength": math.nan}, "strength nan; valid"),
         ({"mask": picture(0)}, "mask without an image"),
         ({"image": "cat.png"}, "image of type str; valid: PIL, numpy NHWC, torch NCHW, or a list"),
@@ -314,7 +314,7 @@ def test_a_guide_must_fit_the_unet(pipeline):
         ({"image": torch.zeros(3, 1, 0, 5)}, "image with values outside"),
         ({"image": [picture(0)] * 3}, "3 images for 2 labels and 4 pictures; valid: one for all, one for each label"),
         ({"image": picture(0), "mask": np.zeros((3, 28, 28))}, "3 masks for 2 labels and 4 pictures"),
-        ({"image": Image.new("F", (28, 28))}, "image of mode F; valid: 8 bits a channel"),
+        ({"image": Image.new("F", (28, 28))}, "image of mode F; valid: 8 or 16 bits a channel"),
     ],
 )
 def test_mistakes_in_a_call_are_named(pipeline, arguments, message):

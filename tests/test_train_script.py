@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 
 from hfdiff.checkpoint import list_checkpoints, load_pipeline
 from hfdiff.errors import BadInput, TrainingFailed
+from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.sizes import SIZES
+from hfdiff.transfer import check_fits
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "train_scripts" / "train.py"
@@ -171,6 +173,13 @@ def test_init_from_another_kind_of_pictures_is_refused(start, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_init_from_another_noise_schedule_names_the_one_wanted(tiny_config, table, pipeline):
+    linear = make_objective(ObjectiveConfig(objective="epsilon", schedule="linear"))
+    pipeline.register_modules(scheduler=linear.scheduler())
+    with pytest.raises(BadInput, match="another than the one that objective 'epsilon' has with schedule 'cosine'"):
+        check_fits(pipeline, tiny_config(init_from="old", objective="epsilon"), table)
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -263,6 +272,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
         (("--init_from", "no such model"), "unknown model 'no such model'"),
         (("--config", "absent.yaml"), "configuration 'absent.yaml' cannot be read"),
         (("--report_to", "wandb"), "'wandb' is not installed"),
+        (("--output_dir", "/proc/x"), "output_dir '/proc/x' cannot be written"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

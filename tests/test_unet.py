@@ -162,6 +162,8 @@ def test_a_copy_is_independent():
     ("changes", "message"),
     [
         ({"patch_size": 3}, "patch_size 3; valid: 1, 2, 4"),
+        ({"norm_num_groups": 0}, "not divisible by norm_num_groups 0"),
+        ({"attention_head_dim": 0}, "attention_head_dim 0 does not divide"),
         ({"conditioning": "sum"}, "conditioning 'sum'; valid: add, concat"),
         ({"class_embedding": "x"}, "class_embedding 'x'; valid: table, one_hot_mlp"),
         ({"attention_head_dim": 32}, "attention_head_dim 32 does not divide the width 16 of a level"),

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 # Before torch: threads that spin while they wait stall each other on a machine that is shared (5 times here).
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -21,11 +22,11 @@ from hfdiff import checkpoint
 from hfdiff.checkpoint import RunFolder
 from hfdiff.config import parse
 from hfdiff.data import ImageTable, Reading, describe, load_training_data
-from hfdiff.errors import BadInput, TrainingFailed, existing_folder, folder_to_write, run_program
+from hfdiff.errors import TrainingFailed, run_program
 from hfdiff.objectives import Objective, make_objective
 from hfdiff.pictures import loss_curves, overview, save_picture
 from hfdiff.pipelines.class_style import ClassStylePipeline
-from hfdiff.runlog import RunLog, check_tracker
+from hfdiff.runlog import RunLog
 from hfdiff.signals import StopSignals
 from hfdiff.sizes import describe_shape
 from hfdiff.styles import check_styles
@@ -112,16 +113,10 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     say = process.print
     check_config(config, process.num_processes)
     config = with_shape(config)
-    check_tracker(config.report_to)
     precision, reason = precision_of(config.mixed_precision, process.device)
     config = replace(config, mixed_precision=precision)
-    folder = RunFolder(folder_to_write(config.output_dir))
+    folder = RunFolder(Path(config.output_dir))
     config = checkpoint.check_resume(folder, config)
-    data_folder = existing_folder(config.dataset)
-    if data_folder and folder.path.resolve().is_relative_to(data_folder.resolve()):
-        raise BadInput(
-            f"output_dir {folder.path} lies inside the data set {data_folder}; its pictures would become data"
-        )
     if process.is_main_process and folder.config.exists():
         claims.enter_context(checkpoint.claimed(folder))
     use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if cpu else 1)
