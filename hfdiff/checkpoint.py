@@ -243,6 +243,15 @@ def find_pipeline(model: str) -> str:
         raise BadInput(f"unknown model {name}: not a folder, and not to be had from the Hugging Face Hub") from error
 
 
+def run_config(model: str) -> TrainConfig | None:
+    """The configuration of the run whose folder (or whose pipeline's folder) MODEL is; None for any other model."""
+    folder = existing_folder(model)
+    for place in (folder, folder.resolve().parent) if folder else ():
+        if (place / "config.yaml").is_file() and (place / "pipeline").is_dir():
+            return from_mapping(TrainConfig, read_yaml(place / "config.yaml"), where=str(place / "config.yaml"))
+    return None
+
+
 def load_pipeline(model: str) -> ClassStylePipeline:
     """The pipeline of MODEL, with the installed code: nothing in the folder is run, no pickle is read."""
     folder = find_pipeline(model)

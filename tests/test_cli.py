@@ -3,14 +3,21 @@
 import json
 import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import class_folders, picture, tiny_unet
 from PIL import Image
 
 from hfdiff import plan
+from hfdiff.checkpoint import make_pipeline
 from hfdiff.cli import main
+from hfdiff.data import load_training_data
+from hfdiff.evaluation import METRICS
+from hfdiff.judge import make_judge, save_judge, train_judge
+from hfdiff.objectives import ObjectiveConfig, make_objective
 
 
 @pytest.fixture
@@ -184,3 +191,113 @@ def test_sample_takes_another_sampler(model, tmp_path, capsys):
     assert json.loads((out / "samples.json").read_text())["sampler"] == "ipndm"
     assert hfdiff("sample", model, *words, "--sampler", "ddim") == 2
     assert "valid: heun, dpmpp_2m, unipc, euler, ipndm" in capsys.readouterr().err
+
+
+CATS = ("cat", "dog")
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory) -> dict[str, str]:
+    """A model of two classes and two styles, pictures of those classes, and a judge of them."""
+    tmp_path = tmp_path_factory.mktemp("pets")
+    data = tmp_path / "pets"
+    class_folders(data / "train", dict.fromkeys(CATS, 300), size=(28, 28))
+    class_folders(data / "test", dict.fromkeys(CATS, 130), size=(28, 28))
+    unet = tiny_unet(num_classes=2, num_styles=2)
+    scheduler = make_objective(ObjectiveConfig()).scheduler()
+    make_pipeline(unet, scheduler, CATS, (), ("thick", "slanted")).save_pretrained(tmp_path / "model")
+    training, validation = load_training_data(str(data))
+    judge = make_judge(training, widths=(4, 8, 8), half="first")
+    list(train_judge(judge, training, validation, epochs=1, batch_size=32))
+    save_judge(judge, tmp_path / "judge", validation)
+    return {"model": str(tmp_path / "model"), "data": str(data), "judge": str(tmp_path / "judge")}
+
+
+def evaluate(pets: dict[str, str], output: object, *flags: str) -> int:
+    words = [pets["model"], "--dataset", pets["data"], "--judge", pets["judge"], "--output", str(output)]
+    return hfdiff("evaluate", *words, "--num_inference_steps", "1", *flags)
+
+
+def test_evaluate_writes_the_same_report_twice(pets, tmp_path, capsys):
+    for name in ("a", "b"):
+        flags = ("--num_images", "60", "--num_styled", "100", "--guidance_scale", "1")
+        assert evaluate(pets, tmp_path / f"{name}.json", *flags) == 0
+    reports = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("a", "b")]
+    for report in reports:
+        assert report.pop("seconds").keys() == {"drawing", *report["metrics"]}
+    assert reports[0] == reports[1]
+    protocol, metrics = reports[0]["protocol"], reports[0]["metrics"]
+    assert {
+        "n": 60,
+        "num_styled": 100,
+        "seed": 0,
+        "dataset": pets["data"],
+        "split": "test",
+    }.items() <= protocol.items()
+    assert protocol["sampler"] == "dpmpp_2m"
+    assert protocol["guidance_scale"] == 1
+    assert protocol["num_inference_steps"] == 1
+    assert protocol["guidance_interval"] == [0.0, "inf"]
+    assert {"value", "n", "floor", "ci95", "extractor"} <= metrics["class_accuracy"].keys()
+    assert sum(map(sum, metrics["class_accuracy"]["confusion"])) == 60
+    said = capsys.readouterr().out
+    assert "frechet_judge needs 256" in said
+    assert "class_accuracy" in said
+
+
+def test_evaluate_within_a_time(pets, tmp_path, capsys):
+    assert (
+        evaluate(pets, tmp_path / "report.json", "--minutes", "0.01", "--num_images", "40", "--num_styled", "20") == 0
+    )
+    protocol = json.loads((tmp_path / "report.json").read_text())["protocol"]
+    assert 2 <= protocol["n"] <= 40
+    assert "0.01 minutes: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--metrics", "fid"], "unknown metric 'fid'.*frechet_judge"),
+        (["--metrics", "frechet_judge", "--num_images", "20"], "frechet_judge needs 256 samples; there are 20"),
+        (["--num_images", "0"], "num_images is 0; valid: 1 to"),
+        (["--minutes", "-1"], "minutes is -1.0; valid"),
+        (["--output", "."], "'.' is a folder; valid: a file"),
+        (["--judge", "nowhere"], "unknown judge 'nowhere'"),
+        (["--judge", "fashion_mnist"], "the judge knows the classes T"),
+        (["--dataset", "fashion_mnist_12k"], "draws the classes cat, dog; data set 'fashion_mnist_12k' has T"),
+        (
+            ["--resolution", "32"],
+            "draws pictures of 28x28 with 1 channels.*32x32 with 1 channels; give --resolution 28",
+        ),
+    ],
+)
+def test_evaluate_refuses(pets, tmp_path, capsys, flags, message):
+    assert evaluate(pets, tmp_path / "report.json", *flags) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_evaluate_knows_the_data_of_a_run_only(pets, capsys):
+    assert hfdiff("evaluate", pets["model"]) == 2
+    assert "which would tell its data set; give --dataset" in capsys.readouterr().err
+
+
+def test_two_processes_evaluate_as_one(pets, tmp_path):
+    flags = ["--num_images", "260", "--num_styled", "110"]
+    assert evaluate(pets, tmp_path / "one.json", *flags) == 0
+    words = [pets["model"], "--dataset", pets["data"], "--judge", pets["judge"], "--output", str(tmp_path / "two.json")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    program = [*launch, "-m", "hfdiff.cli", "evaluate", *words, "--num_inference_steps", "1", *flags]
+    with (tmp_path / "output").open("w") as output:
+        launched = subprocess.Popen(program, stdout=output, stderr=output)
+    try:
+        code = launched.wait(timeout=240)
+    finally:
+        launched.terminate()
+    assert code == 0, (tmp_path / "output").read_text()
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text())["metrics"] for name in ("one", "two"))
+    assert set(one) == {name for name, row in METRICS.items() if row.default}
+    for name, result in one.items():
+        assert two[name]["value"] == pytest.approx(result["value"], abs=1e-4)
