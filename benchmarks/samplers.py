@@ -13,7 +13,6 @@ from typing import Annotated
 import mixture
 import torch
 import tyro
-from demo_quality import frechet
 from diffusers import SchedulerMixin
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -22,6 +21,7 @@ from hfdiff.checkpoint import load_pipeline
 from hfdiff.config import command_line
 from hfdiff.data import load_test_data
 from hfdiff.errors import run_program
+from hfdiff.evaluation import frechet
 from hfdiff.judge import accuracy, judged, load_judge
 from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective
 from hfdiff.pictures import save_picture

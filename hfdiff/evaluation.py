@@ -141,9 +141,9 @@ def wilson(hits: Tensor) -> tuple[float, float]:
 
 def jackknife(statistic: Callable[[Tensor], float], n: int) -> tuple[float, float]:
     """95% interval of statistic(all rows), from its values with each tenth of the rows left out (Efron & Tibshirani
-    1993, Chapter 11)."""
+    1993, Chapter 11). The tenths are runs of rows: the classes come in turn, so that each holds all of them."""
     rows = torch.arange(n)
-    without = torch.tensor([statistic(rows[rows % GROUPS != group]) for group in range(GROUPS)], dtype=torch.float64)
+    without = torch.tensor([statistic(rows[rows * GROUPS // n != i]) for i in range(GROUPS)], dtype=torch.float64)
     error = ((GROUPS - 1) / GROUPS * (without - without.mean()).square().sum()).sqrt().item()
     value = statistic(rows)
     return value - T95 * error, value + T95 * error
