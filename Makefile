@@ -11,6 +11,7 @@ demo: .venv/installed
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		train_scripts/train.py --config train_scripts/configs/demo.yaml --dataset $(DATASET) --output_dir $(DEMO) $(ARGS)
 	$(BIN)/hfdiff sample $(DEMO) --num_images 2 --output_dir $(DEMO)/pictures
+	$(BIN)/hfdiff evaluate $(DEMO) --num_images 260 --num_styled 100 --minutes 0.7
 
 test: .venv/installed
 	$(BIN)/pytest

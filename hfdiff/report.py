@@ -28,6 +28,7 @@ from hfdiff.samplers import sampler_of
 from hfdiff.training import seed_of
 
 BATCH = 100  # pictures drawn at once
+PROBE = 20  # pictures that tell what one costs
 # Arguments of the pipeline that a report states.
 SETTINGS = (
     "num_inference_steps",
@@ -130,21 +131,26 @@ class Protocol:
     given: dict[str, Any]  # arguments of the pipeline; its own defaults hold for the others
 
 
+def seconds_per_picture(pipeline: ClassStylePipeline, **given: Any) -> float:
+    """What a plain picture costs, by the clock of a small batch in one process."""
+    request = plain_request(pipeline, PROBE)
+    for _ in range(2):  # the first is slower
+        started = time.perf_counter()
+        draw(pipeline, request, seed=0, **given)
+        seconds = time.perf_counter() - started
+    return broadcast_object_list([seconds])[0] / PROBE
+
+
 def within(minutes: float, pipeline: ClassStylePipeline, protocol: Protocol) -> Protocol:
-    """As many pictures as can be drawn in four fifths of the time, by the clock of one batch."""
-    request = plain_request(pipeline, BATCH)
-    draw(pipeline, request, protocol.seed, **protocol.given)  # the first is slower
-    started = time.perf_counter()
-    draw(pipeline, request, protocol.seed, **protocol.given)
-    seconds = (time.perf_counter() - started) / BATCH
-    affordable = int(0.8 * 60 * minutes / seconds)
+    """As many pictures as can be drawn in four fifths of the time, at most those of the protocol."""
+    seconds = seconds_per_picture(pipeline, **protocol.given) / PartialState().num_processes
+    share = 0.8 * 60 * minutes / seconds / (protocol.n + protocol.num_styled)
     classes = len(pipeline.class_names)
     n, num_styled = (
-        max(1, min(most, share) // classes) * classes
-        for most, share in ((protocol.n, affordable * 3 // 4), (protocol.num_styled, affordable // 4))
+        most if share >= 1 else max(classes, int(share * most) // classes * classes) if most else 0
+        for most in (protocol.n, protocol.num_styled)
     )
-    agreed = broadcast_object_list([n, num_styled])
-    return replace(protocol, n=agreed[0], num_styled=agreed[1] if protocol.num_styled else 0)
+    return replace(protocol, n=n, num_styled=num_styled)
 
 
 def real_pictures(model: str, dataset: str | None, resolution: int | None) -> tuple[ImageTable, ImageTable]:

@@ -93,6 +93,25 @@ def test_the_pipeline_holds_the_best_averaged_weights(start, tmp_path):
     assert all(torch.equal(value, averaged[f"ema/{name}"]) for name, value in weights.items())
 
 
+def test_the_pipeline_holds_the_weights_whose_samples_are_nearest(start, tmp_path):
+    flags = ("--dataset", "fashion_mnist_12k", "--sample_images", "40", "--best_by", "frechet_judge")
+    assert start("run", "--max_train_images", "80", *flags) == 0
+    watched = {point["images"]: point for point in lines(tmp_path / "run") if "frechet_judge" in point}
+    assert list(watched) == [40, 80]
+    assert [point["quality_n"] for point in watched.values()] == [260, 260]  # the least that the distance takes
+    assert all(0 <= point["class_accuracy"] <= 1 for point in watched.values())
+    numbers = json.loads((list_checkpoints(tmp_path / "run" / "checkpoints")[0] / "state.json").read_text())
+    assert numbers["best_score"] == min(point["frechet_judge"] for point in watched.values())
+    assert numbers["quality_n"] == 260
+    assert (tmp_path / "run" / "pipeline").is_dir()
+
+
+def test_no_judge_to_go_by(start, tmp_path):
+    with pytest.raises(BadInput, match="best_by 'frechet_judge' needs a judge.*has none yet; train one with"):
+        start("run", "--best_by", "frechet_judge")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("images", [24, 40])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(start, tmp_path, script, images):
     """Killed after `images`: between two checkpoints, or in the middle of a validation interval."""
