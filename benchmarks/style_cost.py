@@ -1,0 +1,61 @@
+"""What do styles cost? A model with styles beside one of the same budget that learns classes alone: the same metrics of
+their plain samples, with the same noise.
+
+accelerate launch train_scripts/train.py --config train_scripts/configs/demo.yaml --styles \
+    --output_dir runs/classes
+python benchmarks/style_cost.py runs/demo runs/classes --reference ../data/fashion_mnist
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from hfdiff.checkpoint import load_pipeline
+from hfdiff.config import command_line
+from hfdiff.data import load_test_data, load_training_data
+from hfdiff.errors import run_program
+from hfdiff.evaluation import METRICS, Evidence, Real
+from hfdiff.judge import judge_for
+from hfdiff.report import Protocol, check_fits, draw_samples
+
+
+@dataclass(frozen=True)
+class Arguments:
+    styled: Annotated[str, tyro.conf.Positional]
+    """A model that was trained with styles."""
+    classes: Annotated[str, tyro.conf.Positional]
+    """A model of the same budget that was trained without."""
+    dataset: str = "fashion_mnist_12k"
+    """The real training pictures."""
+    reference: str = "fashion_mnist_12k"
+    """Real pictures: the test split of this data set, or its validation split."""
+    num_images: int = 1000
+    seed: int = 0
+
+
+def main(argv: Sequence[str]) -> int:
+    given = command_line(Arguments, argv, __doc__ or "")
+    pipelines = [load_pipeline(model) for model in (given.styled, given.classes)]
+    training, validation = load_training_data(given.dataset)
+    judge = judge_for(training, validation)
+    real = Real.of(judge, training, load_test_data(given.reference))
+    drawn = []
+    for pipeline in pipelines:
+        check_fits(pipeline, training)
+        pipeline.set_progress_bar_config(disable=True)
+        drawn.append(draw_samples(pipeline, judge, Protocol(given.num_images, 0, given.seed, {})).samples)
+    print(f"n = {given.num_images} plain samples of each, seed {given.seed}, the pipeline's defaults\n")
+    print("| metric | with styles | 95% | classes alone | 95% | real |\n|---|---|---|---|---|---|")
+    for name, row in METRICS.items():
+        if row.default and not row.styled:
+            results = [row.measure(Evidence(real, samples)) for samples in drawn]
+            cells = [f"{r.value:.3f} | {r.ci95[0]:.3f} to {r.ci95[1]:.3f}" for r in results if r.ci95]
+            print(f"| {name} | {' | '.join(cells)} | {results[0].floor:.3f} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run_program(lambda: main(sys.argv[1:]))
