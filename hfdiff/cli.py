@@ -27,6 +27,7 @@ from hfdiff.pictures import Grid, class_style_grid, save_picture
 from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
 from hfdiff.plan import measure
 from hfdiff.samplers import Spacing, make_scheduler, process_of, sampler_of
+from hfdiff.show import make_subject, show
 from hfdiff.training import TrainConfig
 
 MAX_IMAGES = 10_000
@@ -79,10 +80,7 @@ class Sample:
 
     def main(self) -> int:
         out = folder_to_write(self.output_dir)
-        if not 1 <= self.num_images <= MAX_IMAGES:
-            raise BadInput(f"num_images is {self.num_images}; valid: 1 to {MAX_IMAGES}")
-        if not 0 <= self.seed < 2**63:
-            raise BadInput(f"seed is {self.seed}; valid: 0 to {2**63 - 1}")
+        _check_numbers(self.num_images, self.seed)
         files = {key: file for key, file in (("image", self.image), ("mask", self.mask)) if file is not None}
         pictures = {key: _read_picture(key, file) for key, file in files.items()}
         pipeline = load_pipeline(self.model)
@@ -134,12 +132,58 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Show:
+    """Explain a trained model in pictures, with a text for each: noise, its reverse, when a judge sees the class."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A pipeline's folder, a run's folder, or a Hub id."""
+    output_dir: str
+    """Where the pictures go, and show.json with their texts and numbers."""
+    dataset: str | None = None
+    """Real pictures of the model's classes; by default those that the run was trained on."""
+    num_images: int = 20
+    """Pictures for each class, where they are counted."""
+    num_inference_steps: int = 50
+    """Steps of the reverse process that is watched."""
+    guidance_scale: float | None = None
+    style_guidance_scale: float | None = None
+    seed: int = 0
+
+    def main(self) -> int:
+        out = folder_to_write(self.output_dir)
+        _check_numbers(self.num_images, self.seed)
+        scales = {key: getattr(self, key) for key in ("guidance_scale", "style_guidance_scale")}
+        subject = make_subject(
+            self.model,
+            self.dataset,
+            num_images=self.num_images,
+            num_inference_steps=self.num_inference_steps,
+            seed=self.seed,
+            guidance={key: scale for key, scale in scales.items() if scale is not None},
+        )
+        records = {}
+        for shown in show(subject):
+            shown.write(out)
+            records[shown.file] = {"alt": shown.alt, **shown.numbers}
+        write_file(out / "show.json", (json.dumps(records, indent=2, ensure_ascii=False) + "\n").encode())
+        print(f"{len(records)} pictures in {out}; what they show, in words and numbers: {out / 'show.json'}")
+        return 0
+
+
+@dataclass(frozen=True)
 class Plan(TrainConfig):
     """Say what training with these flags, or with --config FILE, costs on this machine; writes nothing."""
 
     def main(self) -> int:
         print(measure(self).describe())
         return 0
+
+
+def _check_numbers(num_images: int, seed: int) -> None:
+    if not 1 <= num_images <= MAX_IMAGES:
+        raise BadInput(f"num_images is {num_images}; valid: 1 to {MAX_IMAGES}")
+    if not 0 <= seed < 2**63:
+        raise BadInput(f"seed is {seed}; valid: 0 to {2**63 - 1}")
 
 
 def _read_picture(flag: str, file: str) -> Image.Image:
@@ -159,7 +203,7 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
-COMMANDS = {"sample": Sample, "plan": Plan}
+COMMANDS = {"sample": Sample, "show": Show, "plan": Plan}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

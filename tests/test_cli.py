@@ -6,11 +6,16 @@ import re
 
 import numpy as np
 import pytest
-from conftest import picture
+import torch
+import yaml
+from conftest import class_folders, picture, tiny_unet
 from PIL import Image
 
 from hfdiff import plan
 from hfdiff.cli import main
+from hfdiff.judge import Judge
+from hfdiff.objectives import ObjectiveConfig, make_objective
+from hfdiff.pipelines.class_style import ClassStylePipeline
 
 
 @pytest.fixture
@@ -169,7 +174,7 @@ def test_unknown_model_and_command(tmp_path, capsys):
     assert hfdiff("sample", "absent", "--output_dir", "/proc/x") == 2
     assert "output_dir '/proc/x' cannot be written" in capsys.readouterr().err
     assert hfdiff("simple") == 2
-    assert "unknown command 'simple'; valid: sample, plan" in capsys.readouterr().err
+    assert "unknown command 'simple'; valid: sample, show, plan" in capsys.readouterr().err
 
 
 def test_help_lists_the_commands(capsys):
@@ -184,3 +189,84 @@ def test_sample_takes_another_sampler(model, tmp_path, capsys):
     assert json.loads((out / "samples.json").read_text())["sampler"] == "ipndm"
     assert hfdiff("sample", model, *words, "--sampler", "ddim") == 2
     assert "valid: heun, dpmpp_2m, unipc, euler, ipndm" in capsys.readouterr().err
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> str:
+    """A run's folder with samples and losses, of a model of cats and dogs, and a judge of them."""
+    folder, data = tmp_path / "run", class_folders(tmp_path / "data", {"cat": 30, "dog": 30})
+    pipe = ClassStylePipeline(
+        tiny_unet(sample_size=12, num_classes=2, num_styles=1),
+        make_objective(ObjectiveConfig()).scheduler(),
+        {0: "cat", 1: "dog"},
+        {"thick": {"phrase": "thick", "group": "stroke"}},
+    )
+    pipe.save_pretrained(folder / "pipeline")
+    (folder / "config.yaml").write_text(yaml.safe_dump({"dataset": str(data), "output_dir": str(folder)}))
+    points = [{"images": i, "loss": 1 / i, "val_loss": None, "lr": 1e-3} for i in (1, 2, 3)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
+    (folder / "samples").mkdir()
+    for count in (100, 200):
+        picture(count, (60, 50)).save(folder / "samples" / f"images-{count:09d}.png")
+    torch.manual_seed(0)
+    judge = Judge(1, ["cat", "dog"], ["thick"], widths=(4, 4, 4), size=(12, 12), half_seen="first").eval()
+    monkeypatch.setattr("hfdiff.show.judge_for", lambda *tables: judge)
+    return str(folder)
+
+
+SHORT = ("--num_images", "2", "--num_inference_steps", "3")
+ALWAYS = {"forward.png", "forward_judge.png", "reverse.png", "recognition.png", "judge_scores.png"}
+GRIDS = {"classes_and_styles.png", "style_strengths.png"}
+
+
+def test_show_writes_every_picture_with_its_text_and_numbers(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert hfdiff("show", run, *SHORT, "--seed", "5", "--output_dir", str(out)) == 0
+    records = json.loads((out / "show.json").read_text(), parse_constant=pytest.fail)
+    assert set(records) == ALWAYS | GRIDS | {"losses.png", "evolution.webp"}
+    assert {path.name for path in out.iterdir()} == {*records, "show.json"}
+    for name, record in records.items():
+        assert len(record["alt"]) > 40, name
+        assert record["alt"].endswith("."), name
+        assert Image.open(out / name).size[0] > 50
+    found = records["recognition.png"]
+    protocol = {"objective": "flow", "sampler": "dpmpp_2m", "num_inference_steps": 3, "num_images_per_class": 2}
+    assert found.items() >= (protocol | {"seed": 5, "guidance_scale": 3.0}).items()
+    assert [row["name"] for row in found["predicted_clean"]] == ["cat", "dog", "all classes"]
+    assert records["evolution.webp"]["images_seen"] == [100, 200]
+    assert sum(records["judge_scores.png"]["generated"]) == pytest.approx(1, abs=1e-2)
+    assert "all classes" in capsys.readouterr().out
+
+
+def test_show_leaves_out_what_does_not_apply(run, tmp_path, capsys):
+    out, data = tmp_path / "out", str(tmp_path / "data")
+    words = [*SHORT, "--dataset", data, "--guidance_scale", "1", "--output_dir", str(out)]
+    assert hfdiff("show", f"{run}/pipeline", *words) == 0
+    records = json.loads((out / "show.json").read_text())
+    assert set(records) == ALWAYS | GRIDS
+    assert records["reverse.png"]["guidance_scale"] == 1
+    said = capsys.readouterr().out
+    assert "losses.png left out: no run's metrics.jsonl" in said
+    assert "evolution.webp left out: 0 pictures" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("{run}/pipeline",), "is no run's folder, whose configuration names its data; give --dataset"),
+        (("{run}", "--dataset", "fashion_mnist_12k"), "the model's are cat, dog"),
+        (("{run}", "--dataset", "nowhere/nothing/"), "unknown data set 'nowhere/nothing/'"),
+        (("{run}", "--num_images", "0"), "num_images is 0; valid: 1 to 10000"),
+        (("{run}", "--num_inference_steps", "1"), "num_inference_steps is 1; valid: 2 to 1000"),
+        (("{run}", "--seed", "-1"), "seed is -1; valid"),
+        (("{run}", "--guidance_scale", "nan"), "guidance_scale nan; valid: -1000 to 1000"),
+        (("{run}/samples",), "holds no pipeline"),
+    ],
+)
+def test_mistakes_in_show_are_one_line_and_write_nothing(run, tmp_path, capsys, flags, message):
+    flags = [flag.format(run=run) for flag in flags]
+    assert hfdiff("show", *flags, "--output_dir", str(tmp_path / "out")) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -27,9 +27,11 @@ ORDER = (
     "hfdiff.training",
     "hfdiff.checkpoint",
     "hfdiff.transfer",
+    "hfdiff.explain",
     "hfdiff.pictures",
     "hfdiff.signals",
     "hfdiff.runlog",
+    "hfdiff.show",
     "hfdiff.plan",
     "hfdiff.cli",
 )
