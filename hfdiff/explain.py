@@ -95,16 +95,23 @@ def log_snr(scheduler: SchedulerMixin, timesteps: Tensor) -> Tensor:
 
 
 def forward(
-    scheduler: SchedulerMixin, judge: Judge, table: ImageTable, *, num_images: int = 500, seed: int = 0
+    scheduler: SchedulerMixin,
+    judge: Judge,
+    table: ImageTable,
+    class_ids: Sequence[int],
+    *,
+    num_images: int = 500,
+    seed: int = 0,
 ) -> Forward:
-    """Noise real pictures to places evenly spread over the process's time, each along one draw of noise."""
+    """Noise real pictures of all classes to places evenly spread over the process's time, each along one draw of noise;
+    one picture of each of `class_ids` is kept."""
     generator = torch.Generator().manual_seed(seed)
     table = table.part(torch.randperm(len(table), generator=generator)[:num_images])
     clean = to_model_range(table.pixels)
     noise = torch.randn(clean.shape, generator=generator)
     places = torch.linspace(0, 1, NUM_PLACES, dtype=torch.float64)
     timesteps = timestep_at(process_of(scheduler), places)
-    first = _first_of_each(table.labels)
+    first = _first_of_each(table.labels, class_ids)
     right, images = [], []
     for alpha, sigma in zip(*noise_levels(scheduler, timesteps)):
         pixels = _shown((alpha * clean + sigma * noise).float(), alpha, sigma)
@@ -139,10 +146,9 @@ def _lost_at(scheduler: SchedulerMixin, place: float) -> Loss:
     return Loss(place, timestep.item(), log_snr(scheduler, timestep).item())
 
 
-def _first_of_each(labels: Tensor) -> dict[int, int]:
-    """Class id -> row of its first picture, in the order of the ids."""
-    first = {label: row for row, label in reversed(list(enumerate(labels.tolist())))}
-    return dict(sorted(first.items()))
+def _first_of_each(labels: Tensor, class_ids: Sequence[int]) -> dict[int, int]:
+    """Class id -> row of its first picture, for the classes that have one."""
+    return {i: labels.tolist().index(i) for i in class_ids if i in labels}
 
 
 def _shown(x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
@@ -236,10 +242,10 @@ def recognised_from(verdicts: Tensor, asked: Tensor) -> Tensor:
 
 
 def recognition(reverse: Reverse, verdicts: Tensor, class_names: Sequence[str]) -> list[Recognised]:
-    """When each class is recognised, and all of them together, by `verdicts` (N, T + 1) of `reverse`."""
+    """When each class is recognised, and then all of them together, by `verdicts` (N, T + 1) of `reverse`."""
     first = recognised_from(verdicts, reverse.asked)
     rows = [_recognised(class_names[i], first[reverse.asked == i], reverse) for i in reverse.class_ids]
-    return [*rows, _recognised("all classes", first, reverse)]
+    return [*rows, _recognised("together", first, reverse)]
 
 
 def _recognised(name: str, first: Tensor, reverse: Reverse) -> Recognised:

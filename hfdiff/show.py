@@ -15,7 +15,7 @@ import hfdiff.pictures as pictures
 from hfdiff.checkpoint import RunFolder, load_pipeline
 from hfdiff.config import from_mapping, read_yaml
 from hfdiff.data import ImageTable, Reading, load_training_data
-from hfdiff.errors import BadInput, existing_folder
+from hfdiff.errors import BadInput, existing_folder, first_line
 from hfdiff.files import write_file
 from hfdiff.judge import Judge, judge_for, judged, unseen
 from hfdiff.objectives import OBJECTIVES
@@ -177,7 +177,7 @@ def show(subject: Subject) -> Iterator[Shown]:
 
 def forward(subject: Subject) -> Iterator[Shown]:
     scheduler = subject.pipeline.scheduler
-    found = explain.forward(scheduler, subject.judge, subject.real, seed=subject.seed)
+    found = explain.forward(scheduler, subject.judge, subject.real, subject.class_ids, seed=subject.seed)
     names = [subject.class_names[i] for i in found.class_ids]
     settings = {"objective": subject.objective, "num_images": found.num_images, "seed": subject.seed}
     yield Shown(
@@ -272,9 +272,13 @@ def sweep(subject: Subject) -> Iterator[Shown]:
 def losses(subject: Subject) -> Iterator[Shown]:
     if subject.run is None or not subject.run.metrics.is_file():
         return subject.say("losses.png left out: no run's metrics.jsonl beside the model")
+    try:
+        figure = pictures.loss_curves(subject.run.metrics)
+    except (OSError, ValueError, KeyError, TypeError):
+        return subject.say(f"losses.png left out: {subject.run.metrics} is damaged")
     yield Shown(
         "losses.png",
-        pictures.loss_curves(subject.run.metrics),
+        figure,
         "Training and validation loss, and the learning rate, over the training images seen.",
         {},
     )
@@ -283,10 +287,14 @@ def losses(subject: Subject) -> Iterator[Shown]:
 def evolution(subject: Subject) -> Iterator[Shown]:
     files = samples_of(subject.run) if subject.run else []
     if len(files) < 2:
-        return subject.say(f"evolution.webp left out: {len(files)} pictures in a run's folder 'samples'; it needs two")
+        return subject.say(f"evolution.webp left out: it needs two pictures of a run on its way, here are {len(files)}")
+    try:
+        animation = pictures.evolution(files)
+    except OSError as error:
+        return subject.say(f"evolution.webp left out: {first_line(error)}")
     yield Shown(
         "evolution.webp",
-        pictures.evolution(files),
+        animation,
         f"Animation of {len(files)} grids of classes and styles, drawn from the same noise during training.",
         {"images_seen": [int(file.stem.partition("-")[2]) for file in files]},
     )

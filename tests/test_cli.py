@@ -232,10 +232,10 @@ def test_show_writes_every_picture_with_its_text_and_numbers(run, tmp_path, caps
     found = records["recognition.png"]
     protocol = {"objective": "flow", "sampler": "dpmpp_2m", "num_inference_steps": 3, "num_images_per_class": 2}
     assert found.items() >= (protocol | {"seed": 5, "guidance_scale": 3.0}).items()
-    assert [row["name"] for row in found["predicted_clean"]] == ["cat", "dog", "all classes"]
+    assert [row["name"] for row in found["predicted_clean"]] == ["cat", "dog", "together"]
     assert records["evolution.webp"]["images_seen"] == [100, 200]
     assert sum(records["judge_scores.png"]["generated"]) == pytest.approx(1, abs=1e-2)
-    assert "all classes" in capsys.readouterr().out
+    assert "together" in capsys.readouterr().out
 
 
 def test_show_leaves_out_what_does_not_apply(run, tmp_path, capsys):
@@ -247,7 +247,18 @@ def test_show_leaves_out_what_does_not_apply(run, tmp_path, capsys):
     assert records["reverse.png"]["guidance_scale"] == 1
     said = capsys.readouterr().out
     assert "losses.png left out: no run's metrics.jsonl" in said
-    assert "evolution.webp left out: 0 pictures" in said
+    assert "evolution.webp left out" in said
+
+
+def test_show_goes_on_where_a_runs_files_are_damaged(run, tmp_path, capsys):
+    out, folder = tmp_path / "out", tmp_path / "run"
+    (folder / "metrics.jsonl").write_text('{"images": 1, "lo')
+    (folder / "samples" / "images-000000200.png").write_bytes(b"no picture")
+    assert hfdiff("show", run, *SHORT, "--output_dir", str(out)) == 0
+    assert set(json.loads((out / "show.json").read_text())) == ALWAYS | GRIDS
+    said = capsys.readouterr().out
+    assert "metrics.jsonl is damaged" in said
+    assert "cannot identify image file" in said
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_recognition_of_a_constructed_trajectory():
     assert ones.shares == (0.5, 0.75, 0.75)  # from points 1, 2, 3 and never: the quartiles are places 1, 2 and 2
     assert ones.log_snr == (0.0, 2.0, 2.0)
     assert (threes.name, threes.shares, threes.log_snr, threes.never) == ("d", (0.0,) * 3, (-INF,) * 3, 0.0)
-    assert (together.name, together.num_images, together.never) == ("all classes", 5, 0.2)
+    assert (together.name, together.num_images, together.never) == ("together", 5, 0.2)
     assert recognised_share(found, found.clean_verdicts).tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8])
     assert found.said_of_noise in (0, 1)
 
@@ -105,7 +105,7 @@ def test_the_forward_process_noises_real_pictures_until_the_judge_guesses(object
     pixels[bright], pixels[~bright] = 255, 0
     labels, names = bright.long(), ("dark", "bright")
     data = type(table)(pixels, labels, table.style_weights, names, (), "constructed")
-    found = forward(scheduler, BrightnessJudge(), data, num_images=50, seed=1)
+    found = forward(scheduler, BrightnessJudge(), data, [0, 1], num_images=50, seed=1)
     assert (found.num_images, found.chance, found.class_ids) == (50, 0.5, [0, 1])
     assert found.images.shape == (2, NUM_PLACES, 1, 28, 28)
     assert found.accuracy[0] == 1
@@ -115,7 +115,7 @@ def test_the_forward_process_noises_real_pictures_until_the_judge_guesses(object
     assert found.lost.log_snr == pytest.approx(2 * (level[0] / level[1]).log().item())
     assert (found.images[0, 0] < 10).all()
     assert (found.images[1, 0] > 245).all()
-    again = forward(scheduler, BrightnessJudge(), data, num_images=50, seed=1)
+    again = forward(scheduler, BrightnessJudge(), data, [0, 1], num_images=50, seed=1)
     assert torch.equal(again.images, found.images)
 
 
@@ -123,7 +123,7 @@ def test_where_noise_never_hides_the_class_nothing_is_lost(table):
     data = type(table)(table.pixels * 0, table.labels * 0, table.style_weights, ("dark", "bright"), (), "constructed")
     judge = BrightnessJudge()
     judge.forward = lambda images: Verdict(torch.tensor([[1.0, 0.0]] * len(images)), torch.zeros(0), torch.zeros(0))
-    assert forward(make_objective(ObjectiveConfig()).scheduler(), judge, data).lost is None
+    assert forward(make_objective(ObjectiveConfig()).scheduler(), judge, data, [0, 1]).lost is None
 
 
 @pytest.mark.parametrize(
