@@ -16,39 +16,76 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
 import tyro
+from accelerate import PartialState
 from PIL import Image
 
-from hfdiff.checkpoint import load_pipeline
+from hfdiff.checkpoint import load_pipeline, run_of
 from hfdiff.config import command_line, parse
 from hfdiff.data import open_picture, upright
-from hfdiff.errors import BadInput, first_line, folder_to_write, run_program
+from hfdiff.errors import BadInput, existing_folder, first_line, folder_to_write, run_program, unknown
+from hfdiff.evaluation import METRICS, Real, check_judge, lacking
 from hfdiff.files import write_file
+from hfdiff.judge import judge_for, load_judge, unseen
 from hfdiff.pictures import Grid, class_style_grid, save_picture
 from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
 from hfdiff.plan import measure
-from hfdiff.samplers import Spacing, make_scheduler, process_of, sampler_of
-from hfdiff.show import make_subject, show
-from hfdiff.training import TrainConfig
-
-MAX_IMAGES = 10_000
-# Flags that are the pipeline's arguments of the same name; absent, the pipeline's own defaults hold.
-PIPELINE_FLAGS = (
-    "guidance_scale",
-    "style_guidance_scale",
-    "autoguidance_scale",
-    "guidance_rescale",
-    "guidance_interval",
-    "num_inference_steps",
-    "strength",
+from hfdiff.report import (
+    SETTINGS,
+    Protocol,
+    check_fits,
+    describe_report,
+    draw_samples,
+    real_pictures,
+    report_of,
+    within,
 )
+from hfdiff.samplers import NUM_TIMESTEPS, Spacing, make_scheduler, process_of, sampler_of
+from hfdiff.show import Subject, show
+from hfdiff.signals import leave_together
+from hfdiff.training import TrainConfig, use_all_cores
+
+MAX_IMAGES, MAX_EVALUATED = 10_000, 1_000_000
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Draw pictures from a trained model."""
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """What every command that draws takes; what is not given, the model and its pipeline decide."""
 
     model: Annotated[str, tyro.conf.Positional]
     """A pipeline's folder, a run's folder, or a Hub id."""
+    guidance_scale: float | None = None
+    style_guidance_scale: float | None = None
+    autoguidance_scale: float | None = None
+    """Guidance by the model's weaker companion, where it has one."""
+    guidance_rescale: float | None = None
+    guidance_interval: tuple[float, float] | None = None
+    """LOW HIGH: guide only between these noise levels (sigma / alpha), for example 0.2 5."""
+    num_inference_steps: int | None = None
+    sampler: str | None = None
+    """Another sampler than the one saved with the model, ipndm for example."""
+    spacing: Spacing = "auto"
+    """Spacing of the sampler's steps in noise."""
+    seed: int = 0
+
+    def pipeline(self) -> ClassStylePipeline:
+        """The model, ready to draw with the sampler asked for."""
+        check_range("seed", self.seed, 0, 2**63 - 1)
+        pipeline = load_pipeline(self.model)
+        pipeline.to(torch.accelerator.current_accelerator() or "cpu")
+        if self.sampler is not None or self.spacing != "auto":
+            name = sampler_of(pipeline.scheduler) if self.sampler is None else self.sampler
+            pipeline.scheduler = make_scheduler(process_of(pipeline.scheduler), name, self.spacing)
+        return pipeline
+
+    def given(self) -> dict[str, Any]:
+        """The flags that are arguments of the pipeline."""
+        return {key: getattr(self, key) for key in SETTINGS if getattr(self, key) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Drawing):
+    """Draw pictures from a trained model."""
+
     output_dir: str
     """Where the pictures go."""
     class_labels: tuple[str, ...] = ()
@@ -57,38 +94,20 @@ class Sample:
     """One for all or one for each label: "plain", "thick:0.8+slanted"; by default, and without labels, every style."""
     num_images: int = 4
     """Pictures for each label."""
-    guidance_scale: float | None = None
-    style_guidance_scale: float | None = None
-    autoguidance_scale: float | None = None
-    """Guidance by the model's weaker companion, where it has one."""
-    guidance_rescale: float | None = None
-    """0 to 1: how far the contrast that guidance adds is taken back."""
-    guidance_interval: tuple[float, float] | None = None
-    """LOW HIGH: guide only between these noise levels (sigma / alpha), for example 0.2 5."""
-    num_inference_steps: int | None = None
-    sampler: str | None = None
-    """Another sampler than the one saved with the model, ipndm for example."""
-    spacing: Spacing = "auto"
-    """Spacing of the sampler's steps in noise."""
     image: str | None = None
     """Begin with this picture: to vary it, restyle it, change its class, or repair a part."""
     strength: float | None = None
     """How far from the picture to go: above 0, to 1. By default 0.6, with a mask 1."""
     mask: str | None = None
     """A picture, white where the image is drawn anew and black where it is kept."""
-    seed: int = 0
 
     def main(self) -> int:
         out = folder_to_write(self.output_dir)
-        _check_numbers(self.num_images, self.seed)
+        check_range("num_images", self.num_images, 1, MAX_IMAGES)
         files = {key: file for key, file in (("image", self.image), ("mask", self.mask)) if file is not None}
         pictures = {key: _read_picture(key, file) for key, file in files.items()}
-        pipeline = load_pipeline(self.model)
-        pipeline.to(torch.accelerator.current_accelerator() or "cpu")
-        if self.sampler is not None or self.spacing != "auto":
-            name = sampler_of(pipeline.scheduler) if self.sampler is None else self.sampler
-            pipeline.scheduler = make_scheduler(process_of(pipeline.scheduler), name, self.spacing)
-        arguments = {key: getattr(self, key) for key in PIPELINE_FLAGS if getattr(self, key) is not None}
+        pipeline = self.pipeline()
+        arguments = self.given() | ({} if self.strength is None else {"strength": self.strength})
         try:
             grid = self.draw(pipeline, arguments | pictures)
         except ValueError as error:
@@ -131,36 +150,95 @@ class Sample:
         return Grid(out.images, rows, [""], self.num_images, out.class_labels, out.styles)
 
 
-@dataclass(frozen=True)
-class Show:
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Drawing):
+    """Measure how good a trained model is: against real pictures, and by a judge that never chose any of them."""
+
+    dataset: str | None = None
+    """The real pictures; by default those that the run was trained on."""
+    output: str | None = None
+    """JSON of the report; by default metrics.json, in the run's folder where there is one."""
+    num_images: int = 2_000
+    """Plain samples."""
+    num_styled: int = 1_000
+    """Samples in styles, where the model has styles."""
+    minutes: float | None = None
+    """Draw only as many pictures as fit into this time."""
+    metrics: tuple[str, ...] = ()
+    """Rows of the table of metrics; by default all that need nothing but hfdiff."""
+    resolution: int | None = None
+    """Resize the real pictures to this many pixels a side."""
+    judge: str | None = None
+    """Folder of a judge; by default the data set's own, trained where there is none yet."""
+
+    def main(self) -> int:
+        output = self.checked_output()
+        process = PartialState(cpu=not torch.accelerator.is_available())
+        use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if process.device.type == "cpu" else 1)
+        pipeline = self.pipeline()
+        pipeline.set_progress_bar_config(disable=True)
+        training, held_out = real_pictures(self.model, self.dataset, self.resolution)
+        check_fits(pipeline, training)
+        with process.main_process_first():
+            judge = load_judge(self.judge) if self.judge else judge_for(training, held_out, say=process.print)
+        judge.to(process.device)
+        check_judge(judge, training)
+        protocol = Protocol(self.num_images, self.num_styled if pipeline.style_names else 0, self.seed, self.given())
+        if self.minutes is not None:
+            protocol = within(self.minutes, pipeline, protocol)
+            process.print(f"{self.minutes:g} minutes: {protocol.n:,} plain samples, {protocol.num_styled:,} in styles")
+        real = Real.of(judge, training, held_out, self.seed)
+        asked = self.metrics or [name for name, row in METRICS.items() if row.default]
+        lacks = {name: lacking(name, real, protocol.n, protocol.num_styled) for name in asked}
+        missing = [lack for lack in lacks.values() if lack]
+        if missing and self.metrics:
+            raise BadInput("; ".join(missing))
+        drawn = draw_samples(pipeline, judge, protocol)
+        if process.is_main_process:
+            names = [name for name, lack in lacks.items() if not lack]
+            report = report_of(pipeline, real, protocol, drawn, names)
+            write_file(output, (json.dumps(report, indent=2) + "\n").encode())
+            print("\n".join([describe_report(report), *missing, f"the whole report: {output}"]))
+        return leave_together(0)
+
+    def checked_output(self) -> Path:
+        """Where the report goes; BadInput for whatever can be refused before the model is loaded."""
+        check_range("num_images", self.num_images, 1, MAX_EVALUATED)
+        check_range("num_styled", self.num_styled, 0, MAX_EVALUATED)
+        if self.minutes is not None:
+            check_range("minutes", self.minutes, 0.01, 100_000)
+        for name in self.metrics:
+            if name not in METRICS:
+                raise unknown("metric", name, METRICS)
+        run = existing_folder(self.model)
+        inside = run if run and (run / "pipeline").is_dir() else Path()
+        output = Path(self.output) if self.output is not None else inside / "metrics.json"
+        folder_to_write(str(output.parent))
+        if output.is_dir() or not output.name:
+            raise BadInput(f"output {self.output!r} is a folder; valid: a file, metrics.json for example")
+        return output
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show(Drawing):
     """Explain a trained model in pictures, with a text for each: noise, its reverse, when a judge sees the class."""
 
-    model: Annotated[str, tyro.conf.Positional]
-    """A pipeline's folder, a run's folder, or a Hub id."""
     output_dir: str
     """Where the pictures go, and show.json with their texts and numbers."""
     dataset: str | None = None
     """Real pictures of the model's classes; by default those that the run was trained on."""
     num_images: int = 20
     """Pictures for each class, where they are counted."""
-    num_inference_steps: int = 50
+    num_inference_steps: int | None = 50
     """Steps of the reverse process that is watched."""
-    guidance_scale: float | None = None
-    style_guidance_scale: float | None = None
-    seed: int = 0
+    resolution: int | None = None
+    """Resize the real pictures to this many pixels a side."""
+    judge: str | None = None
+    """Folder of a judge; by default the data set's own, trained where there is none yet."""
 
     def main(self) -> int:
         out = folder_to_write(self.output_dir)
-        _check_numbers(self.num_images, self.seed)
-        scales = {key: getattr(self, key) for key in ("guidance_scale", "style_guidance_scale")}
-        subject = make_subject(
-            self.model,
-            self.dataset,
-            num_images=self.num_images,
-            num_inference_steps=self.num_inference_steps,
-            seed=self.seed,
-            guidance={key: scale for key, scale in scales.items() if scale is not None},
-        )
+        subject = self.subject()
         records = {}
         for shown in show(subject):
             shown.write(out)
@@ -168,6 +246,34 @@ class Show:
         write_file(out / "show.json", (json.dumps(records, indent=2, ensure_ascii=False) + "\n").encode())
         print(f"{len(records)} pictures in {out}; what they show, in words and numbers: {out / 'show.json'}")
         return 0
+
+    def subject(self) -> Subject:
+        """All that is shown, with the slowest part drawn; BadInput before anything is written."""
+        check_range("num_images", self.num_images, 1, MAX_IMAGES)
+        steps = self.num_inference_steps or 50
+        check_range("num_inference_steps", steps, 2, NUM_TIMESTEPS)
+        pipeline = self.pipeline()
+        training, held_out = real_pictures(self.model, self.dataset, self.resolution)
+        check_fits(pipeline, training)
+        judge = load_judge(self.judge) if self.judge else judge_for(training, held_out)
+        check_judge(judge, training)
+        subject = Subject(
+            pipeline=pipeline,
+            judge=judge.to(pipeline.device),
+            real=unseen(judge, held_out),
+            run=run_of(self.model),
+            seed=self.seed,
+            num_images=self.num_images,
+            num_inference_steps=steps,
+            guidance={key: value for key, value in self.given().items() if key != "num_inference_steps"},
+        )
+        if not len(subject.real):
+            raise BadInput(f"data set {training.name!r} has no held-out pictures that the judge never saw; give others")
+        try:
+            _ = subject.reverse
+        except ValueError as error:
+            raise BadInput(str(error)) from error
+        return subject
 
 
 @dataclass(frozen=True)
@@ -179,11 +285,10 @@ class Plan(TrainConfig):
         return 0
 
 
-def _check_numbers(num_images: int, seed: int) -> None:
-    if not 1 <= num_images <= MAX_IMAGES:
-        raise BadInput(f"num_images is {num_images}; valid: 1 to {MAX_IMAGES}")
-    if not 0 <= seed < 2**63:
-        raise BadInput(f"seed is {seed}; valid: 0 to {2**63 - 1}")
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """BadInput for a number outside [low, high]."""
+    if not low <= value <= high:
+        raise BadInput(f"{name} is {value}; valid: {low} to {high}")
 
 
 def _read_picture(flag: str, file: str) -> Image.Image:
@@ -203,7 +308,7 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
-COMMANDS = {"sample": Sample, "show": Show, "plan": Plan}
+COMMANDS = {"plan": Plan, "sample": Sample, "evaluate": Evaluate, "show": Show}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -222,3 +327,7 @@ def _run(words: list[str]) -> int:
     command = COMMANDS[words[0]]
     read: Any = parse if issubclass(command, TrainConfig) else command_line
     return read(command, words[1:], command.__doc__ or "", prog=f"hfdiff {words[0]}").main()
+
+
+if __name__ == "__main__":
+    main()

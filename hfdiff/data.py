@@ -71,6 +71,7 @@ class ImageTable:
     class_names: tuple[str, ...]
     style_names: tuple[str, ...]
     name: str
+    split: str = "train"
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -166,7 +167,8 @@ def load_training_data(dataset: str, reading: Reading = BY_TYPE) -> tuple[ImageT
     table = _decode(splits, name, dataset, reading, order)
     if held_out == 0:
         return table, table
-    return table.part(slice(0, count - held_out)), table.part(slice(count - held_out, count))
+    validation = replace(table.part(slice(count - held_out, count)), split="validation")
+    return table.part(slice(0, count - held_out)), validation
 
 
 def load_test_data(dataset: str, reading: Reading = BY_TYPE) -> ImageTable:
@@ -357,6 +359,7 @@ def _decode(
         class_names=class_names,
         style_names=style_names,
         name=dataset,
+        split=split_name,
     )
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from hfdiff.data import ASSETS, DATASETS, Half, ImageTable, to_model_range, to_unit_range
+from hfdiff.data import ASSETS, DATASETS, TEST_NAMES, Half, ImageTable, to_model_range, to_unit_range
 from hfdiff.errors import BadInput, unknown
 from hfdiff.files import write_folder
 from hfdiff.styles import apply_styles, draw_styles, fitting_styles
@@ -220,7 +220,9 @@ def accuracy(judge: Judge, table: ImageTable) -> float:
 
 
 def unseen(judge: Judge, table: ImageTable) -> ImageTable:
-    """The pictures that cannot have been in the judge's training: all but its half."""
+    """The pictures that cannot have been in the judge's training: a test split, or all but its half."""
+    if table.split in TEST_NAMES:
+        return table
     others: dict[Half, Half] = {"first": "second", "second": "first", "whole": "whole"}
     return table.half(others[judge.half_seen])
 
@@ -259,8 +261,8 @@ def find_judge(table: ImageTable, half: Half = "first") -> Judge | None:
     """The judge of these training pictures, embedded or from an earlier training; None where there is none."""
     rows = {name: _load(ASSETS / row.judge) for name, row in DATASETS.items() if row.judge}
     known = [judge for name, judge in rows.items() if name == table.name or judge.fingerprint == table.fingerprint]
-    cached = _cached(table, half)
-    known += [_load(cached)] if cached.is_dir() else []
+    folder = cached(table, half)
+    known += [_load(folder)] if folder.is_dir() else []
     wanted = (half, table.channels, table.size, styles_of(table))
     return next((j for j in known if (j.half_seen, j.channels, j.size, j.style_names) == wanted), None)
 
@@ -274,12 +276,13 @@ def judge_for(
         return found
     judge = make_judge(table, half=half)
     epochs = default_epochs(table.half(half))
-    say(f"no judge of {table.name} yet: training one, {epochs} epochs; it is kept in {_cached(table, half)}")
+    say(f"no judge of {table.name} yet: training one, {epochs} epochs; it is kept in {cached(table, half)}")
     for epoch in train_judge(judge, table, validation, epochs=epochs):
         say(f"judge: epoch {epoch.number} of {epochs}, {epoch.validation_accuracy:.3f} of held-out pictures right")
-    return save_judge(judge, _cached(table, half), validation)
+    return save_judge(judge, cached(table, half), validation)
 
 
-def _cached(table: ImageTable, half: Half) -> Path:
+def cached(table: ImageTable, half: Half) -> Path:
+    """Where the judge of these training pictures is kept."""
     root = Path(os.environ.get("HFDIFF_CACHE", "~/.cache/hfdiff")).expanduser()
     return root / "judges" / f"{table.fingerprint}-{half}"

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from accelerate import Accelerator
@@ -50,14 +51,15 @@ class RunLog:
         self.data_seconds += step.data_seconds
         self.bar.update(batch_size)
 
-    def write(self, step: Step, val_loss: float | None) -> None:
-        """Add a line to metrics.jsonl: the mean loss since the last one, and the speed."""
+    def write(self, step: Step, val_loss: float | None, quality: Mapping[str, float]) -> None:
+        """Add a line to metrics.jsonl: the mean loss since the last one, the speed, and the quality of samples."""
         seconds = max(time.perf_counter() - self.since, 1e-9)
         point: dict[str, Any] = {
             "step": step.step,
             "images": step.images,
             "loss": float(self.state.loss_sum) / max(self.state.loss_steps, 1),
             "val_loss": val_loss,
+            **quality,
             "lr": step.learning_rate,
             "images_per_second": round(self.images_since / seconds, 2),
             "data_wait": round(self.data_seconds / seconds, 5),

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,16 +12,14 @@ from matplotlib.figure import Figure
 
 import hfdiff.explain as explain
 import hfdiff.pictures as pictures
-from hfdiff.checkpoint import RunFolder, load_pipeline
-from hfdiff.config import from_mapping, read_yaml
-from hfdiff.data import ImageTable, Reading, load_training_data
-from hfdiff.errors import BadInput, existing_folder, first_line
+from hfdiff.checkpoint import RunFolder
+from hfdiff.data import ImageTable
+from hfdiff.errors import first_line
 from hfdiff.files import write_file
-from hfdiff.judge import Judge, judge_for, judged, unseen
+from hfdiff.judge import Judge, judged
 from hfdiff.objectives import OBJECTIVES
-from hfdiff.pipelines.class_style import ClassStylePipeline, Guidance
-from hfdiff.samplers import NUM_TIMESTEPS, process_of, sampler_of
-from hfdiff.training import TrainConfig
+from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.samplers import process_of, sampler_of
 
 MAX_CLASSES = 10
 FEW_CLASSES = 3  # where each class takes several rows
@@ -99,67 +97,6 @@ class Subject:
             seed=self.seed,
             **self.guidance,
         )
-
-
-def make_subject(
-    model: str,
-    dataset: str | None = None,
-    *,
-    num_images: int,
-    num_inference_steps: int,
-    seed: int,
-    guidance: dict[str, Any],
-) -> Subject:
-    """Load the model, real pictures (by default those that the run was trained on) and the judge; BadInput for what
-    cannot be used."""
-    if not 2 <= num_inference_steps <= NUM_TIMESTEPS:
-        raise BadInput(f"num_inference_steps is {num_inference_steps}; valid: 2 to {NUM_TIMESTEPS}")
-    try:
-        Guidance(**guidance)
-    except ValueError as error:
-        raise BadInput(str(error)) from error
-    pipeline, folder = load_pipeline(model), existing_folder(model)
-    run = RunFolder(folder) if folder and RunFolder(folder).config.is_file() else None
-    train, validation = real_pictures(model, run, dataset, pipeline)
-    judge = judge_for(train, validation)
-    real = unseen(judge, validation)
-    return Subject(
-        pipeline, judge, real if len(real) else validation, run, seed, num_images, num_inference_steps, guidance
-    )
-
-
-def real_pictures(
-    model: str, run: RunFolder | None, dataset: str | None, pipeline: ClassStylePipeline
-) -> tuple[ImageTable, ImageTable]:
-    """Training and validation pictures of the model's classes and size."""
-    recorded = from_mapping(TrainConfig, read_yaml(run.config), where=str(run.config)) if run else None
-    if recorded and dataset in (None, recorded.dataset):
-        dataset, reading = recorded.dataset, recorded.reading
-    elif dataset:
-        side = pipeline.unet.config.sample_size
-        reading = Reading(side if isinstance(side, int) else None)
-    else:
-        raise BadInput(f"{model} is no run's folder, whose configuration names its data; give --dataset")
-    train, validation = load_training_data(dataset, reading)
-    check_fits(pipeline, train)
-    return train, validation
-
-
-def check_fits(pipeline: ClassStylePipeline, table: ImageTable) -> None:
-    """BadInput where the pictures are not of the model's classes, channels or size."""
-    config = pipeline.unet.config
-    size = tuple(config.sample_size) if isinstance(config.sample_size, Sequence) else (config.sample_size,) * 2
-    if list(table.class_names) != pipeline.class_names:
-        raise BadInput(
-            f"the classes of {table.name} are {some(table.class_names)}; the model's are {some(pipeline.class_names)}"
-        )
-    if (table.channels, table.size) != (config.in_channels, size):
-        given, own = (f"{c} x {h} x {w}" for c, (h, w) in ((table.channels, table.size), (config.in_channels, size)))
-        raise BadInput(f"the pictures of {table.name} are {given} (channels x height x width); the model's are {own}")
-
-
-def some(names: Sequence[str]) -> str:
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def guidance_of(pipeline: ClassStylePipeline, given: dict[str, Any]) -> dict[str, float]:

@@ -1,10 +1,12 @@
-"""Stop when asked to: finish the step, save, and exit as the signal says."""
+"""Stop when asked to: finish the step, save, and exit as the signal says; several processes end together."""
 
+import os
 import signal
+import sys
 from types import FrameType
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -33,3 +35,14 @@ class StopSignals:
             return self.number
         number = torch.tensor([self.number], device=self.accelerator.device)
         return int(self.accelerator.gather(number).max().item())
+
+
+def leave_together(code: int) -> int:
+    """The exit code of one process; several wait for each other and end here."""
+    state = PartialState()
+    if state.num_processes > 1:
+        state.wait_for_everyone()
+        state.destroy_process_group()
+        sys.stdout.flush()
+        os._exit(code)  # gloo's threads now and then hang or abort the interpreter's own end
+    return code

@@ -118,6 +118,9 @@ class TrainConfig(ObjectiveConfig):
     logging_images: int = 2_000
     validation_images: int = 50_000
     sample_images: int = 200_000
+    """Interval of pictures with fixed noise, and of the judge's metrics where the data has a judge."""
+    best_by: Literal["val_loss", "frechet_judge"] = "val_loss"
+    """What decides which weights `pipeline/` holds: the validation loss, or the distance in the judge's features."""
     checkpointing_images: int = 100_000
     keep_checkpoints: int = 2
     init_from: str | None = None
@@ -317,7 +320,8 @@ class TrainState:
     learned: LearnedSchedule | None = None
     learned_optimizer: torch.optim.Optimizer | None = None
     step: int = 0
-    best_val_loss: float = math.inf
+    best_score: float = math.inf  # of `config.best_by`, the lowest so far
+    quality_n: int = 0  # samples that the quality is measured on; 0: not yet decided
     loss_sum: Tensor | float = 0.0  # over the steps since the last log point; on the device, to be read seldom
     loss_steps: int = 0
     seconds: float = 0.0  # spent training, earlier launches included
@@ -346,7 +350,8 @@ class TrainState:
     def numbers(self) -> dict[str, Any]:
         return {
             "step": self.step,
-            "best_val_loss": self.best_val_loss if math.isfinite(self.best_val_loss) else None,
+            "best_score": self.best_score if math.isfinite(self.best_score) else None,
+            "quality_n": self.quality_n,
             "loss_sum": float(self.loss_sum),
             "loss_steps": self.loss_steps,
             "seconds": self.seconds,
@@ -368,7 +373,8 @@ class TrainState:
             set_moments(self.learned_optimizer, list(self.learned.state_dict()), tensors["schedule_optimizer"])
         self.ema.optimization_step = numbers["ema_step"]
         self.step = numbers["step"]
-        self.best_val_loss = math.inf if numbers["best_val_loss"] is None else numbers["best_val_loss"]
+        self.best_score = math.inf if numbers["best_score"] is None else numbers["best_score"]
+        self.quality_n = numbers["quality_n"]
         self.loss_sum, self.loss_steps = numbers["loss_sum"], numbers["loss_steps"]
         self.seconds = numbers["seconds"]
         self.decays_by_time = numbers["decays_by_time"]

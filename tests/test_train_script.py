@@ -88,7 +88,7 @@ def test_the_pipeline_holds_the_best_averaged_weights(start, tmp_path):
     run = tmp_path / "run"
     numbers = json.loads((list_checkpoints(run / "checkpoints")[0] / "state.json").read_text())
     losses = {point["images"]: point["val_loss"] for point in lines(run) if point["val_loss"] is not None}
-    assert numbers["best_val_loss"] == min(losses.values()) == losses[80]
+    assert numbers["best_score"] == min(losses.values()) == losses[80]
     weights, averaged = load_pipeline(str(run)).unet.state_dict(), newest_tensors(run)
     assert all(torch.equal(value, averaged[f"ema/{name}"]) for name, value in weights.items())
 

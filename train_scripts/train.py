@@ -22,12 +22,14 @@ from hfdiff import checkpoint
 from hfdiff.checkpoint import RunFolder
 from hfdiff.config import parse
 from hfdiff.data import ImageTable, describe, load_training_data
-from hfdiff.errors import TrainingFailed, run_program
+from hfdiff.errors import BadInput, TrainingFailed, run_program
+from hfdiff.judge import find_judge
 from hfdiff.objectives import Objective, make_objective
 from hfdiff.pictures import loss_curves, overview, save_picture
 from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.quality import QualityWatch
 from hfdiff.runlog import RunLog
-from hfdiff.signals import StopSignals
+from hfdiff.signals import StopSignals, leave_together
 from hfdiff.sizes import describe_shape
 from hfdiff.styles import check_styles
 from hfdiff.training import (
@@ -60,6 +62,7 @@ class Run:
     objective: Objective
     accelerator: Accelerator
     fingerprint: str
+    watch: QualityWatch | None  # where the data has a judge
 
     def pipeline(self) -> ClassStylePipeline:
         """A pipeline around the averaged weights."""
@@ -73,12 +76,7 @@ def main(argv: Sequence[str]) -> int:
     config = parse(TrainConfig, argv, description=__doc__ or "")
     with contextlib.ExitStack() as claims:
         code = train_run(prepare(config, claims), claims)
-    if PartialState().num_processes > 1:
-        PartialState().wait_for_everyone()
-        PartialState().destroy_process_group()
-        sys.stdout.flush()
-        os._exit(code)  # gloo's threads now and then hang or abort the interpreter's own end
-    return code
+    return leave_together(code)
 
 
 def train_run(run: Run, claims: contextlib.ExitStack) -> int:
@@ -100,7 +98,7 @@ def train_run(run: Run, claims: contextlib.ExitStack) -> int:
             if stopping:
                 log.say(f"stopped by signal {stopping} after {step.images:,} images; the same command resumes")
                 return 128 + stopping
-    say(f"done: {state.step * config.batch_size:,} images, best validation loss {state.best_val_loss:.4f}")
+    say(f"done: {state.step * config.batch_size:,} images, best {config.best_by} {state.best_score:.4f}")
     for what in (run.folder.pipeline, run.folder.samples, run.folder.losses, run.folder.metrics):
         say(f"  {what}")
     return 0
@@ -124,7 +122,12 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
         table, validation = load_training_data(config.dataset, config.reading)
         saved = checkpoint.newest_checkpoint(folder, warn=lambda text: say(f"warning: {text}"))
     check_styles(config.styles, table.channels, table.style_names)
-    fingerprint = table.fingerprint
+    fingerprint, judge = table.fingerprint, find_judge(table)
+    if judge is None and config.best_by == "frechet_judge":
+        raise BadInput(
+            f"best_by 'frechet_judge' needs a judge, and data set {config.dataset!r} has none yet; train one with "
+            f"train_scripts/train_judge.py --dataset {config.dataset}, or give best_by val_loss"
+        )
     say(describe(table))
     say(f"styles: {', '.join(table.style_names + config.styles) or 'none'}")
     if saved:
@@ -145,8 +148,12 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     if saved:
         state.load(saved.tensors, saved.numbers, accelerator)
         say(f"resuming after {state.step * config.batch_size:,} images, from {saved.path}")
+    watch = None
+    if judge:
+        needed = config.best_by == "frechet_judge"
+        watch = QualityWatch(judge.to(device), table, validation, config.seed, state.quality_n, needed)
     table, validation = table.to(device), validation.to(device)
-    return Run(folder, config, table, validation, state, objective, accelerator, fingerprint)
+    return Run(folder, config, table, validation, state, objective, accelerator, fingerprint, watch)
 
 
 def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
@@ -161,18 +168,22 @@ def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
     draws = due(config.sample_images)
     if validates or saves or draws or due(config.logging_images):
         check_finite(state, step.loss)
-    val_loss = None
+    val_loss: float | None = None
+    quality: dict[str, float] = {}
     if validates:
         val_loss = validate(config, run.validation, state, run.objective, run.accelerator)
         if not val_loss < float("inf"):
             raise TrainingFailed(f"step {step.step}: the validation loss is {val_loss}; nothing of it is saved")
-        if val_loss < state.best_val_loss:
-            state.best_val_loss = val_loss
-            if main:
-                checkpoint.export_pipeline(run.pipeline(), run.folder.pipeline)
-    if validates or due(config.logging_images):
-        log.write(step, val_loss)
-    if main and validates:
+    if draws and run.watch:
+        quality = run.watch.measure(run.pipeline(), state.seconds)
+        state.quality_n = run.watch.n
+    score = val_loss if config.best_by == "val_loss" else quality.get("frechet_judge")
+    if main and score is not None and score < state.best_score:
+        state.best_score = score
+        checkpoint.export_pipeline(run.pipeline(), run.folder.pipeline)
+    if validates or quality or due(config.logging_images):
+        log.write(step, val_loss, quality)
+    if main and (validates or quality):
         save_picture(run.folder.losses, loss_curves(run.folder.metrics))
     if main and draws:
         pipeline = run.pipeline()

@@ -1,6 +1,6 @@
 """Train the judge of a data set: a small classifier that says what a picture shows.
 
-accelerate launch train_scripts/train_judge.py --dataset fashion_mnist --output_dir runs/judge
+accelerate launch train_scripts/train_judge.py --dataset cifar10
 """
 
 import os
@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from hfdiff.config import parse
 from hfdiff.data import Half, Reading, describe, load_test_data, load_training_data
 from hfdiff.errors import BadInput, folder_to_write, run_program
-from hfdiff.judge import WIDTHS, default_epochs, make_judge, save_judge, train_judge, unseen
+from hfdiff.judge import WIDTHS, cached, default_epochs, make_judge, save_judge, train_judge, unseen
 from hfdiff.training import use_all_cores
 
 
@@ -24,8 +24,8 @@ from hfdiff.training import use_all_cores
 class JudgeConfig:
     dataset: str = "fashion_mnist_12k"
     """A data set of the table, a Hub id, or a folder of pictures."""
-    output_dir: str = "runs/judge"
-    """Folder of the weights (fp16) and the configuration."""
+    output_dir: str | None = None
+    """Folder of the weights (fp16) and the configuration; by default the cache, where every command finds it."""
     half: Half = "first"
     """Train on this half of the pictures and leave the other to a scorer; whole takes all."""
     resolution: int | None = None
@@ -42,8 +42,8 @@ def main(argv: Sequence[str]) -> int:
     config = parse(JudgeConfig, argv, description=__doc__ or "")
     if (config.epochs is not None and config.epochs < 1) or config.batch_size < 2 or min(config.widths) < 1:
         raise BadInput("valid: epochs from 1, batch_size from 2, widths from 1")
-    out = folder_to_write(config.output_dir)
-    if out.exists():
+    out = None if config.output_dir is None else folder_to_write(config.output_dir)
+    if out and out.exists():
         raise BadInput(f"output_dir {out} exists; give a new folder")
     accelerator = Accelerator()
     if accelerator.num_processes > 1:
@@ -69,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
             f"epoch {epoch.number} of {epochs}: loss {epoch.loss:.4f}, validation {epoch.validation_accuracy:.4f}",
             flush=True,
         )
+    out = out or cached(table, config.half)
     judge = save_judge(judge, out, unseen(judge, test))
     print(f"{judge.test_accuracy:.4f} of {len(unseen(judge, test))} unseen pictures right; saved in {out}")
     return 0

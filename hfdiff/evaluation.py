@@ -1,0 +1,439 @@
+"""How good are samples? A table of metrics, each with its n, its interval, and the same metric of real pictures.
+
+`Real` holds what samples are compared with, `measure` computes rows of `METRICS`. A metric's *floor* is what real
+pictures that nobody generated reach at the same n: no model can be expected to do better.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional import spearman_corrcoef
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import poly_mmd
+
+from hfdiff.data import ImageTable, to_unit_range
+from hfdiff.errors import BadInput, first_line, unknown
+from hfdiff.judge import Judge, Verdict, judged, unseen
+from hfdiff.styles import STYLES, apply_styles
+
+Z95 = 1.96  # standard errors in half of a 95% interval
+GROUPS = 10
+T95 = 2.262  # the same for an error estimated from GROUPS values (Student's t, 9 degrees of freedom)
+NEIGHBOURS = 3  # of precision and recall (Kynkaanniemi et al. 2019, Section 3)
+NEAREST = 50  # training pictures that tell how dense the data is around a picture (Carlini et al. 2023, Section 5.1)
+RARE = 0.01  # share of held-out real pictures that count as copies, by definition of the threshold
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Pictures, what they should show, and what the judge says of them."""
+
+    pixels: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
+    verdict: Verdict
+    strengths: Tensor  # (N, S) float32 in [0, 1], asked for, in the order of the judge's styles
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: slice | Tensor) -> "Judged":
+        verdict = Verdict(*(value[rows] for value in vars(self.verdict).values()))
+        return Judged(self.pixels[rows], self.labels[rows], verdict, self.strengths[rows])
+
+
+@dataclass(frozen=True)
+class Real:
+    """The real pictures that samples are held against, and the judge of both."""
+
+    judge: Judge
+    training: ImageTable  # what a model could have copied
+    reference: Judged  # held-out pictures that the judge never saw
+    others: Judged  # training pictures that the judge never saw: they stand for a perfect model's samples
+    split: str = "test"  # that the reference comes from
+
+    @classmethod
+    def of(cls, judge: Judge, training: ImageTable, held_out: ImageTable, seed: int = 0) -> "Real":
+        """Let the judge see the real pictures that it never saw, in random order."""
+        sides = []
+        for table in (unseen(judge, held_out), unseen(judge, training)):
+            table = table.part(torch.randperm(len(table), generator=torch.Generator().manual_seed(seed)))
+            given = torch.zeros(len(table), len(judge.style_names))
+            given[:, : table.style_weights.shape[1]] = table.style_weights
+            sides.append(judge_pictures(judge, table.pixels, table.labels, given))
+        reference, others = sides
+        return cls(judge, training, reference, others, held_out.split)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured number."""
+
+    value: float
+    n: int  # pictures that it comes from
+    floor: float | None  # the same of real pictures, at the same n
+    ci95: tuple[float, float] | None
+    extractor: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, the details beside the number."""
+        own = {key: value for key, value in vars(self).items() if key != "details"}
+        return own | {"ci95": None if self.ci95 is None else list(self.ci95)} | self.details
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a metric may look at."""
+
+    real: Real
+    samples: Judged  # plain drawings, the classes in turn
+    styled: Judged | None = None  # drawings in styles
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table: how it is computed, and how many pictures of each kind it needs."""
+
+    about: str
+    measure: Callable[[Evidence], Result]
+    least: int
+    styled: bool = False  # is it measured on the drawings in styles?
+    default: bool = True
+
+
+def judge_pictures(judge: Judge, pixels: Tensor, labels: Tensor, strengths: Tensor | None = None) -> Judged:
+    """Let the judge see pixels (N, C, H, W) uint8; strengths (N, S) are 0 where not given."""
+    strengths = torch.zeros(len(pixels), len(judge.style_names)) if strengths is None else strengths
+    return Judged(pixels.cpu(), labels.cpu(), judged(judge, pixels), strengths)
+
+
+def check_judge(judge: Judge, table: ImageTable) -> None:
+    """BadInput where the judge knows other classes or pictures."""
+    if tuple(judge.class_names) != table.class_names:
+        names = [", ".join(names[:12]) for names in (judge.class_names, table.class_names)]
+        raise BadInput(f"the judge knows the classes {names[0]}; data set {table.name!r} has {names[1]}")
+    if judge.channels != table.channels:
+        raise BadInput(f"the judge takes {judge.channels} channels; data set {table.name!r} has {table.channels}")
+
+
+def lacking(name: str, real: Real, n: int, num_styled: int) -> str | None:
+    """What the metric lacks with so many samples, in words; None where it can be measured."""
+    if name not in METRICS:
+        raise unknown("metric", name, METRICS)
+    metric = METRICS[name]
+    counts = {"samples in styles": num_styled} if metric.styled else {"samples": n}
+    counts |= {"held-out real pictures": len(real.reference), "other real pictures": len(real.others)}
+    what, count = min(counts.items(), key=lambda item: item[1])
+    return f"{name} needs {metric.least} {what}; there are {count}" if count < metric.least else None
+
+
+def wilson(hits: Tensor) -> tuple[float, float]:
+    """95% interval of the share of true values in hits (N,) bool (Wilson 1927)."""
+    n, share = len(hits), hits.double().mean().item()
+    centre, width = share + Z95**2 / (2 * n), Z95 * (share * (1 - share) / n + Z95**2 / (4 * n**2)) ** 0.5
+    scale = 1 + Z95**2 / n
+    return (centre - width) / scale, (centre + width) / scale
+
+
+def jackknife(statistic: Callable[[Tensor], float], n: int) -> tuple[float, float]:
+    """95% interval of statistic(all rows), from its values with each tenth of the rows left out (Efron & Tibshirani
+    1993, Chapter 11)."""
+    rows = torch.arange(n)
+    without = torch.tensor([statistic(rows[rows % GROUPS != group]) for group in range(GROUPS)], dtype=torch.float64)
+    error = ((GROUPS - 1) / GROUPS * (without - without.mean()).square().sum()).sqrt().item()
+    value = statistic(rows)
+    return value - T95 * error, value + T95 * error
+
+
+def _class_accuracy(evidence: Evidence) -> Result:
+    samples, names = evidence.samples, evidence.real.judge.class_names
+    hits = samples.verdict.classes == samples.labels
+    confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
+    confusion.index_put_((samples.labels, samples.verdict.classes), torch.ones_like(samples.labels), accumulate=True)
+    return Result(
+        value=hits.double().mean().item(),
+        n=len(hits),
+        floor=right(evidence.real.reference),
+        ci95=wilson(hits),
+        extractor="judge",
+        details={
+            "per_class": {
+                name: hits[samples.labels == i].double().mean().item()
+                for i, name in enumerate(names)
+                if (samples.labels == i).any()
+            },
+            "confusion": confusion.tolist(),  # row: the class asked for; column: the class that the judge names
+        },
+    )
+
+
+def right(pictures: Judged) -> float:
+    """The share of pictures that the judge puts into the class that they should show."""
+    return (pictures.verdict.classes == pictures.labels).double().mean().item()
+
+
+class _Given(torch.nn.Identity):
+    """Stands for the network of torchmetrics' distance: the features are computed already."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
+
+
+def frechet(a: Tensor, b: Tensor) -> float:
+    """Frechet distance of Gaussians fitted to features (N, F) and (M, F), in float64 (Heusel et al. 2017)."""
+    distance = FrechetInceptionDistance(feature=_Given(a.shape[1]), sync_on_compute=False).set_dtype(torch.float64)
+    distance.update(a.double(), real=False)
+    distance.update(b.double(), real=True)
+    return distance.compute().item()
+
+
+def kernel_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Unbiased squared maximum mean discrepancy with the cubic kernel, of ten disjoint parts of features (N, F) and
+    (M, F) each: (10,) float64 (Binkowski et al. 2018, Section 4)."""
+    size = min(1000, len(a) // GROUPS, len(b) // GROUPS)
+    parts = [slice(i * size, (i + 1) * size) for i in range(GROUPS)]
+    return torch.stack([poly_mmd(a[part].double(), b[part].double()) for part in parts])
+
+
+def _inception(pixels: Tensor) -> Tensor:
+    """Pixels (N, C, H, W) uint8 -> features (N, 2048) of the network that the published distances are measured in."""
+    try:
+        from torchmetrics.image.fid import NoTrainInceptionV3
+
+        network = NoTrainInceptionV3("inception-v3-compat", ["2048"]).eval()
+    except Exception as error:  # a missing package, or no way to its weights
+        reason = first_line(error)[:150]
+        raise BadInput(
+            f"frechet_inception needs pip install 'hfdiff[fid]' and a download of weights: {reason}"
+        ) from error
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    network = network.to(device)
+    colour = pixels.expand(-1, 3, -1, -1)
+    with torch.no_grad():
+        return torch.cat([network(part.to(device)).cpu() for part in colour.split(100)])
+
+
+# Name -> what turns pictures into features (N, F).
+EXTRACTORS: Mapping[str, Callable[[Judged], Tensor]] = {
+    "judge": lambda pictures: pictures.verdict.features,
+    "inception": lambda pictures: _inception(pictures.pixels),
+}
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of samples and of real pictures that stand for samples, as many; and of the reference."""
+
+    samples: Tensor  # (n, F)
+    others: Tensor  # (n, F)
+    reference: Tensor  # (m, F)
+
+
+def _features(evidence: Evidence, extractor: str) -> Features:
+    n = min(len(evidence.samples), len(evidence.real.others))
+    sets = (evidence.samples[:n], evidence.real.others[:n], evidence.real.reference)
+    return Features(*map(EXTRACTORS[extractor], sets))
+
+
+def _frechet(extractor: str, evidence: Evidence) -> Result:
+    f = _features(evidence, extractor)
+    interval = jackknife(lambda rows: frechet(f.samples[rows], f.reference), len(f.samples))
+    floor = frechet(f.others, f.reference)
+    details = {"reference_n": len(f.reference)}
+    return Result(frechet(f.samples, f.reference), len(f.samples), floor, interval, extractor, details)
+
+
+def _kernel(extractor: str, evidence: Evidence) -> Result:
+    f = _features(evidence, extractor)
+    parts = kernel_distances(f.samples, f.reference)
+    value, error = parts.mean().item(), (parts.std() / len(parts) ** 0.5).item()
+    floor = kernel_distances(f.others, f.reference).mean().item()
+    interval = (value - T95 * error, value + T95 * error)
+    return Result(value, len(f.samples), floor, interval, extractor, {"reference_n": len(f.reference)})
+
+
+def covered(points: Tensor, manifold: Tensor) -> Tensor:
+    """Which points (N, F) lie within the distance of a manifold point (M, F) to its third neighbour: (N,) bool
+    (Kynkaanniemi et al. 2019, Equation 1)."""
+    parts = manifold.split(1000)
+    radii = torch.cat([torch.cdist(part, manifold).kthvalue(NEIGHBOURS + 1, dim=1).values for part in parts])
+    return torch.cat([(torch.cdist(part, manifold) <= radii).any(dim=1) for part in points.split(1000)])
+
+
+def _precision(evidence: Evidence) -> Result:
+    f = _features(evidence, "judge")
+    hits, floor = covered(f.samples, f.reference), covered(f.others, f.reference)
+    return Result(_share(hits), len(hits), _share(floor), wilson(hits), "judge", {"reference_n": len(f.reference)})
+
+
+def _recall(evidence: Evidence) -> Result:
+    f = _features(evidence, "judge")
+    hits, floor = covered(f.reference, f.samples), covered(f.reference, f.others)
+    details = {"reference_n": len(f.reference)}
+    return Result(_share(hits), len(f.samples), _share(floor), wilson(hits), "judge", details)
+
+
+def _share(hits: Tensor) -> float:
+    return hits.double().mean().item()
+
+
+def closeness(pixels: Tensor, training: Tensor) -> Tensor:
+    """Distance to the nearest training picture, over the mean distance to the 50 nearest: (N,) in [0, 1].
+
+    Pixels (N, C, H, W) and (M, C, H, W) uint8. Near 0 for a copy, whatever the contrast (Carlini et al. 2023,
+    https://arxiv.org/abs/2301.13188, Section 5.1).
+    """
+    known = to_unit_range(training.cpu()).flatten(1)
+    parts = []
+    for part in to_unit_range(pixels).flatten(1).split(500):
+        nearest = torch.cdist(part, known).topk(min(NEAREST, len(known)), dim=1, largest=False).values
+        parts.append(nearest[:, 0] / nearest.mean(dim=1).clamp(min=1e-6))
+    return torch.cat(parts)
+
+
+def _memorisation(evidence: Evidence) -> Result:
+    """The share of samples that are nearer to a training picture than 99% of held-out real pictures are."""
+    training = evidence.real.training.pixels
+    held_out = closeness(evidence.real.reference.pixels, training)
+    half = len(held_out) // 2
+    threshold = held_out[:half].quantile(RARE)
+    hits = closeness(evidence.samples.pixels, training) < threshold
+    floor = _share(held_out[half:] < threshold)
+    details = {"training_n": len(training), "threshold": threshold.item()}
+    return Result(_share(hits), len(hits), floor, wilson(hits), "pixels", details)
+
+
+def spread(features: Tensor, labels: Tensor) -> float:
+    """Root mean square distance between two pictures of one class, the mean over classes; features (N, F)."""
+    classes = [features[labels == i].double() for i in labels.unique()]
+    return torch.stack([(2 * own.var(dim=0).sum()).sqrt() for own in classes if len(own) > 1]).mean().item()
+
+
+def _diversity(evidence: Evidence) -> Result:
+    n = min(len(evidence.samples), len(evidence.real.others))
+    samples, others = evidence.samples[:n], evidence.real.others[:n]
+
+    def of(pictures: Judged, rows: Tensor) -> float:
+        return spread(pictures.verdict.features[rows], pictures.labels[rows])
+
+    value, floor = (of(pictures, torch.arange(n)) for pictures in (samples, others))
+    return Result(value, n, floor, jackknife(partial(of, samples), n), "judge")
+
+
+def _style_fidelity(evidence: Evidence) -> Result:
+    """The mean over styles of Spearman's correlation between strengths asked for and measured."""
+    assert evidence.styled is not None
+    judge, styled = evidence.real.judge, evidence.styled
+    real = _transformed(evidence)
+    asked = [i for i in range(len(judge.style_names)) if (styled.strengths[:, i] > 0).sum() > GROUPS]
+    values = {i: _correlation(styled, i) for i in asked}
+    floors = {i: _correlation(real, i) for i in asked if judge.style_names[i] in STYLES}
+
+    def mean(rows: Tensor) -> float:
+        return _mean([_correlation(styled[rows], i) for i in asked])
+
+    per_style = {
+        judge.style_names[i]: {
+            "spearman": values[i],
+            "floor_spearman": floors.get(i),
+            "mean_error": _error(styled, i),
+            "floor_mean_error": _error(real, i) if i in floors else None,
+            "class_accuracy": right(styled[styled.strengths[:, i] > 0]),
+            "floor_class_accuracy": right(real[real.strengths[:, i] > 0]) if i in floors else None,
+            "n": int((styled.strengths[:, i] > 0).sum()),
+        }
+        for i in asked
+    }
+    details = {
+        "per_style": per_style,
+        "per_class": _per_class(styled, asked, judge),
+        "pairs": _pairs(styled, asked, judge.style_names),
+        "class_accuracy": right(styled),
+        "class_accuracy_plain": right(evidence.samples),
+    }
+    floor = _mean(list(floors.values())) if floors else None
+    return Result(_mean(list(values.values())), len(styled), floor, jackknife(mean, len(styled)), "judge", details)
+
+
+def _transformed(evidence: Evidence) -> Judged:
+    """Real pictures changed by the styles' own transforms, at the strengths that were asked for."""
+    assert evidence.styled is not None
+    judge, others = evidence.real.judge, evidence.real.others
+    n = min(len(evidence.styled), len(others))
+    names = [name for name in judge.style_names if name in STYLES]
+    columns = [judge.style_names.index(name) for name in names]
+    strengths = torch.zeros(n, len(judge.style_names))
+    strengths[:, columns] = evidence.styled.strengths[:n, columns]
+    pixels = apply_styles(to_unit_range(others.pixels[:n]), strengths[:, columns], names)
+    return judge_pictures(judge, to_bytes(pixels), others.labels[:n], strengths)
+
+
+def _correlation(pictures: Judged, style: int) -> float:
+    """Spearman's correlation over the pictures that were asked for this style."""
+    rows = pictures.strengths[:, style] > 0
+    return spearman_corrcoef(pictures.verdict.strengths[rows, style], pictures.strengths[rows, style]).item()
+
+
+def _error(pictures: Judged, style: int) -> float:
+    """Mean distance between the strengths asked for and measured."""
+    rows = pictures.strengths[:, style] > 0
+    return (pictures.verdict.strengths[rows, style] - pictures.strengths[rows, style]).abs().mean().item()
+
+
+def _per_class(styled: Judged, asked: Sequence[int], judge: Judge) -> dict[str, dict[str, dict[str, float]]]:
+    """Class -> style -> mean error, share in the class, n."""
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for label, name in enumerate(judge.class_names):
+        table[name] = {}
+        for i in asked:
+            cell = styled[(styled.labels == label) & (styled.strengths[:, i] > 0)]
+            if len(cell):
+                numbers = {"mean_error": _error(cell, i), "class_accuracy": right(cell), "n": len(cell)}
+                table[name][judge.style_names[i]] = numbers
+    return table
+
+
+def _pairs(styled: Judged, asked: Sequence[int], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Pair of styles -> mean error of both, n."""
+    table = {}
+    for a, b in ((a, b) for a in asked for b in asked if a < b):
+        both = styled[(styled.strengths[:, a] > 0) & (styled.strengths[:, b] > 0)]
+        if len(both):
+            table[f"{names[a]}+{names[b]}"] = {
+                "mean_error": (_error(both, a) + _error(both, b)) / 2,
+                "class_accuracy": right(both),
+                "n": len(both),
+            }
+    return table
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) float32 in [0, 1] -> uint8; BadInput for what is no number."""
+    if not images.isfinite().all():
+        row = int((~images.isfinite()).flatten(1).any(dim=1).nonzero()[0])
+        raise BadInput(f"picture {row} holds pixels that are no numbers (NaN or infinite); nothing was measured")
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+METRICS: Mapping[str, Metric] = {
+    "class_accuracy": Metric("share of plain samples that the judge puts into the class asked for", _class_accuracy, 1),
+    "style_fidelity": Metric("do measured strengths follow those asked for?", _style_fidelity, 100, styled=True),
+    "frechet_judge": Metric("distance of Gaussians in the judge's features", partial(_frechet, "judge"), 256),
+    "kernel_judge": Metric("kernel distance in the judge's features", partial(_kernel, "judge"), 200),
+    "frechet_inception": Metric(
+        "distance in Inception's features, as published", partial(_frechet, "inception"), 4096, default=False
+    ),
+    "precision": Metric("share of samples that look real", _precision, 100),
+    "recall": Metric("share of real pictures that samples come near to", _recall, 100),
+    "diversity": Metric("distance between two samples of one class", _diversity, 100),
+    "memorisation": Metric("share of samples nearer to a training picture than 99% of real ones", _memorisation, 200),
+}

@@ -1,0 +1,238 @@
+"""The evaluation of a trained model: draw its samples, measure them, and write one JSON.
+
+Each picture has its own noise, a function of (seed, number of the picture), so that the number of processes and the
+size of batches change nothing.
+"""
+
+import inspect
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
+from tqdm import tqdm
+
+from hfdiff.checkpoint import run_config
+from hfdiff.data import ImageTable, Reading, load_test_data, load_training_data
+from hfdiff.errors import BadInput
+from hfdiff.evaluation import METRICS, Evidence, Judged, Real, judge_pictures, right, to_bytes
+from hfdiff.judge import Judge
+from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.samplers import sampler_of
+from hfdiff.training import seed_of
+
+BATCH = 100  # pictures drawn at once
+# Arguments of the pipeline that a report states.
+SETTINGS = (
+    "num_inference_steps",
+    "guidance_scale",
+    "style_guidance_scale",
+    "autoguidance_scale",
+    "guidance_rescale",
+    "guidance_interval",
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Pictures to draw: what each should show."""
+
+    labels: Tensor  # (N,) int64
+    styles: tuple[dict[str, float], ...]  # of each
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def plain_request(pipeline: ClassStylePipeline, n: int) -> Request:
+    """The classes in turn, in no style."""
+    return Request(torch.arange(n) % len(pipeline.class_names), ({},) * n)
+
+
+def styled_request(pipeline: ClassStylePipeline, n: int, seed: int) -> Request:
+    """The classes in turn, in every style and in every pair of styles that do not exclude each other, in turn; the
+    strengths uniform in (0, 1]."""
+    groups = {name: pipeline.config.styles[name].get("group") or name for name in pipeline.style_names}
+    pairs = [pair for pair in combinations(groups, 2) if groups[pair[0]] != groups[pair[1]]]
+    singles = [(name,) for name in groups]
+    kinds = [*singles, *pairs]
+    classes = len(pipeline.class_names)
+    generator = torch.Generator().manual_seed(seed_of(seed, "styles"))
+    strengths = 1 - torch.rand((n, 2), generator=generator)
+    chosen = [kinds[i // classes % len(kinds)] for i in range(n)] if kinds else []
+    styles = tuple(dict(zip(names, row.tolist())) for names, row in zip(chosen, strengths))
+    return Request(torch.arange(len(styles)) % classes, styles)
+
+
+def draw(
+    pipeline: ClassStylePipeline,
+    request: Request,
+    seed: int,
+    tick: Callable[[int], object] = lambda count: None,
+    **given: Any,
+) -> Tensor:
+    """Pixels (N, C, H, W) uint8 on the CPU, the processes taking batches in turn; `tick` counts those of this one."""
+    state = PartialState()
+    starts = range(0, len(request), BATCH)
+    mine: list[tuple[int, Tensor]] = []
+    for start in starts[state.process_index :: state.num_processes]:
+        rows = range(start, min(start + BATCH, len(request)))
+        images = pipeline(
+            class_labels=request.labels[rows.start : rows.stop].tolist(),
+            styles=[request.styles[row] for row in rows],
+            generator=[torch.Generator().manual_seed(seed_of(seed, "picture", row)) for row in rows],
+            output_type="pt",
+            **given,
+        ).images
+        mine.append((start, to_bytes(images)))
+        tick(len(rows))
+    parts = dict(gather_object(mine))
+    return torch.cat([parts[start] for start in starts])
+
+
+def strengths_of(request: Request, judge: Judge) -> Tensor:
+    """Strengths (N, S) asked for, in the order of the judge's styles."""
+    rows = [[given.get(name, 0.0) for name in judge.style_names] for given in request.styles]
+    return torch.tensor(rows, dtype=torch.float32).reshape(len(request), len(judge.style_names))
+
+
+def check_fits(pipeline: ClassStylePipeline, table: ImageTable) -> None:
+    """BadInput where the model cannot be held against these pictures."""
+    if not pipeline.class_names:
+        raise BadInput("the model knows no classes, so nothing can be asked of it; valid: a model trained with classes")
+    if tuple(map(str.lower, pipeline.class_names)) != tuple(map(str.lower, table.class_names)):
+        names = [", ".join(names[:12]) for names in (pipeline.class_names, table.class_names)]
+        raise BadInput(f"the model draws the classes {names[0]}; data set {table.name!r} has {names[1]}")
+    config = pipeline.unet.config
+    side = config.sample_size
+    size = (side, side) if isinstance(side, int) else tuple(side)
+    if (config.in_channels, size) != (table.channels, table.size):
+        drawn, real = (
+            f"{h}x{w} with {c} channels" for c, (h, w) in ((config.in_channels, size), (table.channels, table.size))
+        )
+        advice = f"; give --resolution {size[0]}" if size[0] == size[1] and size != table.size else ""
+        raise BadInput(f"the model draws pictures of {drawn}, data set {table.name!r} holds {real}{advice}")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the samples of a report are drawn."""
+
+    n: int
+    num_styled: int
+    seed: int
+    given: dict[str, Any]  # arguments of the pipeline; its own defaults hold for the others
+
+
+def within(minutes: float, pipeline: ClassStylePipeline, protocol: Protocol) -> Protocol:
+    """As many pictures as can be drawn in four fifths of the time, by the clock of one batch."""
+    request = plain_request(pipeline, BATCH)
+    draw(pipeline, request, protocol.seed, **protocol.given)  # the first is slower
+    started = time.perf_counter()
+    draw(pipeline, request, protocol.seed, **protocol.given)
+    seconds = (time.perf_counter() - started) / BATCH
+    affordable = int(0.8 * 60 * minutes / seconds)
+    classes = len(pipeline.class_names)
+    n, num_styled = (
+        max(1, min(most, share) // classes) * classes
+        for most, share in ((protocol.n, affordable * 3 // 4), (protocol.num_styled, affordable // 4))
+    )
+    agreed = broadcast_object_list([n, num_styled])
+    return replace(protocol, n=agreed[0], num_styled=agreed[1] if protocol.num_styled else 0)
+
+
+def real_pictures(model: str, dataset: str | None, resolution: int | None) -> tuple[ImageTable, ImageTable]:
+    """Training pictures and held-out ones of a data set; by default the one that MODEL's run was trained on."""
+    config = run_config(model)
+    if dataset is None and config is None:
+        raise BadInput(f"{model} is no run's folder, which would tell its data set; give --dataset")
+    reading = Reading(resolution)
+    if config and dataset in (None, config.dataset):
+        dataset = config.dataset
+        reading = replace(config.reading, resolution=resolution or config.resolution)
+    assert dataset is not None
+    return load_training_data(dataset, reading)[0], load_test_data(dataset, reading)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The samples of a report, as the judge saw them, and the seconds that they took."""
+
+    samples: Judged
+    styled: Judged | None
+    seconds: float
+
+
+def draw_samples(pipeline: ClassStylePipeline, judge: Judge, protocol: Protocol, quiet: bool = False) -> Drawn:
+    """Draw what the protocol says and let the judge see it: plain samples, and samples in styles."""
+    started = time.perf_counter()
+    requests = [plain_request(pipeline, protocol.n), styled_request(pipeline, protocol.num_styled, protocol.seed)]
+    state = PartialState()
+    total = -(-sum(map(len, requests)) // state.num_processes)
+    pictures: list[Judged] = []
+    with tqdm(total=total, unit="img", desc="drawing", disable=quiet or not state.is_main_process) as bar:
+        for number, request in enumerate(filter(len, requests)):
+            pixels = draw(pipeline, request, seed_of(protocol.seed, number), bar.update, **protocol.given)
+            pictures.append(judge_pictures(judge, pixels, request.labels, strengths_of(request, judge)))
+    return Drawn(pictures[0], pictures[1] if len(pictures) > 1 else None, time.perf_counter() - started)
+
+
+def report_of(
+    pipeline: ClassStylePipeline,
+    real: Real,
+    protocol: Protocol,
+    drawn: Drawn,
+    names: Sequence[str],
+) -> dict[str, Any]:
+    """The JSON of an evaluation. The samples were drawn blindly: none was chosen by a scorer."""
+    evidence = Evidence(real, drawn.samples, drawn.styled)
+    metrics, seconds = {}, {"drawing": drawn.seconds}
+    for name in names:
+        started = time.perf_counter()
+        metrics[name] = METRICS[name].measure(evidence).as_dict()
+        seconds[name] = time.perf_counter() - started
+    judge, reference = real.judge, real.reference
+    parameters = inspect.signature(pipeline.__call__).parameters
+    settings = {key: protocol.given.get(key, parameters[key].default) for key in SETTINGS}
+    settings["guidance_interval"] = [
+        str(level) if math.isinf(level) else level for level in settings["guidance_interval"]
+    ]
+    protocol_json = {
+        "n": protocol.n,
+        "num_styled": protocol.num_styled,
+        "seed": protocol.seed,
+        "selection": "none",
+        "dataset": real.training.name,
+        "split": real.split,
+        "reference_n": len(reference),
+        "size": list(real.training.size),
+        "sampler": sampler_of(pipeline.scheduler),
+        **settings,
+        "judge": {"accuracy": right(reference), "trained_on": judge.trained_on, "half_seen": judge.half_seen},
+    }
+    return {"protocol": protocol_json, "metrics": metrics, "seconds": seconds}
+
+
+def describe_report(report: dict[str, Any]) -> str:
+    """A short table for the screen."""
+    protocol, judge = report["protocol"], report["protocol"]["judge"]
+    lines = [
+        f"{protocol['n']:,} plain samples and {protocol['num_styled']:,} in styles, seed {protocol['seed']}, "
+        f"{protocol['sampler']}, {protocol['num_inference_steps']} steps, against {protocol['reference_n']:,} pictures "
+        f"of {protocol['dataset']} ({protocol['split']}); the judge names {judge['accuracy']:.3f} of those right",
+        "",
+        f"{'metric':<18} {'value':>8}  {'95% interval':^19} {'real':>8} {'n':>7}  features",
+    ]
+    for name, metric in report["metrics"].items():
+        interval = "" if metric["ci95"] is None else "{:8.3f} to {:<8.3f}".format(*metric["ci95"])
+        floor = "" if metric["floor"] is None else f"{metric['floor']:.3f}"
+        lines.append(
+            f"{name:<18} {metric['value']:>8.3f}  {interval:<19} {floor:>8} {metric['n']:>7,}  {metric['extractor']}"
+        )
+    return "\n".join(lines)

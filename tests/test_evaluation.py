@@ -1,0 +1,206 @@
+"""Metrics against closed forms, known mixtures, and damage that must move one number and no other."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from kornia.filters import gaussian_blur2d
+
+from hfdiff.data import to_unit_range
+from hfdiff.errors import BadInput
+from hfdiff.evaluation import (
+    METRICS,
+    Evidence,
+    Judged,
+    Real,
+    check_judge,
+    closeness,
+    covered,
+    frechet,
+    jackknife,
+    judge_pictures,
+    kernel_distances,
+    lacking,
+    spread,
+    to_bytes,
+    wilson,
+)
+from hfdiff.judge import Judge, load_judge
+from hfdiff.styles import apply_styles
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def real(fashion) -> Real:
+    """2,000 training and 600 held-out pictures."""
+    train, validation = fashion
+    return Real.of(
+        load_judge("fashion_mnist_12k"),
+        train.part(torch.arange(0, 10_000, 5)),
+        validation.part(torch.arange(0, 1_800, 3)),
+    )
+
+
+@pytest.fixture(scope="module")
+def evidence(real) -> Evidence:
+    """Training pictures in place of a model's samples: a model that copies, perfectly."""
+    return Evidence(real, real.others)
+
+
+def test_frechet_distance_of_a_stretched_and_shifted_set_in_closed_form():
+    a = normal(500, 6) @ normal(6, 6, seed=1)
+    shift = normal(6, seed=2)
+    # |m - (s m + shift)|^2 + (1 - s)^2 tr C, for b = s a + shift
+    expected = ((a.mean(0) - (1.5 * a.mean(0) + shift)) ** 2).sum() + 0.25 * a.T.cov().trace()
+    assert frechet(a, 1.5 * a + shift) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_identical_sets_have_no_distance():
+    a = normal(500, 6)
+    assert frechet(a, a) == pytest.approx(0, abs=1e-6)
+    # The unbiased estimate of identical parts is short of 0 by 2 (k(x, x) - k(x, y)) / m.
+    assert kernel_distances(a, a).abs().max() < 2 * 30 / 50
+
+
+def test_kernel_distance_of_shifted_gaussians_in_closed_form():
+    """One dimension: k(x, y) = (xy + 1)^3, so the distance is a sum over the differences of the first moments."""
+    a, b = normal(100_000, 1), normal(100_000, 1, seed=1) + 1
+    moments = [(0.0, 1.0), (1.0, 2.0), (0.0, 4.0)]  # E x, E x^2, E x^3 of N(0, 1) and of N(1, 1)
+    expected = sum(weight * (p - q) ** 2 for weight, (p, q) in zip((3, 3, 1), moments))
+    values = kernel_distances(a, b)
+    assert values.mean().item() == pytest.approx(expected, abs=4 * values.std().item() / 10**0.5)
+
+
+def test_precision_and_recall_of_mixtures():
+    """Half of the samples fall on one of the two real clusters, half beside both."""
+    clusters = {name: normal(200, 4, seed=i) + 100 * i for i, name in enumerate("abc")}
+    reference = torch.cat([clusters["a"], clusters["b"]])
+    samples = torch.cat([clusters["a"] + 1e-3, clusters["c"]])
+    assert covered(samples, reference).double().mean() == 0.5  # precision
+    assert covered(reference, samples).double().mean() == 0.5  # recall
+
+
+def test_wilson_interval():
+    low, high = wilson(torch.arange(10) < 1)
+    assert (low, high) == pytest.approx((0.01787, 0.40416), abs=1e-4)  # tabulated for 1 of 10
+    assert wilson(torch.zeros(50, dtype=torch.bool))[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_jackknife_of_a_mean_is_the_interval_of_the_mean_of_groups():
+    values = normal(500)
+    groups = torch.stack([values[i::10].mean() for i in range(10)])
+    error = groups.std().item() / 10**0.5
+    expected = [values.mean().item() + side * 2.262 * error for side in (-1, 1)]
+    assert jackknife(lambda rows: values[rows].mean().item(), 500) == pytest.approx(expected)
+
+
+def test_spread_of_classes():
+    labels = torch.tensor([0, 0, 1, 1])
+    features = torch.tensor([[0.0], [2.0], [5.0], [9.0]])
+    assert spread(features, labels) == pytest.approx((2 + 4) / 2)
+
+
+def test_real_pictures_reach_the_floor_of_every_metric(evidence):
+    for name in ("class_accuracy", "frechet_judge", "kernel_judge", "precision", "recall", "diversity"):
+        result = METRICS[name].measure(evidence)
+        assert result.value == pytest.approx(result.floor, abs=0.05 * abs(result.value) + 0.02), name
+        assert result.ci95[0] <= result.value <= result.ci95[1], name
+
+
+def with_pixels(evidence: Evidence, pixels: torch.Tensor) -> Evidence:
+    return replace(evidence, samples=judge_pictures(evidence.real.judge, pixels, evidence.samples.labels))
+
+
+def test_copies_raise_memorisation_by_their_share(evidence):
+    """Held-out pictures with a tenth of copies of training pictures; without, about 1% by definition."""
+    held_out = evidence.real.reference.pixels[300:]
+    samples = evidence.real.reference[300:]
+    clean = METRICS["memorisation"].measure(replace(evidence, samples=samples))
+    assert clean.value == clean.floor < 0.05
+    copied = held_out.clone()
+    copied[::10] = evidence.real.training.pixels[: len(held_out[::10])]
+    fresh = judge_pictures(evidence.real.judge, copied, samples.labels)
+    result = METRICS["memorisation"].measure(replace(evidence, samples=fresh))
+    assert result.value == pytest.approx(clean.value + 0.1, abs=0.01)
+
+
+def test_a_darker_copy_is_nearer_than_any_new_picture(evidence):
+    training = evidence.real.training.pixels
+    copies = (training[:50].float() * 0.95).byte()
+    assert closeness(copies, training).max() < closeness(evidence.real.reference.pixels, training).quantile(0.05)
+
+
+def test_shuffled_labels_move_accuracy_alone(evidence):
+    order = torch.randperm(len(evidence.samples), generator=torch.Generator().manual_seed(0))
+    shuffled = replace(evidence, samples=replace(evidence.samples, labels=evidence.samples.labels[order]))
+    assert METRICS["class_accuracy"].measure(shuffled).value < 0.2
+    for name in ("frechet_judge", "kernel_judge", "precision", "recall"):
+        assert METRICS[name].measure(shuffled).value == METRICS[name].measure(evidence).value
+
+
+def test_blur_moves_distances_and_is_no_memorisation(evidence):
+    pixels = to_bytes(gaussian_blur2d(to_unit_range(evidence.real.reference.pixels[:500]), (5, 5), (1.5, 1.5)))
+    sharp = replace(evidence, samples=evidence.real.reference[:500])
+    blurred = replace(evidence, samples=judge_pictures(evidence.real.judge, pixels, sharp.samples.labels))
+    before, after = ({k: METRICS[k].measure(e).value for k in METRICS if METRICS[k].default and k != "style_fidelity"}
+                     for e in (sharp, blurred))  # fmt: skip
+    assert after["frechet_judge"] > 3 * max(before["frechet_judge"], 0.1)
+    assert after["kernel_judge"] > before["kernel_judge"]
+    assert after["precision"] < before["precision"]
+    assert after["memorisation"] < before["memorisation"] + 0.03
+
+
+def styled(real: Real, shuffle: bool) -> Judged:
+    """Real pictures changed by the styles' transforms; the strengths told are right, or someone else's."""
+    generator = torch.Generator().manual_seed(1)
+    columns = [real.judge.style_names.index(name) for name in ("thick", "slanted")]
+    strengths = torch.zeros(600, len(real.judge.style_names))
+    strengths[:300, columns[0]] = 1 - torch.rand(300, generator=generator)
+    strengths[300:, columns[1]] = 1 - torch.rand(300, generator=generator)
+    pixels = apply_styles(to_unit_range(real.others.pixels[:600]), strengths[:, columns], ("thick", "slanted"))
+    told = strengths.clone()
+    if shuffle:
+        for part in (slice(0, 300), slice(300, 600)):
+            told[part] = told[part][torch.randperm(300, generator=generator)]
+    return judge_pictures(real.judge, to_bytes(pixels), real.others.labels[:600], told)
+
+
+def test_style_fidelity_of_true_and_of_shuffled_strengths(evidence):
+    true, shuffled = (
+        METRICS["style_fidelity"].measure(replace(evidence, styled=styled(evidence.real, shuffle)))
+        for shuffle in (False, True)
+    )
+    assert true.value > 0.7
+    assert true.value == pytest.approx(true.floor, abs=1e-6)
+    assert abs(shuffled.value) < 0.2
+    assert set(true.details["per_style"]) == {"thick", "slanted"}
+    assert true.details["per_style"]["thick"]["n"] == 300
+    assert true.details["per_style"]["thick"]["mean_error"] < shuffled.details["per_style"]["thick"]["mean_error"]
+
+
+def test_what_is_too_small_is_said(evidence):
+    real = evidence.real
+    assert lacking("frechet_judge", real, 50, 0) == "frechet_judge needs 256 samples; there are 50"
+    assert lacking("class_accuracy", real, 50, 0) is None
+    assert lacking("style_fidelity", real, 500, 0) == "style_fidelity needs 100 samples in styles; there are 0"
+    few = replace(real, reference=real.reference[:90])
+    assert lacking("recall", few, 500, 0) == "recall needs 100 held-out real pictures; there are 90"
+    with pytest.raises(BadInput, match="unknown metric 'fid'.*frechet_judge"):
+        lacking("fid", real, 50, 0)
+
+
+def test_pixels_that_are_no_numbers():
+    images = torch.rand(4, 1, 5, 5)
+    images[2, 0, 1, 1] = torch.nan
+    with pytest.raises(BadInput, match="picture 2 holds pixels that are no numbers"):
+        to_bytes(images)
+
+
+def test_a_judge_of_other_classes(fashion):
+    with pytest.raises(BadInput, match="the judge knows the classes a, b; data set 'fashion_mnist_12k' has T - shirt"):
+        check_judge(Judge(1, ["a", "b"]), fashion[0])
+    with pytest.raises(BadInput, match="3 channels; data set"):
+        check_judge(Judge(3, list(fashion[0].class_names)), fashion[0])
