@@ -243,13 +243,17 @@ def find_pipeline(model: str) -> str:
         raise BadInput(f"unknown model {name}: not a folder, and not to be had from the Hugging Face Hub") from error
 
 
-def run_config(model: str) -> TrainConfig | None:
-    """The configuration of the run whose folder (or whose pipeline's folder) MODEL is; None for any other model."""
+def run_of(model: str) -> RunFolder | None:
+    """The run whose folder (or whose pipeline's folder) MODEL is; None for any other model."""
     folder = existing_folder(model)
-    for place in (folder, folder.resolve().parent) if folder else ():
-        if (place / "config.yaml").is_file() and (place / "pipeline").is_dir():
-            return from_mapping(TrainConfig, read_yaml(place / "config.yaml"), where=str(place / "config.yaml"))
-    return None
+    runs = [RunFolder(place) for place in (folder, folder.resolve().parent)] if folder else []
+    return next((run for run in runs if run.config.is_file() and run.pipeline.is_dir()), None)
+
+
+def run_config(model: str) -> TrainConfig | None:
+    """The configuration of the run that MODEL comes from."""
+    run = run_of(model)
+    return from_mapping(TrainConfig, read_yaml(run.config), where=str(run.config)) if run else None
 
 
 def load_pipeline(model: str) -> ClassStylePipeline:

@@ -19,13 +19,13 @@ import tyro
 from accelerate import PartialState
 from PIL import Image
 
-from hfdiff.checkpoint import load_pipeline
+from hfdiff.checkpoint import load_pipeline, run_of
 from hfdiff.config import command_line, parse
 from hfdiff.data import open_picture, upright
 from hfdiff.errors import BadInput, existing_folder, first_line, folder_to_write, run_program, unknown
 from hfdiff.evaluation import METRICS, Real, check_judge, lacking
 from hfdiff.files import write_file
-from hfdiff.judge import judge_for, load_judge
+from hfdiff.judge import judge_for, load_judge, unseen
 from hfdiff.pictures import Grid, class_style_grid, save_picture
 from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
 from hfdiff.plan import measure
@@ -39,7 +39,8 @@ from hfdiff.report import (
     report_of,
     within,
 )
-from hfdiff.samplers import Spacing, make_scheduler, process_of, sampler_of
+from hfdiff.samplers import NUM_TIMESTEPS, Spacing, make_scheduler, process_of, sampler_of
+from hfdiff.show import Subject, show
 from hfdiff.signals import leave_together
 from hfdiff.training import TrainConfig, use_all_cores
 
@@ -218,6 +219,63 @@ class Evaluate(Drawing):
         return output
 
 
+@dataclass(frozen=True, kw_only=True)
+class Show(Drawing):
+    """Explain a trained model in pictures, with a text for each: noise, its reverse, when a judge sees the class."""
+
+    output_dir: str
+    """Where the pictures go, and show.json with their texts and numbers."""
+    dataset: str | None = None
+    """Real pictures of the model's classes; by default those that the run was trained on."""
+    num_images: int = 20
+    """Pictures for each class, where they are counted."""
+    num_inference_steps: int | None = 50
+    """Steps of the reverse process that is watched."""
+    resolution: int | None = None
+    """Resize the real pictures to this many pixels a side."""
+    judge: str | None = None
+    """Folder of a judge; by default the data set's own, trained where there is none yet."""
+
+    def main(self) -> int:
+        out = folder_to_write(self.output_dir)
+        subject = self.subject()
+        records = {}
+        for shown in show(subject):
+            shown.write(out)
+            records[shown.file] = {"alt": shown.alt, **shown.numbers}
+        write_file(out / "show.json", (json.dumps(records, indent=2, ensure_ascii=False) + "\n").encode())
+        print(f"{len(records)} pictures in {out}; what they show, in words and numbers: {out / 'show.json'}")
+        return 0
+
+    def subject(self) -> Subject:
+        """All that is shown, with the slowest part drawn; BadInput before anything is written."""
+        check_range("num_images", self.num_images, 1, MAX_IMAGES)
+        steps = self.num_inference_steps or 50
+        check_range("num_inference_steps", steps, 2, NUM_TIMESTEPS)
+        pipeline = self.pipeline()
+        training, held_out = real_pictures(self.model, self.dataset, self.resolution)
+        check_fits(pipeline, training)
+        judge = load_judge(self.judge) if self.judge else judge_for(training, held_out)
+        check_judge(judge, training)
+        subject = Subject(
+            pipeline=pipeline,
+            judge=judge.to(pipeline.device),
+            real=unseen(judge, held_out),
+            run=run_of(self.model),
+            seed=self.seed,
+            num_images=self.num_images,
+            num_inference_steps=steps,
+            guidance={key: value for key, value in self.given().items() if key != "num_inference_steps"},
+        )
+        if not len(subject.real):
+            raise BadInput(f"data set {training.name!r} has no held-out pictures that the judge never saw; give others")
+        try:
+            _ = subject.reverse
+        except ValueError as error:
+            raise BadInput(str(error)) from error
+        return subject
+
+
 @dataclass(frozen=True)
 class Plan(TrainConfig):
     """Say what training with these flags, or with --config FILE, costs on this machine; writes nothing."""
@@ -250,7 +308,7 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
-COMMANDS = {"plan": Plan, "sample": Sample, "evaluate": Evaluate}
+COMMANDS = {"plan": Plan, "sample": Sample, "evaluate": Evaluate, "show": Show}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

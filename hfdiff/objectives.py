@@ -18,9 +18,20 @@ from torch import Tensor
 
 from hfdiff.errors import BadInput, unknown
 from hfdiff.learned_schedule import LearnedSchedule, levels
-from hfdiff.samplers import NUM_TIMESTEPS, SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, Process, Spacing, make_scheduler
+from hfdiff.pipelines.class_style import noise_levels
+from hfdiff.samplers import (
+    NUM_TIMESTEPS,
+    SIGMA_DATA,
+    SIGMA_MAX,
+    SIGMA_MIN,
+    Process,
+    Spacing,
+    make_scheduler,
+    process_of,
+)
 
 Coefficient = Tensor | float
+Target = Callable[[Tensor, Tensor], tuple[Coefficient, Coefficient]]  # alpha, sigma -> a, b of a x_0 + b e
 
 P_MEAN, P_STD = -1.2, 1.2  # of ln sigma in training (Karras et al. 2022, Table 1)
 LOG_SIGMA_MIN, LOG_SIGMA_MAX = math.log(SIGMA_MIN), math.log(SIGMA_MAX)
@@ -73,7 +84,7 @@ class Objective:
     """
 
     path: Callable[[Tensor], tuple[Tensor, Tensor]]  # timestep (B,) -> alpha, sigma (B,)
-    target: Callable[[Tensor, Tensor], tuple[Coefficient, Coefficient]]  # alpha, sigma -> a, b
+    target: Target
     quantile: Callable[[Tensor], Tensor]  # uniform (B,) in (0, 1) -> timestep (B,)
     clean_weight: Callable[[Tensor], Tensor] | None  # signal-to-noise ratio -> weight of the clean picture's error
     process: Callable[[], Process]
@@ -125,10 +136,8 @@ class Objective:
         return (alpha / (alpha * b - sigma * a)) ** 2
 
     def clean(self, sample: Tensor, prediction: Tensor, timestep: Tensor) -> Tensor:
-        """The clean picture that a prediction means: solve x_t = alpha x_0 + sigma e, target = a x_0 + b e."""
-        alpha, sigma = map(_column, self.path(timestep))
-        a, b = self.target(alpha, sigma)
-        return (b * sample - sigma * prediction) / (alpha * b - sigma * a)
+        """The clean picture that a prediction means."""
+        return _clean(self.target, sample, prediction, *map(_column, self.path(timestep)))
 
     def scheduler(self) -> SchedulerMixin:
         """The diffusers scheduler that samples a model trained so."""
@@ -137,6 +146,31 @@ class Objective:
 
 def _column(values: Tensor) -> Tensor:
     return values.reshape(-1, 1, 1, 1)
+
+
+def _clean(target: Target, sample: Tensor, prediction: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """Solve x_t = alpha x_0 + sigma e, target = a x_0 + b e for x_0."""
+    a, b = target(alpha, sigma)
+    return (b * sample - sigma * prediction) / (alpha * b - sigma * a)
+
+
+def predicted_clean(scheduler: SchedulerMixin, sample: Tensor, prediction: Tensor, timestep: Tensor | float) -> Tensor:
+    """The clean pictures (B, C, H, W) that a model's predictions at its inputs `sample` mean, whatever it predicts.
+
+    At an input without signal, a predicted noise says nothing of the picture: the quotient is not finite.
+    """
+    prediction_type = process_of(scheduler).prediction_type
+    row = next(row for row in OBJECTIVES.values() if row.prediction_type == prediction_type)
+    alpha, sigma = (level.to(sample) for level in noise_levels(scheduler, timestep))
+    return _clean(row.target, sample, prediction, alpha, sigma)
+
+
+def timestep_at(process: Process, place: Tensor) -> Tensor:
+    """The timesteps at places in [0, 1] of the process's own time, clean to noise: of a table its index, of a flow
+    its t, of EDM ln sigma."""
+    if process.kind == "edm":
+        return _edm_timestep(place)
+    return place * (len(process.betas) - 1 if process.kind == "discrete" else NUM_TIMESTEPS)
 
 
 def _edm_target(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +185,7 @@ class Row:
 
     kind: Literal["discrete", "flow", "edm"]
     prediction_type: str  # diffusers' word
-    target: Callable[[Tensor, Tensor], tuple[Coefficient, Coefficient]]  # alpha, sigma -> a, b
+    target: Target
     zero_terminal_snr: bool = False  # can it be trained on pure noise?
 
 

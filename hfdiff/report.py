@@ -161,9 +161,7 @@ def real_pictures(model: str, dataset: str | None, resolution: int | None) -> tu
     reading = Reading(resolution)
     if config and dataset in (None, config.dataset):
         dataset = config.dataset
-        reading = Reading(
-            resolution or config.resolution, config.image_column, config.label_column, config.style_columns
-        )
+        reading = replace(config.reading, resolution=resolution or config.resolution)
     assert dataset is not None
     return load_training_data(dataset, reading)[0], load_test_data(dataset, reading)
 

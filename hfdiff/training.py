@@ -23,7 +23,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from hfdiff.augment import NUM_AUGMENTS, NUM_DRAWS, augment
-from hfdiff.data import ImageTable, to_unit_range
+from hfdiff.data import ImageTable, Reading, to_unit_range
 from hfdiff.errors import BadInput, TrainingFailed, existing_folder, folder_to_write, unknown
 from hfdiff.learned_schedule import LearnedSchedule
 from hfdiff.memory import Attempt, fitting_parts, is_out_of_memory, parts_after_failure
@@ -131,6 +131,10 @@ class TrainConfig(ObjectiveConfig):
     @property
     def num_steps(self) -> int:
         return math.ceil(self.max_train_images / self.batch_size)
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(self.resolution, self.image_column, self.label_column, self.style_columns)
 
 
 # What may differ when a run is resumed: how it is watched, where, and how long it goes on.

@@ -18,7 +18,7 @@ import json
 import math
 import operator
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from numbers import Integral
@@ -341,6 +341,7 @@ class ClassStylePipeline(DiffusionPipeline):
         autoguidance_scale: float = 1.0,
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, math.inf),
+        callback_on_step_end: "StepCallback | None" = None,
     ) -> ClassStylePipelineOutput | tuple:
         """Draw pictures, from noise or from pictures given.
 
@@ -367,6 +368,10 @@ class ClassStylePipeline(DiffusionPipeline):
             guidance_interval: the noise levels (sigma / alpha) between which guidance acts; outside them the plain
                 conditional prediction is used, which is cheaper (Kynkaanniemi et al. 2024,
                 https://arxiv.org/abs/2404.07724).
+            callback_on_step_end: called after every evaluation as callback(pipeline, index, timestep, tensors), with
+                tensors (B, C, H, W): "model_input", the UNet's input alpha x_0 + sigma e; "prediction", what guidance
+                made of its outputs; "latents", the scheduler's state after the step, which a returned dictionary may
+                replace. What `max_batch_size` divides comes part by part, counted from 0 each time.
         """
         guidance = Guidance(
             guidance_scale, style_guidance_scale, autoguidance_scale, guidance_rescale, guidance_interval
@@ -385,7 +390,7 @@ class ClassStylePipeline(DiffusionPipeline):
         with self.progress_bar(total=num_evaluations) as progress:
             for part in (slice(start, start + rows) for start in range(0, len(ids), rows)):
                 images[part] = self._denoise(
-                    request.part(part), guidance, num_inference_steps, strength, progress
+                    request.part(part), guidance, num_inference_steps, strength, progress, callback_on_step_end
                 ).cpu()
         images = (images / 2 + 0.5).clamp(0, 1)
         if request.image is not None and request.mask is not None:
@@ -465,7 +470,13 @@ class ClassStylePipeline(DiffusionPipeline):
         return (alpha * request.clean + sigma * request.noise) / scale
 
     def _denoise(
-        self, request: _Request, guidance: Guidance, num_inference_steps: int, strength: float, progress: Any
+        self,
+        request: _Request,
+        guidance: Guidance,
+        num_inference_steps: int,
+        strength: float,
+        progress: Any,
+        callback: "StepCallback | None",
     ) -> torch.Tensor:
         """The clean pictures (B, C, H, W) in [-1, 1], nearly."""
         scheduler = self.scheduler
@@ -477,13 +488,17 @@ class ClassStylePipeline(DiffusionPipeline):
         else:
             sample = self._noised(request, timesteps[0])
         plan = guidance.plan(scheduler, timesteps, styled=bool(self.style_names))
-        for t, branches in zip(timesteps, plan, strict=True):
+        for index, (t, branches) in enumerate(zip(timesteps, plan, strict=True)):
             # Between the two evaluations of a second-order step, the state belongs to the scheduler.
             if request.mask is not None and getattr(scheduler, "state_in_first_order", True):
                 sample = torch.where(request.mask, sample, self._noised(request, t))
-            prediction = self._predict(self._scaled(sample, t), t, request, branches, guidance)
+            model_input = self._scaled(sample, t)
+            prediction = self._predict(model_input, t, request, branches, guidance)
             sample = scheduler.step(prediction, t, sample, **extra).prev_sample
             progress.update()
+            if callback is not None:
+                tensors = {"model_input": model_input, "prediction": prediction, "latents": sample}
+                sample = (callback(self, index, t, tensors) or {}).get("latents", sample)
         return sample
 
     def _predict(
@@ -550,6 +565,9 @@ class ClassStylePipeline(DiffusionPipeline):
                     importlib.import_module(INSTALLED[value[0]])
                     config[name] = [INSTALLED[value[0]], value[1]]
         return loaded
+
+
+StepCallback = Callable[[ClassStylePipeline, int, torch.Tensor, dict[str, torch.Tensor]], Mapping | None]
 
 
 def _evaluate(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -176,7 +177,7 @@ def test_unknown_model_and_command(tmp_path, capsys):
     assert hfdiff("sample", "absent", "--output_dir", "/proc/x") == 2
     assert "output_dir '/proc/x' cannot be written" in capsys.readouterr().err
     assert hfdiff("simple") == 2
-    assert "unknown command 'simple'; valid: sample, plan" in capsys.readouterr().err
+    assert "unknown command 'simple'; valid: plan, sample, evaluate, show" in capsys.readouterr().err
 
 
 def test_help_lists_the_commands(capsys):
@@ -301,3 +302,90 @@ def test_two_processes_evaluate_as_one(pets, tmp_path):
     assert set(one) == {name for name, row in METRICS.items() if row.default}
     for name, result in one.items():
         assert two[name]["value"] == pytest.approx(result["value"], abs=1e-4)
+
+
+@pytest.fixture
+def run(pets, tmp_path) -> str:
+    """A run's folder of that model, with samples and losses."""
+    folder = tmp_path / "run"
+    shutil.copytree(pets["model"], folder / "pipeline")
+    (folder / "config.yaml").write_text(f"dataset: {pets['data']}\noutput_dir: {folder}\n")
+    points = [{"images": i, "loss": 1 / i, "val_loss": None, "lr": 1e-3} for i in (1, 2, 3)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
+    (folder / "samples").mkdir()
+    for count in (100, 200):
+        picture(count, (60, 50)).save(folder / "samples" / f"images-{count:09d}.png")
+    return str(folder)
+
+
+def show(pets: dict[str, str], model: str, out: object, *flags: str) -> int:
+    short = ("--num_images", "2", "--num_inference_steps", "3", "--judge", pets["judge"])
+    return hfdiff("show", model, *short, "--output_dir", str(out), *flags)
+
+
+ALWAYS = {"forward.png", "forward_judge.png", "reverse.png", "recognition.png", "judge_scores.png"}
+GRIDS = {"classes_and_styles.png", "style_strengths.png"}
+
+
+def test_show_writes_every_picture_with_its_text_and_numbers(pets, run, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert show(pets, run, out, "--seed", "5") == 0
+    records = json.loads((out / "show.json").read_text(), parse_constant=pytest.fail)
+    assert set(records) == ALWAYS | GRIDS | {"losses.png", "evolution.webp"}
+    assert {path.name for path in out.iterdir()} == {*records, "show.json"}
+    for name, record in records.items():
+        assert len(record["alt"]) > 40, name
+        assert record["alt"].endswith("."), name
+        assert Image.open(out / name).size[0] > 50
+    found = records["recognition.png"]
+    protocol = {"objective": "flow", "sampler": "dpmpp_2m", "num_inference_steps": 3, "num_images_per_class": 2}
+    assert found.items() >= (protocol | {"seed": 5, "guidance_scale": 3.0}).items()
+    assert [row["name"] for row in found["predicted_clean"]] == ["cat", "dog", "together"]
+    assert records["evolution.webp"]["images_seen"] == [100, 200]
+    assert sum(records["judge_scores.png"]["generated"]) == pytest.approx(1, abs=1e-2)
+    assert "together" in capsys.readouterr().out
+
+
+def test_show_leaves_out_what_does_not_apply(pets, run, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert show(pets, pets["model"], out, "--dataset", pets["data"], "--guidance_scale", "1") == 0
+    records = json.loads((out / "show.json").read_text())
+    assert set(records) == ALWAYS | GRIDS
+    assert records["reverse.png"]["guidance_scale"] == 1
+    said = capsys.readouterr().out
+    assert "losses.png left out: no run's metrics.jsonl" in said
+    assert "evolution.webp left out" in said
+
+
+def test_show_goes_on_where_a_runs_files_are_damaged(pets, run, tmp_path, capsys):
+    out, folder = tmp_path / "out", tmp_path / "run"
+    (folder / "metrics.jsonl").write_text('{"images": 1, "lo')
+    (folder / "samples" / "images-000000200.png").write_bytes(b"no picture")
+    assert show(pets, f"{run}/pipeline", out) == 0
+    assert set(json.loads((out / "show.json").read_text())) == ALWAYS | GRIDS
+    said = capsys.readouterr().out
+    assert "metrics.jsonl is damaged" in said
+    assert "cannot identify image file" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("{model}",), "is no run's folder, which would tell its data set; give --dataset"),
+        (("{run}", "--dataset", "fashion_mnist_12k"), "draws the classes cat, dog"),
+        (("{run}", "--dataset", "nowhere/nothing/"), "unknown data set 'nowhere/nothing/'"),
+        (("{run}", "--num_images", "0"), "num_images is 0; valid: 1 to 10000"),
+        (("{run}", "--num_inference_steps", "1"), "num_inference_steps is 1; valid: 2 to 1000"),
+        (("{run}", "--seed", "-1"), "seed is -1; valid"),
+        (("{run}", "--guidance_scale", "nan"), "guidance_scale nan; valid: -1000 to 1000"),
+        (("{run}", "--autoguidance_scale", "2"), "autoguidance_scale 2.0 without a guide_unet; valid: 1"),
+        (("{run}", "--sampler", "ddim"), "sampler 'ddim' does not go"),
+        (("{run}/samples",), "holds no pipeline"),
+    ],
+)
+def test_mistakes_in_show_are_one_line_and_write_nothing(pets, run, tmp_path, capsys, flags, message):
+    assert show(pets, flags[0].format(run=run, model=pets["model"]), tmp_path / "out", *flags[1:]) == 2
+    error = "".join(line for line in capsys.readouterr().err.splitlines(keepends=True) if "it/s" not in line)
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -30,9 +30,11 @@ ORDER = (
     "hfdiff.transfer",
     "hfdiff.report",
     "hfdiff.quality",
+    "hfdiff.explain",
     "hfdiff.pictures",
     "hfdiff.signals",
     "hfdiff.runlog",
+    "hfdiff.show",
     "hfdiff.plan",
     "hfdiff.cli",
 )

@@ -1,12 +1,26 @@
 """Pictures: the grid shows what it says, in order."""
 
+import io
 import json
+import math
 
 import numpy as np
 import torch
 from PIL import Image
 
-from hfdiff.pictures import class_style_grid, labelled_grid, loss_curves, save_picture
+from hfdiff.explain import Recognised, Reverse, score_histogram
+from hfdiff.pictures import (
+    STRENGTHS,
+    class_style_grid,
+    evolution,
+    histogram_figure,
+    labelled_grid,
+    loss_curves,
+    recognition_figure,
+    reverse_strip,
+    save_picture,
+    style_sweep,
+)
 
 
 def test_grid_of_classes_and_styles_shares_the_noise_along_a_row(pipeline):
@@ -43,3 +57,83 @@ def test_loss_curves(tmp_path):
     assert list(validation.get_xdata()) == [300, 600]
     save_picture(tmp_path / "losses.png", figure)
     assert Image.open(tmp_path / "losses.png").size[0] > 300
+
+
+def test_sweep_starts_plain_and_ends_in_the_full_style(pipeline):
+    sweep = style_sweep(pipeline, [1], seed=3, num_inference_steps=2)
+    assert sweep.rows == ["Bag, thick", "Bag, thin"]
+    assert sweep.columns == ["0", "0.25", "0.5", "0.75", "1"]
+    assert [style["thin"] for style in sweep.styles[5:]] == list(STRENGTHS)
+    noise = torch.Generator().manual_seed(4)
+    full = pipeline(["Bag"], "thin", num_inference_steps=2, generator=noise, output_type="pt").images
+    assert torch.allclose(sweep.images[-1], full[0], atol=1e-4)
+    assert torch.allclose(sweep.images[0], sweep.images[5], atol=1e-4)
+
+
+def test_evolution_shows_every_grid_with_the_images_seen(tmp_path):
+    files = [tmp_path / f"images-{count:09d}.png" for count in (1000, 2000, 3500)]
+    for i, file in enumerate(files):
+        Image.new("RGB", (200 - i, 100 + i), (80 * i, 0, 0)).save(file)
+    animated = Image.open(io.BytesIO(evolution(files)))
+    assert (animated.n_frames, animated.format) == (3, "WEBP")
+    assert animated.size[0] == 200
+    assert animated.size[1] > 110
+    for i in range(3):
+        animated.seek(i)
+        frame = np.asarray(animated.convert("RGB")).astype(int)
+        assert abs(frame[-30, 150, 0] - 80 * i) < 12
+        assert (frame[:20] < 100).any()  # the caption
+
+
+def reverse_of(classes: int, points: int) -> Reverse:
+    """Of class k all is recognised from point k on; x_t never is."""
+    asked = torch.arange(classes)
+    clean = torch.stack([torch.where(torch.arange(points) >= k, k, classes) for k in range(classes)])
+    levels = torch.cat([torch.linspace(-6, 6, points - 1), torch.tensor([math.inf])]).double()
+    images = torch.rand(classes, points, 1, 8, 8).mul(255).byte()
+    shares = torch.linspace(0, 1, points).double()
+    return Reverse(
+        list(range(classes)), asked, shares, levels, clean, clean * 0 + classes, torch.rand(classes), images, images
+    )
+
+
+def test_recognition_figure_sorts_by_the_median_and_draws_no_mark_for_never(tmp_path):
+    reverse = reverse_of(3, 5)
+    early, late, never = (
+        Recognised(name, 4, (share,) * 3, (level,) * 3, float(share == math.inf))
+        for name, share, level in (("early", 0.1, -3.0), ("late", 0.7, 3.0), ("never", math.inf, math.inf))
+    )
+    figure = recognition_figure(reverse, [late, never, early, late], [never] * 4, "a title")
+    curves, dots = figure.axes[0], figure.axes[2]
+    assert [line.get_linestyle() for line in curves.get_lines()] == ["-", "--"]
+    assert list(curves.get_lines()[0].get_ydata())[-1] == 1
+    assert [label.get_text() for label in dots.get_yticklabels()] == ["never (100% never)", "late", "early"]
+    filled, open_ = dots.get_lines()
+    assert np.allclose(filled.get_xdata(), [math.nan, 0.7, 0.1], equal_nan=True)
+    assert np.isnan(open_.get_xdata()).all()
+    assert {filled.get_marker(), open_.get_marker()} == {"o", "s"}
+    save_picture(tmp_path / "recognition.png", figure)
+    assert Image.open(tmp_path / "recognition.png").size[0] > 1000
+
+
+def test_reverse_strip_has_two_rows_for_each_class():
+    figure = reverse_strip(reverse_of(3, 31), ["a", "b", "c"], [0, 2])
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "a: x_t", "a: predicted", "c: x_t", "c: predicted"
+    ]  # fmt: skip
+    columns = [label.get_text() for label in axes.get_xticklabels()]
+    assert len(columns) == 11
+    assert columns[0] == "0%\n−6.0"
+    assert columns[-1] == "100%\nclean"
+
+
+def test_histograms_differ_without_colour():
+    figure = histogram_figure(score_histogram(torch.rand(30), torch.rand(40)), "a title")
+    generated, real = figure.axes[0].patches
+    assert generated.get_hatch()
+    assert not real.get_hatch()
+    assert real.get_linestyle() != generated.get_linestyle()
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        "generated (n = 30)", "real (n = 40)"
+    ]  # fmt: skip

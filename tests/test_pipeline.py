@@ -28,7 +28,7 @@ from diffusers import (
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from PIL import Image
 
-from hfdiff.objectives import ObjectiveConfig, make_objective
+from hfdiff.objectives import ObjectiveConfig, make_objective, predicted_clean
 from hfdiff.pipelines import class_style
 from hfdiff.pipelines.class_style import (
     ClassStylePipeline,
@@ -414,6 +414,49 @@ def test_a_perfect_unet_gives_the_picture_back(pipeline, monkeypatch, name, stre
     pipe = with_scheduler(pipeline, SCHEDULERS[name]())
     out = pipe(["Bag"], image=pixels, strength=strength, generator=seeded(), output_type="pt").images
     assert torch.allclose(out, pixels, atol=5e-3 if name in ("dpm_flow", "unipc_flow") else 1e-3)
+
+
+@each_scheduler
+def test_the_callback_is_told_every_evaluation(pipeline, calls, name):
+    """In parts of four pictures: two UNet rows each for six pictures, eight rows at once."""
+    pipe, told = with_scheduler(pipeline, SCHEDULERS[name]()), []
+
+    def tell(*words):
+        told.append(words)
+
+    draw = {"num_images_per_label": 6, "num_inference_steps": 3, "max_batch_size": 8, "output_type": "pt"}
+    images = pipe(["Bag"], generator=seeded(), callback_on_step_end=tell, **draw).images
+    assert torch.equal(images, pipe(["Bag"], generator=seeded(), **draw).images)
+    timesteps = pipe.scheduler.timesteps.tolist()
+    assert len(told) == len(calls) // 2 == 2 * len(timesteps)
+    assert [(index, t.item()) for _, index, t, _ in told] == list(enumerate(timesteps)) * 2
+    sizes = {len(tensor) for _, index, _, tensors in told[: len(timesteps)] for tensor in tensors.values()}
+    assert sizes == {4}
+    assert told[-1][0] is pipe
+    assert torch.equal((told[-1][3]["latents"] / 2 + 0.5).clamp(0, 1), images[4:])
+
+
+def test_the_callback_may_replace_the_state(pipeline):
+    grey = pipeline(["Bag"], callback_on_step_end=lambda *told: {"latents": 0 * told[3]["latents"]}, output_type="pt")
+    assert torch.equal(grey.images, torch.full((1, 1, 28, 28), 0.5))
+
+
+@each_scheduler
+def test_a_perfect_unet_predicts_the_clean_picture_at_every_evaluation(pipeline, monkeypatch, name):
+    pixels = torch.rand((1, 1, 28, 28), generator=seeded(5))
+    clean, noise = 2 * pixels - 1, torch.randn((1, 1, 28, 28), generator=seeded())
+    perfect_unet(monkeypatch, name, clean, noise)
+    pipe, told = with_scheduler(pipeline, SCHEDULERS[name]()), []
+    pipe(["Bag"], image=pixels, strength=0.6, generator=seeded(), callback_on_step_end=lambda *t: told.append(t))
+    for _, _, t, tensors in told:
+        alpha, sigma = (level.float() for level in noise_levels(pipe.scheduler, t))
+        # DPM-Solver and UniPC tell the UNet a flow's time cut to a whole number, up to a thousandth off.
+        near = 5e-3 if name in ("dpm_flow", "unipc_flow") else 1e-3
+        if not name.startswith("ddpm"):  # which draws noise of its own
+            assert torch.allclose(tensors["model_input"], alpha * clean + sigma * noise, atol=near)
+        predicted = predicted_clean(pipe.scheduler, tensors["model_input"], tensors["prediction"], t)
+        assert torch.allclose(predicted, clean, atol=near / alpha)
+    assert len(told) >= 5
 
 
 def test_how_far_to_go(pipeline, calls):

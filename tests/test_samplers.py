@@ -8,7 +8,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from hfdiff.errors import BadInput
-from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective
+from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective, predicted_clean
 from hfdiff.samplers import make_scheduler, process_of, sampler_of, valid_samplers
 
 RECIPES = [
@@ -80,6 +80,23 @@ def test_the_error_falls_at_the_order(recipe, name):
     assert at_100 < 0.02
     rounded = name in ("dpmpp_2m", "unipc") and at_100 < ROUNDING
     assert rounded or at_100 < at_20 * 5 ** -(0.5 if on_table else 0.7 * ORDERS[name])
+
+
+@pytest.mark.parametrize(("recipe", "name"), PAIRS, ids=label)
+def test_the_predicted_clean_picture_is_the_exact_denoisers(recipe, name):
+    """At the scheduler's own timesteps, from the exact prediction, which the objective makes of noise and picture."""
+    objective = make_objective(recipe)
+    process = objective.process()
+    scheduler = make_scheduler(process, name)
+    scheduler.set_timesteps(7)
+    x = normal(64)
+    for t in scheduler.timesteps:
+        alpha, sigma = mixture.levels(objective, process.betas, float(t))
+        clean = mixture.denoise(x, alpha, sigma)
+        a, b = objective.target(torch.tensor(alpha).double(), torch.tensor(sigma).double())
+        prediction = a * clean + b * (x - alpha * clean) / sigma
+        predicted = predicted_clean(scheduler, x.reshape(-1, 2, 1, 1), prediction.reshape(-1, 2, 1, 1), t)
+        assert torch.allclose(predicted.reshape(-1, 2), clean, atol=2e-3)
 
 
 def test_multistep_weights_are_those_of_adams_and_bashforth():

@@ -21,7 +21,7 @@ from accelerate import Accelerator, PartialState
 from hfdiff import checkpoint
 from hfdiff.checkpoint import RunFolder
 from hfdiff.config import parse
-from hfdiff.data import ImageTable, Reading, describe, load_training_data
+from hfdiff.data import ImageTable, describe, load_training_data
 from hfdiff.errors import BadInput, TrainingFailed, run_program
 from hfdiff.judge import find_judge
 from hfdiff.objectives import Objective, make_objective
@@ -118,9 +118,8 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     if process.is_main_process and folder.config.exists():
         claims.enter_context(checkpoint.claimed(folder))
     use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if cpu else 1)
-    reading = Reading(config.resolution, config.image_column, config.label_column, config.style_columns)
     with process.main_process_first():
-        table, validation = load_training_data(config.dataset, reading)
+        table, validation = load_training_data(config.dataset, config.reading)
         saved = checkpoint.newest_checkpoint(folder, warn=lambda text: say(f"warning: {text}"))
     check_styles(config.styles, table.channels, table.style_names)
     fingerprint, judge = table.fingerprint, find_judge(table)

@@ -1,0 +1,289 @@
+"""`hfdiff show`: a model explained in pictures, each with a text for those who cannot see it, and its numbers."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+import hfdiff.explain as explain
+import hfdiff.pictures as pictures
+from hfdiff.checkpoint import RunFolder
+from hfdiff.data import ImageTable
+from hfdiff.errors import first_line
+from hfdiff.files import write_file
+from hfdiff.judge import Judge, judged
+from hfdiff.objectives import OBJECTIVES
+from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.samplers import process_of, sampler_of
+
+MAX_CLASSES = 10
+FEW_CLASSES = 3  # where each class takes several rows
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture."""
+
+    file: str
+    content: Figure | bytes
+    alt: str
+    numbers: dict[str, Any]  # as JSON takes them
+
+    def write(self, folder: Path) -> None:
+        if isinstance(self.content, bytes):
+            write_file(folder / self.file, self.content)
+        else:
+            pictures.save_picture(folder / self.file, self.content)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is shown, and how."""
+
+    pipeline: ClassStylePipeline
+    judge: Judge
+    real: ImageTable  # pictures that the judge was not trained on
+    run: RunFolder | None
+    seed: int
+    num_images: int  # of each class, where they are counted
+    num_inference_steps: int
+    guidance: dict[str, Any]  # arguments of the pipeline
+    say: Callable[[str], None] = print
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.pipeline.class_names
+
+    @property
+    def class_ids(self) -> list[int]:
+        return list(range(min(MAX_CLASSES, len(self.class_names))))
+
+    @property
+    def few_class_ids(self) -> list[int]:
+        """Some classes, spread over all."""
+        last, few = len(self.class_ids) - 1, min(FEW_CLASSES, len(self.class_ids))
+        return [self.class_ids[i * last // max(1, few - 1)] for i in range(few)]
+
+    @property
+    def objective(self) -> str:
+        prediction_type = process_of(self.pipeline.scheduler).prediction_type
+        return next(name for name, row in OBJECTIVES.items() if row.prediction_type == prediction_type)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How the pictures of the reverse process were drawn."""
+        return {
+            "objective": self.objective,
+            "sampler": sampler_of(self.pipeline.scheduler),
+            "num_inference_steps": self.num_inference_steps,
+            "num_images_per_class": self.num_images,
+            "seed": self.seed,
+            **guidance_of(self.pipeline, self.guidance),
+        }
+
+    @cached_property
+    def reverse(self) -> explain.Reverse:
+        return explain.reverse(
+            self.pipeline,
+            self.judge,
+            self.class_ids,
+            num_images=self.num_images,
+            num_inference_steps=self.num_inference_steps,
+            seed=self.seed,
+            **self.guidance,
+        )
+
+
+def guidance_of(pipeline: ClassStylePipeline, given: dict[str, Any]) -> dict[str, float]:
+    """The scales in force: those given, else the pipeline's own."""
+    defaults = inspect.signature(type(pipeline).__call__).parameters
+    return {key: given.get(key, defaults[key].default) for key in ("guidance_scale", "style_guidance_scale")}
+
+
+def show(subject: Subject) -> Iterator[Shown]:
+    """Every picture that applies; what does not is said in one line."""
+    for draw in (forward, reverse, scores, grid, sweep, losses, evolution):
+        for shown in draw(subject):
+            yield replace(shown, numbers=numbers(shown.numbers))
+
+
+def forward(subject: Subject) -> Iterator[Shown]:
+    scheduler = subject.pipeline.scheduler
+    found = explain.forward(scheduler, subject.judge, subject.real, subject.class_ids, seed=subject.seed)
+    names = [subject.class_names[i] for i in found.class_ids]
+    settings = {"objective": subject.objective, "num_images": found.num_images, "seed": subject.seed}
+    yield Shown(
+        "forward.png",
+        pictures.forward_strip(found, subject.class_names),
+        f"One real picture each of {listed(names)}, left to right ever noisier, until only noise is left.",
+        settings | {"places": found.places.tolist(), "log_snr": found.log_snr.tolist()},
+    )
+    lost = "it never falls half-way to chance"
+    if found.lost:
+        lost = (
+            f"it falls half-way to chance at {found.lost.place:.0%} of the process's time, "
+            f"at a log-SNR of {found.lost.log_snr:.1f}"
+        )
+    yield Shown(
+        "forward_judge.png",
+        pictures.forward_curve(found),
+        f"Curve of the judge's accuracy on {found.num_images} noised real pictures, from {found.accuracy[0]:.0%} on "
+        f"clean ones to {found.accuracy[-1]:.0%} at the end; {lost}.",
+        settings
+        | {"accuracy": found.accuracy.tolist(), "chance": found.chance}
+        | {"lost": None if found.lost is None else asdict(found.lost)},
+    )
+
+
+def reverse(subject: Subject) -> Iterator[Shown]:
+    found, names = subject.reverse, subject.class_names
+    few = subject.few_class_ids
+    yield Shown(
+        "reverse.png",
+        pictures.reverse_strip(found, names, few),
+        f"A {listed([names[i] for i in few])} out of noise, left to right: above the noisy picture x_t, below it the "
+        "clean picture that the model predicts from it, first blurred, then sharp.",
+        subject.protocol | {"log_snr": found.log_snr.tolist()},
+    )
+    clean = explain.recognition(found, found.clean_verdicts, names)
+    noisy = explain.recognition(found, found.noisy_verdicts, names)
+    of_noise = f"of pure noise the judge says {names[found.said_of_noise]}"
+    subject.say(f"{recognition_table(clean, noisy)}\n{of_noise}: for that class, x_t tells nothing")
+    yield Shown(
+        "recognition.png",
+        pictures.recognition_figure(found, clean, noisy, f"{protocol_line(subject)}; {of_noise}"),
+        "When the judge first names the class asked for and keeps to it. In the predicted clean picture the median is "
+        f"{percent(clean[-1].shares[1])} of the reverse process, {extremes(clean)}; in the noisy picture itself "
+        f"{percent(noisy[-1].shares[1])}. Never recognised: {clean[-1].never:.0%} of the pictures.",
+        subject.protocol
+        | {"predicted_clean": [asdict(row) for row in clean]}
+        | {"noisy": [asdict(row) for row in noisy], "said_of_noise": names[found.said_of_noise]},
+    )
+
+
+def scores(subject: Subject) -> Iterator[Shown]:
+    real = explain.right_scores(judged(subject.judge, subject.real.pixels), subject.real.labels)
+    found = explain.score_histogram(subject.reverse.scores, real)
+    means = {"generated": subject.reverse.scores.mean().item(), "real": real.mean().item()}
+    yield Shown(
+        "judge_scores.png",
+        pictures.histogram_figure(found, protocol_line(subject)),
+        f"Histogram of the judge's probability of the right class: on average {means['generated']:.2f} for "
+        f"{found.num_generated} generated pictures and {means['real']:.2f} for {found.num_real} real ones.",
+        subject.protocol
+        | {"edges": found.edges.tolist(), "means": means}
+        | {key: getattr(found, key).tolist() for key in ("generated", "real")}
+        | {key: getattr(found, key) for key in ("num_generated", "num_real")},
+    )
+
+
+def grid(subject: Subject) -> Iterator[Shown]:
+    drawn = pictures.class_style_grid(subject.pipeline, subject.class_ids, seed=subject.seed, **subject.guidance)
+    yield Shown(
+        "classes_and_styles.png",
+        drawn.figure(),
+        f"Grid of generated pictures. Rows: {listed(drawn.rows)}. Columns: {listed(drawn.columns)}; along a row only "
+        "the style differs.",
+        {"seed": subject.seed, **guidance_of(subject.pipeline, subject.guidance)},
+    )
+
+
+def sweep(subject: Subject) -> Iterator[Shown]:
+    if not subject.pipeline.style_names:
+        return subject.say("style_strengths.png left out: the model has no styles")
+    drawn = pictures.style_sweep(subject.pipeline, subject.few_class_ids, seed=subject.seed, **subject.guidance)
+    yield Shown(
+        "style_strengths.png",
+        drawn.figure(),
+        f"Generated pictures whose style grows from strength 0 at the left to 1 at the right. Rows: "
+        f"{'; '.join(drawn.rows)}.",
+        {"seed": subject.seed, "strengths": list(pictures.STRENGTHS)} | guidance_of(subject.pipeline, subject.guidance),
+    )
+
+
+def losses(subject: Subject) -> Iterator[Shown]:
+    if subject.run is None or not subject.run.metrics.is_file():
+        return subject.say("losses.png left out: no run's metrics.jsonl beside the model")
+    try:
+        figure = pictures.loss_curves(subject.run.metrics)
+    except (OSError, ValueError, KeyError, TypeError):
+        return subject.say(f"losses.png left out: {subject.run.metrics} is damaged")
+    yield Shown(
+        "losses.png",
+        figure,
+        "Training and validation loss, and the learning rate, over the training images seen.",
+        {},
+    )
+
+
+def evolution(subject: Subject) -> Iterator[Shown]:
+    files = samples_of(subject.run) if subject.run else []
+    if len(files) < 2:
+        return subject.say(f"evolution.webp left out: it needs two pictures of a run on its way, here are {len(files)}")
+    try:
+        animation = pictures.evolution(files)
+    except OSError as error:
+        return subject.say(f"evolution.webp left out: {first_line(error)}")
+    yield Shown(
+        "evolution.webp",
+        animation,
+        f"Animation of {len(files)} grids of classes and styles, drawn from the same noise during training.",
+        {"images_seen": [int(file.stem.partition("-")[2]) for file in files]},
+    )
+
+
+def samples_of(run: RunFolder) -> list[Path]:
+    """What a run drew on its way, the oldest first."""
+    files = sorted(run.samples.glob("images-*.png"))
+    return [file for file in files if file.stem.partition("-")[2].isdecimal()]
+
+
+def recognition_table(clean: list[explain.Recognised], noisy: list[explain.Recognised]) -> str:
+    """When the judge recognises each class: quartiles of the share of the reverse process, and log-SNR."""
+    wide = max(len(row.name) for row in clean)
+    head = f"{'recognised at':<{wide}}    25%  median    75%  log-SNR   never   x_t: median   never"
+    lines = [
+        f"{c.name:<{wide}}  {percent(c.shares[0]):>5}  {percent(c.shares[1]):>6}  {percent(c.shares[2]):>5}"
+        f"  {c.log_snr[1]:>7.1f}  {c.never:>6.0%}   {percent(x.shares[1]):>11}  {x.never:>6.0%}"
+        for c, x in zip(clean, noisy, strict=True)
+    ]
+    return "\n".join([head, *lines])
+
+
+def protocol_line(subject: Subject) -> str:
+    p = subject.protocol
+    return (
+        f"{p['objective']}, {p['sampler']} with {p['num_inference_steps']} steps, guidance {p['guidance_scale']:g}, "
+        f"n = {p['num_images_per_class']} for each class, seed {p['seed']}"
+    )
+
+
+def extremes(rows: list[explain.Recognised]) -> str:
+    """The earliest and the latest class in words."""
+    ordered = sorted(rows[:-1], key=lambda row: row.shares[1])
+    first, last = ordered[0], ordered[-1]
+    return f"from {percent(first.shares[1])} ({first.name}) to {percent(last.shares[1])} ({last.name})"
+
+
+def percent(share: float) -> str:
+    return "never" if math.isinf(share) else f"{share:.0%}"
+
+
+def listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def numbers(value: Any) -> Any:
+    """For JSON, which knows no infinity; rounded to what the measurement is worth."""
+    if isinstance(value, dict):
+        return {key: numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [numbers(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 4) if math.isfinite(value) else str(value)
+    return value
