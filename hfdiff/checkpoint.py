@@ -66,6 +66,10 @@ class RunFolder:
         return self.path / "losses.png"
 
     @property
+    def quality(self) -> Path:
+        return self.path / "quality.png"
+
+    @property
     def pipeline(self) -> Path:
         return self.path / "pipeline"
 

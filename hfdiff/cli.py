@@ -22,7 +22,7 @@ from PIL import Image
 from hfdiff.checkpoint import load_pipeline, run_of
 from hfdiff.config import command_line, parse
 from hfdiff.data import open_picture, upright
-from hfdiff.errors import BadInput, existing_folder, first_line, folder_to_write, run_program, unknown
+from hfdiff.errors import BadInput, as_bad_input, existing_folder, first_line, folder_to_write, run_program, unknown
 from hfdiff.evaluation import METRICS, Real, check_judge, lacking
 from hfdiff.files import write_file
 from hfdiff.judge import judge_for, load_judge, unseen
@@ -108,10 +108,8 @@ class Sample(Drawing):
         pictures = {key: _read_picture(key, file) for key, file in files.items()}
         pipeline = self.pipeline()
         arguments = self.given() | ({} if self.strength is None else {"strength": self.strength})
-        try:
+        with as_bad_input():
             grid = self.draw(pipeline, arguments | pictures)
-        except ValueError as error:
-            raise BadInput(str(error)) from error
         out.mkdir(parents=True, exist_ok=True)
         records = []
         images = pipeline.numpy_to_pil(grid.images.permute(0, 2, 3, 1).numpy())
@@ -175,7 +173,7 @@ class Evaluate(Drawing):
         output = self.checked_output()
         process = PartialState(cpu=not torch.accelerator.is_available())
         use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if process.device.type == "cpu" else 1)
-        pipeline = self.pipeline()
+        pipeline = self.pipeline().to(process.device)
         pipeline.set_progress_bar_config(disable=True)
         training, held_out = real_pictures(self.model, self.dataset, self.resolution)
         check_fits(pipeline, training)
@@ -185,7 +183,8 @@ class Evaluate(Drawing):
         check_judge(judge, training)
         protocol = Protocol(self.num_images, self.num_styled if pipeline.style_names else 0, self.seed, self.given())
         if self.minutes is not None:
-            protocol = within(self.minutes, pipeline, protocol)
+            with as_bad_input():
+                protocol = within(self.minutes, pipeline, protocol)
             process.print(f"{self.minutes:g} minutes: {protocol.n:,} plain samples, {protocol.num_styled:,} in styles")
         real = Real.of(judge, training, held_out, self.seed)
         asked = self.metrics or [name for name, row in METRICS.items() if row.default]
@@ -193,7 +192,8 @@ class Evaluate(Drawing):
         missing = [lack for lack in lacks.values() if lack]
         if missing and self.metrics:
             raise BadInput("; ".join(missing))
-        drawn = draw_samples(pipeline, judge, protocol)
+        with as_bad_input():
+            drawn = draw_samples(pipeline, judge, protocol)
         if process.is_main_process:
             names = [name for name, lack in lacks.items() if not lack]
             report = report_of(pipeline, real, protocol, drawn, names)
@@ -269,10 +269,8 @@ class Show(Drawing):
         )
         if not len(subject.real):
             raise BadInput(f"data set {training.name!r} has no held-out pictures that the judge never saw; give others")
-        try:
+        with as_bad_input():
             _ = subject.reverse
-        except ValueError as error:
-            raise BadInput(str(error)) from error
         return subject
 
 

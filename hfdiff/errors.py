@@ -1,9 +1,10 @@
 """What went wrong, in words that a user can act on."""
 
+import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -23,6 +24,15 @@ def unknown(what: str, value: object, valid: Iterable[str]) -> BadInput:
     hint = next(f" (did you mean {v!r}?)" for v in valid if v.lower() == near[0]) if near else ""
     names = ", ".join(valid[:20]) + (f" and {len(valid) - 20} more" if len(valid) > 20 else "")
     return BadInput(f"unknown {what} {str(value)[:100]!r}{hint}; valid: {names or 'none'}")
+
+
+@contextlib.contextmanager
+def as_bad_input() -> Iterator[None]:
+    """While entered, a ValueError, which the pipeline raises for arguments that it cannot use, becomes a BadInput."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadInput(str(error)) from error
 
 
 def run_program(main: Callable[[], int | None]) -> None:

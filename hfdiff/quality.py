@@ -29,6 +29,7 @@ class QualityWatch:
     seed: int
     n: int = 0  # samples; 0: not yet decided
     needed: bool = False  # measure whatever it takes
+    _cost: float = 0.0  # seconds of a sample; 0: not yet known
     _real: Real | None = field(default=None, repr=False)
 
     def measure(self, pipeline: ClassStylePipeline, seconds: float) -> dict[str, float]:
@@ -52,9 +53,9 @@ class QualityWatch:
         return {name: METRICS[name].measure(evidence).value for name in names} | {"quality_n": self.n}
 
     def _affordable(self, pipeline: ClassStylePipeline, seconds: float) -> int:
-        cost = seconds_per_picture(pipeline) / PartialState().num_processes
+        self._cost = self._cost or seconds_per_picture(pipeline) / PartialState().num_processes
         classes = len(pipeline.class_names)
-        n = min(MOST, int(SHARE * seconds / cost) - 2 * PROBE)
+        n = min(MOST, int(SHARE * seconds / self._cost) - 2 * PROBE)
         if n < LEAST:
             n = METRICS["frechet_judge"].least + classes if self.needed else 0
         return n // classes * classes

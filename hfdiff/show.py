@@ -219,6 +219,15 @@ def losses(subject: Subject) -> Iterator[Shown]:
         "Training and validation loss, and the learning rate, over the training images seen.",
         {},
     )
+    points = pictures.quality_points(subject.run.metrics)
+    if points:
+        yield Shown(
+            "quality.png",
+            pictures.quality_curves(subject.run.metrics),
+            f"Class accuracy of {points[-1]['quality_n']:,} samples over the training images seen, in the end "
+            f"{points[-1]['class_accuracy']:.2f}, and their Frechet distance against the validation loss.",
+            {"points": points},
+        )
 
 
 def evolution(subject: Subject) -> Iterator[Shown]:

@@ -16,6 +16,8 @@ from hfdiff.pictures import (
     histogram_figure,
     labelled_grid,
     loss_curves,
+    quality_curves,
+    quality_points,
     recognition_figure,
     reverse_strip,
     save_picture,
@@ -137,3 +139,16 @@ def test_histograms_differ_without_colour():
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
         "generated (n = 30)", "real (n = 40)"
     ]  # fmt: skip
+
+
+def test_quality_curves_pair_each_distance_with_the_newest_loss(tmp_path):
+    lines = [
+        {"images": 10, "val_loss": 0.5},
+        {"images": 20, "val_loss": None, "class_accuracy": 0.2, "quality_n": 300, "frechet_judge": 30.0},
+        {"images": 30, "val_loss": 0.4, "class_accuracy": 0.5, "quality_n": 300, "frechet_judge": 20.0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [point["val_loss"] for point in quality_points(tmp_path / "metrics.jsonl")] == [0.5, 0.4]
+    figure = quality_curves(tmp_path / "metrics.jsonl")
+    against_loss = figure.axes[1].get_lines()[0]
+    assert against_loss.get_xydata().tolist() == [[0.5, 30.0], [0.4, 20.0]]
