@@ -29,7 +29,7 @@ from torch import Tensor
 from hfdiff.augment import NUM_DRAWS, augment
 from hfdiff.checkpoint import RunFolder, load_pipeline, newest_checkpoint
 from hfdiff.config import command_line, read_yaml
-from hfdiff.data import ImageTable, load_test_data, load_training_data, to_unit_range
+from hfdiff.data import ImageTable, load_test_data, load_training_data, to_bytes, to_unit_range
 from hfdiff.errors import BadInput, folder_to_write, run_program, unknown
 from hfdiff.judge import Judge, judged, train_judge
 from hfdiff.pipelines.class_style import ClassStylePipeline, find_name
@@ -103,11 +103,6 @@ def additions(kept: ImageTable, removed: ImageTable, generator: torch.Generator)
 def join(a: ImageTable, b: ImageTable) -> ImageTable:
     pixels, labels = torch.cat([a.pixels, b.pixels]), torch.cat([a.labels, b.labels])
     return replace(a, pixels=pixels, labels=labels, style_weights=torch.cat([a.style_weights, b.style_weights]))
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """NCHW float in [0, 1] -> NCHW uint8, on the CPU."""
-    return (images * 255).round().clamp(0, 255).byte().cpu()
 
 
 def name_of_generated(model: str, kept: ImageTable, whole: ImageTable) -> str:

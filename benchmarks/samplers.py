@@ -19,10 +19,10 @@ from torch import Tensor
 
 from hfdiff.checkpoint import load_pipeline
 from hfdiff.config import command_line
-from hfdiff.data import load_test_data
+from hfdiff.data import load_test_data, to_bytes
 from hfdiff.errors import run_program
 from hfdiff.evaluation import frechet
-from hfdiff.judge import accuracy, judged, load_judge
+from hfdiff.judge import accuracy, judged, load_judge, unseen
 from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective
 from hfdiff.pictures import save_picture
 from hfdiff.pipelines.class_style import ClassStylePipeline
@@ -57,8 +57,9 @@ class Point:
 
 def main(argv: Sequence[str]) -> int:
     given = command_line(Arguments, argv, __doc__ or "")
-    pipeline, judge, real = load_pipeline(given.model), load_judge(given.judge), load_test_data(given.reference)
-    pipeline.to(torch.accelerator.current_accelerator() or "cpu")
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    pipeline, judge = load_pipeline(given.model).to(device), load_judge(given.judge).to(device)
+    real = unseen(judge, load_test_data(given.reference))
     pipeline.set_progress_bar_config(disable=True)
     features = judged(judge, real.pixels).features
     process = process_of(pipeline.scheduler)
@@ -101,7 +102,7 @@ def draw(pipeline: ClassStylePipeline, steps: int, given: Arguments) -> Tensor:
         generator=torch.Generator().manual_seed(given.seed),
         output_type="pt",
     ).images
-    return (images * 255).round().byte()
+    return to_bytes(images)
 
 
 def error(process: Process, scheduler: SchedulerMixin, steps: int) -> float:

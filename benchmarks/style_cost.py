@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
 import tyro
 
 from hfdiff.checkpoint import load_pipeline
@@ -38,15 +39,16 @@ class Arguments:
 
 def main(argv: Sequence[str]) -> int:
     given = command_line(Arguments, argv, __doc__ or "")
-    pipelines = [load_pipeline(model) for model in (given.styled, given.classes)]
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    pipelines = [load_pipeline(model).to(device) for model in (given.styled, given.classes)]
     training, validation = load_training_data(given.dataset)
-    judge = judge_for(training, validation)
+    judge = judge_for(training, validation, device=device)
     real = Real.of(judge, training, load_test_data(given.reference))
     drawn = []
     for pipeline in pipelines:
         check_fits(pipeline, training)
         pipeline.set_progress_bar_config(disable=True)
-        drawn.append(draw_samples(pipeline, judge, Protocol(given.num_images, 0, given.seed, {})).samples)
+        drawn.append(draw_samples(pipeline, real, Protocol(given.num_images, 0, given.seed, {})).samples)
     print(f"n = {given.num_images} plain samples of each, seed {given.seed}, the pipeline's defaults\n")
     print("| metric | with styles | 95% | classes alone | 95% | real |\n|---|---|---|---|---|---|")
     for name, row in METRICS.items():

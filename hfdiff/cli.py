@@ -19,13 +19,13 @@ import tyro
 from accelerate import PartialState
 from PIL import Image
 
-from hfdiff.checkpoint import load_pipeline, run_of
+from hfdiff.checkpoint import load_pipeline, run_config, run_of
 from hfdiff.config import command_line, parse
-from hfdiff.data import open_picture, upright
-from hfdiff.errors import BadInput, as_bad_input, existing_folder, first_line, folder_to_write, run_program, unknown
+from hfdiff.data import ImageTable, open_picture, upright
+from hfdiff.errors import BadInput, as_bad_input, first_line, folder_to_write, run_program, unknown
 from hfdiff.evaluation import METRICS, Real, check_judge, lacking
 from hfdiff.files import write_file
-from hfdiff.judge import judge_for, load_judge, unseen
+from hfdiff.judge import Judge, judge_for, load_judge, unseen
 from hfdiff.pictures import Grid, class_style_grid, save_picture
 from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
 from hfdiff.plan import measure
@@ -178,9 +178,8 @@ class Evaluate(Drawing):
         training, held_out = real_pictures(self.model, self.dataset, self.resolution)
         check_fits(pipeline, training)
         with process.main_process_first():
-            judge = load_judge(self.judge) if self.judge else judge_for(training, held_out, say=process.print)
-        judge.to(process.device)
-        check_judge(judge, training)
+            judge = open_judge(self.judge, training, held_out, process.device)
+        check_judge(judge, training, pipeline.style_names)
         protocol = Protocol(self.num_images, self.num_styled if pipeline.style_names else 0, self.seed, self.given())
         if self.minutes is not None:
             with as_bad_input():
@@ -193,10 +192,13 @@ class Evaluate(Drawing):
         if missing and self.metrics:
             raise BadInput("; ".join(missing))
         with as_bad_input():
-            drawn = draw_samples(pipeline, judge, protocol)
+            drawn = draw_samples(pipeline, real, protocol)
         if process.is_main_process:
             names = [name for name, lack in lacks.items() if not lack]
-            report = report_of(pipeline, real, protocol, drawn, names)
+            run = run_config(self.model)
+            about: dict[str, Any] = {"model": self.model, "best_by": run and run.best_by, "spacing": self.spacing}
+            about |= {"resized_to": self.resolution or (run and run.resolution), "missing": missing}
+            report = report_of(pipeline, real, protocol, drawn, names, **about)
             write_file(output, (json.dumps(report, indent=2) + "\n").encode())
             print("\n".join([describe_report(report), *missing, f"the whole report: {output}"]))
         return leave_together(0)
@@ -210,9 +212,8 @@ class Evaluate(Drawing):
         for name in self.metrics:
             if name not in METRICS:
                 raise unknown("metric", name, METRICS)
-        run = existing_folder(self.model)
-        inside = run if run and (run / "pipeline").is_dir() else Path()
-        output = Path(self.output) if self.output is not None else inside / "metrics.json"
+        run = run_of(self.model)
+        output = Path(self.output) if self.output is not None else (run.path if run else Path()) / "metrics.json"
         folder_to_write(str(output.parent))
         if output.is_dir() or not output.name:
             raise BadInput(f"output {self.output!r} is a folder; valid: a file, metrics.json for example")
@@ -255,11 +256,11 @@ class Show(Drawing):
         pipeline = self.pipeline()
         training, held_out = real_pictures(self.model, self.dataset, self.resolution)
         check_fits(pipeline, training)
-        judge = load_judge(self.judge) if self.judge else judge_for(training, held_out)
+        judge = open_judge(self.judge, training, held_out, pipeline.device)
         check_judge(judge, training)
         subject = Subject(
             pipeline=pipeline,
-            judge=judge.to(pipeline.device),
+            judge=judge,
             real=unseen(judge, held_out),
             run=run_of(self.model),
             seed=self.seed,
@@ -281,6 +282,11 @@ class Plan(TrainConfig):
     def main(self) -> int:
         print(measure(self).describe())
         return 0
+
+
+def open_judge(given: str | None, training: ImageTable, held_out: ImageTable, device: torch.device) -> Judge:
+    """The judge in the folder given, else the data set's own."""
+    return load_judge(given).to(device) if given else judge_for(training, held_out, device=device)
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

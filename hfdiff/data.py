@@ -159,12 +159,13 @@ def load_training_data(dataset: str, reading: Reading = BY_TYPE) -> tuple[ImageT
             raise BadInput(f"data set {dataset!r}: training and validation pictures differ in size; give --resolution")
         if tables[0].channels != tables[1].channels:
             tables = [replace(table, pixels=table.pixels.expand(-1, 3, -1, -1).contiguous()) for table in tables]
-        return tables[0], tables[1]
+        return replace(tables[0], split="train"), tables[1]
     count = len(splits[name])
     held_out = min(MAX_VALIDATION, count // 10)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     order = torch.cat([order[held_out:].sort().values, order[:held_out].sort().values])
     table = _decode(splits, name, dataset, reading, order)
+    table = replace(table, split="train")
     if held_out == 0:
         return table, table
     validation = replace(table.part(slice(count - held_out, count)), split="validation")
@@ -186,6 +187,14 @@ def to_model_range(pixels: Tensor) -> Tensor:
 def to_unit_range(pixels: Tensor) -> Tensor:
     """NCHW uint8 -> NCHW float32 in [0, 1]."""
     return pixels.float() / 255
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) float32 in [0, 1] -> uint8 on the CPU; BadInput for what is no number."""
+    if not images.isfinite().all():
+        row = int((~images.isfinite()).flatten(1).any(dim=1).nonzero()[0])
+        raise BadInput(f"picture {row} holds pixels that are no numbers (NaN or infinite); nothing was measured")
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
 def open_picture(file: str | IO[bytes]) -> Image.Image:

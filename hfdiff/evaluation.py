@@ -1,7 +1,7 @@
 """How good are samples? A table of metrics, each with its n, its interval, and the same metric of real pictures.
 
-`Real` holds what samples are compared with, `measure` computes rows of `METRICS`. A metric's *floor* is what real
-pictures that nobody generated reach at the same n: no model can be expected to do better.
+`Real` holds what samples are compared with; a row of `METRICS` measures. A metric's *floor* is what other real pictures
+reach in place of samples. Intervals are over the samples: the real pictures count as fixed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from torchmetrics.functional import spearman_corrcoef
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
-from hfdiff.data import ImageTable, to_unit_range
+from hfdiff.data import ImageTable, to_bytes, to_unit_range
 from hfdiff.errors import BadInput, first_line, unknown
 from hfdiff.judge import Judge, Verdict, judged, unseen
 from hfdiff.styles import STYLES, apply_styles
@@ -52,15 +52,22 @@ class Real:
     judge: Judge
     training: ImageTable  # what a model could have copied
     reference: Judged  # held-out pictures that the judge never saw
-    others: Judged  # training pictures that the judge never saw: they stand for a perfect model's samples
+    others: Judged  # training pictures that the judge never saw: they stand for samples
     split: str = "test"  # that the reference comes from
 
     @classmethod
-    def of(cls, judge: Judge, training: ImageTable, held_out: ImageTable, seed: int = 0) -> "Real":
-        """Let the judge see the real pictures that it never saw, in random order."""
+    def of(
+        cls, judge: Judge, training: ImageTable, held_out: ImageTable, seed: int = 0, most: int | None = None
+    ) -> "Real":
+        """Let the judge see real pictures that it was not trained on, in random order, at most so many of each kind."""
         sides = []
         for table in (unseen(judge, held_out), unseen(judge, training)):
-            table = table.part(torch.randperm(len(table), generator=torch.Generator().manual_seed(seed)))
+            if not len(table):
+                raise BadInput(
+                    f"the judge was trained on all {table.split} pictures of {table.name!r}; give one of half of them"
+                )
+            order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
+            table = table.part(order[:most])
             given = torch.zeros(len(table), len(judge.style_names))
             given[:, : table.style_weights.shape[1]] = table.style_weights
             sides.append(judge_pictures(judge, table.pixels, table.labels, given))
@@ -74,14 +81,16 @@ class Result:
 
     value: float
     n: int  # pictures that it comes from
-    floor: float | None  # the same of real pictures, at the same n
+    floor: float | None  # the same of real pictures
     ci95: tuple[float, float] | None
     extractor: str
+    floor_n: int | None = None  # pictures that the floor comes from, where those are not n
     details: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, the details beside the number."""
         own = {key: value for key, value in vars(self).items() if key != "details"}
+        own["floor_n"] = self.n if self.floor_n is None else self.floor_n
         return own | {"ci95": None if self.ci95 is None else list(self.ci95)} | self.details
 
 
@@ -101,6 +110,7 @@ class Metric:
     about: str
     measure: Callable[[Evidence], Result]
     least: int
+    per_class: int = 0  # the same for each class
     styled: bool = False  # is it measured on the drawings in styles?
     default: bool = True
 
@@ -111,13 +121,19 @@ def judge_pictures(judge: Judge, pixels: Tensor, labels: Tensor, strengths: Tens
     return Judged(pixels.cpu(), labels.cpu(), judged(judge, pixels), strengths)
 
 
-def check_judge(judge: Judge, table: ImageTable) -> None:
-    """BadInput where the judge knows other classes or pictures."""
+def check_judge(judge: Judge, table: ImageTable, style_names: Sequence[str] = ()) -> None:
+    """BadInput where the judge knows other classes or pictures, or does not tell a style of the model."""
     if tuple(judge.class_names) != table.class_names:
         names = [", ".join(names[:12]) for names in (judge.class_names, table.class_names)]
         raise BadInput(f"the judge knows the classes {names[0]}; data set {table.name!r} has {names[1]}")
-    if judge.channels != table.channels:
-        raise BadInput(f"the judge takes {judge.channels} channels; data set {table.name!r} has {table.channels}")
+    knows, holds = (
+        f"{h}x{w} with {c} channels" for c, (h, w) in ((judge.channels, judge.size), (table.channels, table.size))
+    )
+    if knows != holds:
+        raise BadInput(f"the judge knows pictures of {knows}; data set {table.name!r} holds {holds}")
+    for name in style_names:
+        if name not in judge.style_names:
+            raise BadInput(f"the judge does not tell the style {name!r}; it tells {', '.join(judge.style_names)}")
 
 
 def lacking(name: str, real: Real, n: int, num_styled: int) -> str | None:
@@ -125,10 +141,11 @@ def lacking(name: str, real: Real, n: int, num_styled: int) -> str | None:
     if name not in METRICS:
         raise unknown("metric", name, METRICS)
     metric = METRICS[name]
+    least = max(metric.least, metric.per_class * len(real.judge.class_names))
     counts = {"samples in styles": num_styled} if metric.styled else {"samples": n}
     counts |= {"held-out real pictures": len(real.reference), "other real pictures": len(real.others)}
     what, count = min(counts.items(), key=lambda item: item[1])
-    return f"{name} needs {metric.least} {what}; there are {count}" if count < metric.least else None
+    return f"{name} needs {least} {what}; there are {count}" if count < least else None
 
 
 def wilson(hits: Tensor) -> tuple[float, float]:
@@ -141,9 +158,10 @@ def wilson(hits: Tensor) -> tuple[float, float]:
 
 def jackknife(statistic: Callable[[Tensor], float], n: int) -> tuple[float, float]:
     """95% interval of statistic(all rows), from its values with each tenth of the rows left out (Efron & Tibshirani
-    1993, Chapter 11). The tenths are runs of rows: the classes come in turn, so that each holds all of them."""
+    1993, Chapter 11). The tenths are drawn at random: rows may come in an order."""
     rows = torch.arange(n)
-    without = torch.tensor([statistic(rows[rows * GROUPS // n != i]) for i in range(GROUPS)], dtype=torch.float64)
+    tenth = torch.randperm(n, generator=torch.Generator().manual_seed(0)) % GROUPS
+    without = torch.tensor([statistic(rows[tenth != i]) for i in range(GROUPS)], dtype=torch.float64)
     error = ((GROUPS - 1) / GROUPS * (without - without.mean()).square().sum()).sqrt().item()
     value = statistic(rows)
     return value - T95 * error, value + T95 * error
@@ -155,16 +173,15 @@ def _class_accuracy(evidence: Evidence) -> Result:
     confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
     confusion.index_put_((samples.labels, samples.verdict.classes), torch.ones_like(samples.labels), accumulate=True)
     return Result(
-        value=hits.double().mean().item(),
+        value=_share(hits),
         n=len(hits),
         floor=right(evidence.real.reference),
+        floor_n=len(evidence.real.reference),
         ci95=wilson(hits),
         extractor="judge",
         details={
             "per_class": {
-                name: hits[samples.labels == i].double().mean().item()
-                for i, name in enumerate(names)
-                if (samples.labels == i).any()
+                name: _share(hits[samples.labels == i]) for i, name in enumerate(names) if (samples.labels == i).any()
             },
             "confusion": confusion.tolist(),  # row: the class asked for; column: the class that the judge names
         },
@@ -173,7 +190,7 @@ def _class_accuracy(evidence: Evidence) -> Result:
 
 def right(pictures: Judged) -> float:
     """The share of pictures that the judge puts into the class that they should show."""
-    return (pictures.verdict.classes == pictures.labels).double().mean().item()
+    return _share(pictures.verdict.classes == pictures.labels)
 
 
 class _Given(torch.nn.Identity):
@@ -195,9 +212,14 @@ def frechet(a: Tensor, b: Tensor) -> float:
 def kernel_distances(a: Tensor, b: Tensor) -> Tensor:
     """Unbiased squared maximum mean discrepancy with the cubic kernel, of ten disjoint parts of features (N, F) and
     (M, F) each: (10,) float64 (Binkowski et al. 2018, Section 4)."""
-    size = min(1000, len(a) // GROUPS, len(b) // GROUPS)
+    size = _part(a, b)
     parts = [slice(i * size, (i + 1) * size) for i in range(GROUPS)]
     return torch.stack([poly_mmd(a[part].double(), b[part].double()) for part in parts])
+
+
+def _part(a: Tensor, b: Tensor) -> int:
+    """Pictures in each part of `kernel_distances`."""
+    return min(1000, len(a) // GROUPS, len(b) // GROUPS)
 
 
 def _inception(pixels: Tensor) -> Tensor:
@@ -245,7 +267,7 @@ def _frechet(extractor: str, evidence: Evidence) -> Result:
     interval = jackknife(lambda rows: frechet(f.samples[rows], f.reference), len(f.samples))
     floor = frechet(f.others, f.reference)
     details = {"reference_n": len(f.reference)}
-    return Result(frechet(f.samples, f.reference), len(f.samples), floor, interval, extractor, details)
+    return Result(frechet(f.samples, f.reference), len(f.samples), floor, interval, extractor, details=details)
 
 
 def _kernel(extractor: str, evidence: Evidence) -> Result:
@@ -254,7 +276,8 @@ def _kernel(extractor: str, evidence: Evidence) -> Result:
     value, error = parts.mean().item(), (parts.std() / len(parts) ** 0.5).item()
     floor = kernel_distances(f.others, f.reference).mean().item()
     interval = (value - T95 * error, value + T95 * error)
-    return Result(value, len(f.samples), floor, interval, extractor, {"reference_n": len(f.reference)})
+    n = GROUPS * _part(f.samples, f.reference)
+    return Result(value, n, floor, interval, extractor, details={"reference_n": n})
 
 
 def covered(points: Tensor, manifold: Tensor) -> Tensor:
@@ -268,14 +291,19 @@ def covered(points: Tensor, manifold: Tensor) -> Tensor:
 def _precision(evidence: Evidence) -> Result:
     f = _features(evidence, "judge")
     hits, floor = covered(f.samples, f.reference), covered(f.others, f.reference)
-    return Result(_share(hits), len(hits), _share(floor), wilson(hits), "judge", {"reference_n": len(f.reference)})
+    details = {"reference_n": len(f.reference)}
+    return Result(_share(hits), len(hits), _share(floor), wilson(hits), "judge", details=details)
 
 
 def _recall(evidence: Evidence) -> Result:
     f = _features(evidence, "judge")
-    hits, floor = covered(f.reference, f.samples), covered(f.reference, f.others)
+
+    def recall(rows: Tensor) -> float:
+        return _share(covered(f.reference, f.samples[rows]))
+
+    n, floor = len(f.samples), _share(covered(f.reference, f.others))
     details = {"reference_n": len(f.reference)}
-    return Result(_share(hits), len(f.samples), _share(floor), wilson(hits), "judge", details)
+    return Result(recall(torch.arange(n)), n, floor, jackknife(recall, n), "judge", details=details)
 
 
 def _share(hits: Tensor) -> float:
@@ -285,14 +313,18 @@ def _share(hits: Tensor) -> float:
 def closeness(pixels: Tensor, training: Tensor) -> Tensor:
     """Distance to the nearest training picture, over the mean distance to the 50 nearest: (N,) in [0, 1].
 
-    Pixels (N, C, H, W) and (M, C, H, W) uint8. Near 0 for a copy, whatever the contrast (Carlini et al. 2023,
-    https://arxiv.org/abs/2301.13188, Section 5.1).
+    Pixels (N, C, H, W) and (M, C, H, W) uint8, as they are or mirrored, whichever is nearer. Near 0 for a copy, even of
+    a picture that has many neighbours (Carlini et al. 2023, https://arxiv.org/abs/2301.13188, Section 5.1).
     """
     known = to_unit_range(training.cpu()).flatten(1)
     parts = []
-    for part in to_unit_range(pixels).flatten(1).split(500):
-        nearest = torch.cdist(part, known).topk(min(NEAREST, len(known)), dim=1, largest=False).values
-        parts.append(nearest[:, 0] / nearest.mean(dim=1).clamp(min=1e-6))
+    for part in to_unit_range(pixels).split(500):
+        ratios = []
+        for picture in (part, part.flip(-1)):
+            distances = torch.cdist(picture.flatten(1), known)
+            nearest = distances.topk(min(NEAREST, len(known)), dim=1, largest=False).values
+            ratios.append(nearest[:, 0] / nearest.mean(dim=1).clamp(min=1e-6))
+        parts.append(torch.minimum(*ratios))
     return torch.cat(parts)
 
 
@@ -304,8 +336,8 @@ def _memorisation(evidence: Evidence) -> Result:
     threshold = held_out[:half].quantile(RARE)
     hits = closeness(evidence.samples.pixels, training) < threshold
     floor = _share(held_out[half:] < threshold)
-    details = {"training_n": len(training), "threshold": threshold.item()}
-    return Result(_share(hits), len(hits), floor, wilson(hits), "pixels", details)
+    details = {"training_n": len(training), "threshold": threshold.item(), "threshold_n": half}
+    return Result(_share(hits), len(hits), floor, wilson(hits), "pixels", len(held_out) - half, details)
 
 
 def spread(features: Tensor, labels: Tensor) -> float:
@@ -330,7 +362,7 @@ def _style_fidelity(evidence: Evidence) -> Result:
     assert evidence.styled is not None
     judge, styled = evidence.real.judge, evidence.styled
     real = _transformed(evidence)
-    asked = [i for i in range(len(judge.style_names)) if (styled.strengths[:, i] > 0).sum() > GROUPS]
+    asked = [i for i in range(len(judge.style_names)) if (styled.strengths[:, i] > 0).sum() >= GROUPS]
     values = {i: _correlation(styled, i) for i in asked}
     floors = {i: _correlation(real, i) for i in asked if judge.style_names[i] in STYLES}
 
@@ -351,13 +383,17 @@ def _style_fidelity(evidence: Evidence) -> Result:
     }
     details = {
         "per_style": per_style,
+        "too_few": [judge.style_names[i] for i in styled.strengths.any(dim=0).nonzero().squeeze(1) if i not in asked],
         "per_class": _per_class(styled, asked, judge),
+        "floor_per_class": _per_class(real, asked, judge),
         "pairs": _pairs(styled, asked, judge.style_names),
+        "floor_pairs": _pairs(real, asked, judge.style_names),
         "class_accuracy": right(styled),
         "class_accuracy_plain": right(evidence.samples),
     }
-    floor = _mean(list(floors.values())) if floors else None
-    return Result(_mean(list(values.values())), len(styled), floor, jackknife(mean, len(styled)), "judge", details)
+    floor = _mean(list(floors.values())) if len(floors) == len(values) else None
+    interval = jackknife(mean, len(styled))
+    return Result(_mean(list(values.values())), len(styled), floor, interval, "judge", len(real), details)
 
 
 def _transformed(evidence: Evidence) -> Judged:
@@ -386,7 +422,7 @@ def _error(pictures: Judged, style: int) -> float:
 
 
 def _per_class(styled: Judged, asked: Sequence[int], judge: Judge) -> dict[str, dict[str, dict[str, float]]]:
-    """Class -> style -> mean error, share in the class, n."""
+    """Class -> style -> mean error of the strength, class accuracy, n."""
     table: dict[str, dict[str, dict[str, float]]] = {}
     for label, name in enumerate(judge.class_names):
         table[name] = {}
@@ -399,7 +435,7 @@ def _per_class(styled: Judged, asked: Sequence[int], judge: Judge) -> dict[str, 
 
 
 def _pairs(styled: Judged, asked: Sequence[int], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Pair of styles -> mean error of both, n."""
+    """Pair of styles -> mean error of both strengths, class accuracy, n."""
     table = {}
     for a, b in ((a, b) for a in asked for b in asked if a < b):
         both = styled[(styled.strengths[:, a] > 0) & (styled.strengths[:, b] > 0)]
@@ -416,24 +452,16 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def to_bytes(images: Tensor) -> Tensor:
-    """Pictures (N, C, H, W) float32 in [0, 1] -> uint8; BadInput for what is no number."""
-    if not images.isfinite().all():
-        row = int((~images.isfinite()).flatten(1).any(dim=1).nonzero()[0])
-        raise BadInput(f"picture {row} holds pixels that are no numbers (NaN or infinite); nothing was measured")
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
-
-
 METRICS: Mapping[str, Metric] = {
     "class_accuracy": Metric("share of plain samples that the judge puts into the class asked for", _class_accuracy, 1),
     "style_fidelity": Metric("do measured strengths follow those asked for?", _style_fidelity, 100, styled=True),
     "frechet_judge": Metric("distance of Gaussians in the judge's features", partial(_frechet, "judge"), 256),
     "kernel_judge": Metric("kernel distance in the judge's features", partial(_kernel, "judge"), 200),
     "frechet_inception": Metric(
-        "distance in Inception's features, as published", partial(_frechet, "inception"), 4096, default=False
+        "distance in Inception's features", partial(_frechet, "inception"), 4096, default=False
     ),
     "precision": Metric("share of samples that look real", _precision, 100),
     "recall": Metric("share of real pictures that samples come near to", _recall, 100),
-    "diversity": Metric("distance between two samples of one class", _diversity, 100),
+    "diversity": Metric("distance between two samples of one class", _diversity, 100, per_class=3),
     "memorisation": Metric("share of samples nearer to a training picture than 99% of real ones", _memorisation, 200),
 }

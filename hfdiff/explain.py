@@ -13,7 +13,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from hfdiff.data import ImageTable, to_model_range
+from hfdiff.data import ImageTable, to_bytes, to_model_range
 from hfdiff.judge import Judge, Verdict, judged
 from hfdiff.objectives import predicted_clean, timestep_at
 from hfdiff.pipelines.class_style import ClassStylePipeline, noise_levels
@@ -158,7 +158,7 @@ def _shown(x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
 
 def _pixels(images: Tensor) -> Tensor:
     """[-1, 1], cut off there -> uint8."""
-    return (images.float().clamp(-1, 1) * 127.5 + 127.5).round().byte().cpu()
+    return to_bytes((images.float() / 2 + 0.5).clamp(0, 1))
 
 
 class Witness:
@@ -214,7 +214,7 @@ def reverse(
         callback_on_step_end=witness,
         **arguments,
     )
-    ended = (out.images * 255).round().byte()
+    ended = to_bytes(out.images)
     asked, verdict = torch.tensor(out.class_labels), judged(judge, ended)
     last = ended[::num_images, None]
 

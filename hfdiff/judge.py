@@ -179,8 +179,8 @@ def train_judge(
         order = torch.randperm(len(table), generator=generator)
         for rows in order[: steps_per_epoch * batch_size].chunk(steps_per_epoch):
             given = draw_styles(len(rows), applied, STYLED_SHARE, generator)
-            pixels = apply_styles(to_unit_range(table.pixels[rows]).to(device), given, applied)
-            verdict = judge(_augment(pixels * 2 - 1))
+            pixels = _augment(to_unit_range(table.pixels[rows]).to(device))  # first: a mirrored slant is another
+            verdict = judge(apply_styles(pixels, given, applied) * 2 - 1)
             loss = F.cross_entropy(verdict.logits, table.labels[rows].to(device), label_smoothing=0.1)
             if judge.style_names:  # cross-entropy with a strength as target is least at the strength to be expected
                 wanted = torch.cat([table.style_weights[rows], given], dim=1).to(device)
@@ -220,11 +220,15 @@ def accuracy(judge: Judge, table: ImageTable) -> float:
 
 
 def unseen(judge: Judge, table: ImageTable) -> ImageTable:
-    """The pictures that cannot have been in the judge's training: a test split, or all but its half."""
+    """The pictures that cannot have been in the judge's training: a test split, or all but its half.
+
+    The embedded judges were trained on larger data than some that they judge, so a validation split is halved as well.
+    """
     if table.split in TEST_NAMES:
         return table
-    others: dict[Half, Half] = {"first": "second", "second": "first", "whole": "whole"}
-    return table.half(others[judge.half_seen])
+    if judge.half_seen == "whole":
+        return table.part(slice(0, 0)) if table.split == "train" else table
+    return table.half("second" if judge.half_seen == "first" else "first")
 
 
 def load_judge(name: str) -> Judge:
@@ -253,7 +257,18 @@ def save_judge(judge: Judge, folder: Path, test: ImageTable) -> Judge:
     keys = [key for key in inspect.signature(Judge).parameters if key != "test_accuracy"]
     config = {key: getattr(judge, key) for key in keys} | {"test_accuracy": round(accuracy(judge, test), 4)}
     weights = copy.deepcopy(judge).to(torch.float16)
-    write_folder(folder, lambda place: weights.save_pretrained(place, config=config))  # type: ignore[operator]
+    seen = "all" if judge.half_seen == "whole" else f"the {judge.half_seen} half of"
+    card = (
+        "# Judge\n\nTells the class and the strength of styles of pictures (hfdiff.judge). "
+        f"Trained on {seen} the training pictures of {judge.trained_on}; right on {config['test_accuracy']} of "
+        f"{len(test):,} pictures that it never saw.\n"
+    )
+
+    def fill(place: Path) -> None:
+        weights.save_pretrained(place, config=config)  # type: ignore[operator]
+        (place / "README.md").write_text(card)
+
+    write_folder(folder, fill)
     return _load(folder)
 
 
@@ -268,18 +283,22 @@ def find_judge(table: ImageTable, half: Half = "first") -> Judge | None:
 
 
 def judge_for(
-    table: ImageTable, validation: ImageTable, half: Half = "first", say: Callable[[str], None] = print
+    table: ImageTable,
+    validation: ImageTable,
+    half: Half = "first",
+    say: Callable[[str], None] = print,
+    device: torch.device | str = "cpu",
 ) -> Judge:
     """`find_judge`, or a new one: trained for minutes, and kept in the folder HFDIFF_CACHE (~/.cache/hfdiff)."""
     found = find_judge(table, half)
     if found:
-        return found
-    judge = make_judge(table, half=half)
+        return found.to(device)
+    judge = make_judge(table, half=half).to(device)
     epochs = default_epochs(table.half(half))
     say(f"no judge of {table.name} yet: training one, {epochs} epochs; it is kept in {cached(table, half)}")
     for epoch in train_judge(judge, table, validation, epochs=epochs):
         say(f"judge: epoch {epoch.number} of {epochs}, {epoch.validation_accuracy:.3f} of held-out pictures right")
-    return save_judge(judge, cached(table, half), validation)
+    return save_judge(judge, cached(table, half), unseen(judge, validation)).to(device)
 
 
 def cached(table: ImageTable, half: Half) -> Path:

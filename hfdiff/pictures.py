@@ -90,37 +90,30 @@ def loss_curves(metrics: Path) -> Figure:
 
 
 def quality_points(metrics: Path) -> list[dict[str, float]]:
-    """The log points of a run where the quality of samples was measured, each with the newest validation loss."""
-    found, val_loss = [], None
-    for point in map(json.loads, metrics.read_text().splitlines()):
-        val_loss = val_loss if point["val_loss"] is None else point["val_loss"]
-        if "class_accuracy" in point:
-            found.append(point | {"val_loss": val_loss})
-    return found
+    """The log points of a run where the quality of samples was measured."""
+    points = map(json.loads, metrics.read_text().splitlines())
+    return [point for point in points if "class_accuracy" in point]
 
 
 def quality_curves(metrics: Path) -> Figure:
     """Class accuracy and Frechet distance over the images seen, and whether lower loss means nearer samples."""
     points = quality_points(metrics)
-    n = points[-1]["quality_n"]
+    measured = [p for p in points if "frechet_judge" in p]
+    distances = [p["frechet_judge"] for p in measured]
     figure = Figure(figsize=(10, 4), layout="constrained")
     over_time, against_loss = figure.subplots(1, 2)
     images = [p["images"] for p in points]
     over_time.plot(images, [p["class_accuracy"] for p in points], "o-k", label="class accuracy")
-    over_time.set(xlabel="training images seen", ylabel="class accuracy", ylim=(0, 1), title=f"{n:,} samples")
-    measured = [p for p in points if "frechet_judge" in p and p["val_loss"] is not None]
-    if measured:
-        distances = [p["frechet_judge"] for p in measured]
-        right = over_time.twinx()
-        right.plot([p["images"] for p in measured], distances, "s--", color="tab:blue", label="Frechet distance")
-        right.set(ylabel="Frechet distance, judge's features", ylim=(0, None))
-        against_loss.plot([p["val_loss"] for p in measured], distances, "s--", color="tab:blue")
-        for i in {0, len(measured) - 1}:
-            text = f"{measured[i]['images']:,} images"
-            against_loss.annotate(
-                text, (measured[i]["val_loss"], distances[i]), xytext=(4, 6), textcoords="offset points"
-            )
-        against_loss.margins(0.15)
+    title = f"{points[-1]['quality_n']:,} samples"
+    over_time.set(xlabel="training images seen", ylabel="class accuracy", ylim=(0, 1), title=title)
+    right = over_time.twinx()
+    right.plot([p["images"] for p in measured], distances, "s--", color="tab:blue", label="Frechet distance")
+    right.set(ylabel="Frechet distance, judge's features", ylim=(0, None))
+    against_loss.plot([p["val_loss"] for p in measured], distances, "s--", color="tab:blue")
+    for point in measured[:: max(1, len(measured) - 1)]:
+        place = (point["val_loss"], point["frechet_judge"])
+        against_loss.annotate(f"{point['images']:,} images", place, xytext=(4, 6), textcoords="offset points")
+    against_loss.margins(0.15)
     against_loss.set(xlabel="validation loss", ylabel="Frechet distance", title="does lower loss mean nearer samples?")
     _legend_below(figure)
     return figure

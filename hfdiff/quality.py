@@ -1,14 +1,19 @@
 """Quality of the samples while a model trains, beside the loss: few samples, in at most a twentieth of the time."""
 
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass
+from functools import cached_property
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from hfdiff.data import ImageTable
+from hfdiff.errors import BadInput
 from hfdiff.evaluation import METRICS, Evidence, Real, judge_pictures, lacking
 from hfdiff.judge import Judge
 from hfdiff.pipelines.class_style import ClassStylePipeline
-from hfdiff.report import PROBE, draw, plain_request, seconds_per_picture
+from hfdiff.report import draw, plain_request, seconds_per_picture
+from hfdiff.training import TrainState
 
 SHARE = 0.05  # of the training time
 MOST = 2_000  # samples
@@ -18,44 +23,54 @@ WATCHED = ("class_accuracy", "frechet_judge")
 
 @dataclass
 class QualityWatch:
-    """Measures `WATCHED` on n plain samples of fixed noise.
+    """Measures `WATCHED` on n plain samples of fixed noise, while that takes at most `SHARE` of the training time.
 
-    The first measurement that the time allows decides n: distances at different n are not comparable.
+    The first measurement that the time allows decides n: distances at different n do not compare.
     """
 
     judge: Judge
     training: ImageTable
     validation: ImageTable
     seed: int
-    n: int = 0  # samples; 0: not yet decided
     needed: bool = False  # measure whatever it takes
-    _cost: float = 0.0  # seconds of a sample; 0: not yet known
-    _real: Real | None = field(default=None, repr=False)
 
-    def measure(self, pipeline: ClassStylePipeline, seconds: float) -> dict[str, float]:
-        """Metric -> value, and "quality_n", after `seconds` of training; empty where the time is too short.
+    @cached_property
+    def real(self) -> Real:
+        return Real.of(self.judge, self.training, self.validation, self.seed, most=MOST)
+
+    def check(self) -> None:
+        """BadInput where the distance is needed, and the data has too few pictures for it."""
+        lack = lacking("frechet_judge", self.real, MOST, 0) if self.needed else None
+        if lack:
+            raise BadInput(f"best_by 'frechet_judge': {lack}; give best_by val_loss")
+
+    def measure(self, pipeline: ClassStylePipeline, state: TrainState) -> dict[str, float]:
+        """Metric -> value, and "quality_n"; empty where the time is too short.
 
         All processes draw; the metrics are the main one's.
         """
         pipeline.set_progress_bar_config(disable=True)
-        self.n = self.n or self._affordable(pipeline, seconds)
-        if not self.n:
-            return {}
-        request = plain_request(pipeline, self.n)
-        pixels = draw(pipeline, request, self.seed)
-        if not PartialState().is_main_process:
-            return {"quality_n": self.n}
-        if self._real is None:
-            training, validation = (table.part(slice(0, MOST)) for table in (self.training, self.validation))
-            self._real = Real.of(self.judge, training, validation)
-        evidence = Evidence(self._real, judge_pictures(self.judge, pixels, request.labels))
-        names = [name for name in WATCHED if not lacking(name, self._real, self.n, 0)]
-        return {name: METRICS[name].measure(evidence).value for name in names} | {"quality_n": self.n}
+        started = time.perf_counter()
+        n = state.quality_n if self.needed and state.quality_n else self._affordable(pipeline, state)
+        quality: dict[str, float] = {}
+        if n:
+            state.quality_n = n
+            request = plain_request(self.real, n)
+            pixels = draw(pipeline, request, self.seed)
+            quality = {"quality_n": n}
+            if PartialState().is_main_process:
+                evidence = Evidence(self.real, judge_pictures(self.judge, pixels, request.labels))
+                names = [name for name in WATCHED if not lacking(name, self.real, n, 0)]
+                quality |= {name: METRICS[name].measure(evidence).value for name in names}
+        state.quality_seconds += time.perf_counter() - started
+        return quality
 
-    def _affordable(self, pipeline: ClassStylePipeline, seconds: float) -> int:
-        self._cost = self._cost or seconds_per_picture(pipeline) / PartialState().num_processes
-        classes = len(pipeline.class_names)
-        n = min(MOST, int(SHARE * seconds / self._cost) - 2 * PROBE)
-        if n < LEAST:
-            n = METRICS["frechet_judge"].least + classes if self.needed else 0
-        return n // classes * classes
+    def _affordable(self, pipeline: ClassStylePipeline, state: TrainState) -> int:
+        """How many samples to draw now, 0 for none; the main process decides."""
+        if not state.quality_cost:
+            state.quality_cost = seconds_per_picture(pipeline) / PartialState().num_processes
+        most = int((SHARE * state.seconds - state.quality_seconds) / state.quality_cost)
+        n = state.quality_n if state.quality_n <= most else 0
+        if not state.quality_n:
+            n = min(MOST, most) if most >= LEAST else (METRICS["frechet_judge"].least if self.needed else 0)
+        return broadcast_object_list([n])[0]

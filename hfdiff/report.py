@@ -19,9 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hfdiff.checkpoint import run_config
-from hfdiff.data import ImageTable, Reading, load_test_data, load_training_data
+from hfdiff.data import ImageTable, Reading, load_test_data, load_training_data, to_bytes
 from hfdiff.errors import BadInput
-from hfdiff.evaluation import METRICS, Evidence, Judged, Real, judge_pictures, right, to_bytes
+from hfdiff.evaluation import METRICS, Evidence, Judged, Real, judge_pictures, right
 from hfdiff.judge import Judge
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.samplers import sampler_of
@@ -51,24 +51,29 @@ class Request:
         return len(self.labels)
 
 
-def plain_request(pipeline: ClassStylePipeline, n: int) -> Request:
-    """The classes in turn, in no style."""
-    return Request(torch.arange(n) % len(pipeline.class_names), ({},) * n)
+def plain_request(real: Real, n: int) -> Request:
+    """The classes of real pictures, in no style but those that the data itself names: drawings that match, one by one,
+    the real pictures that stand beside them."""
+    rows = torch.arange(n) % len(real.others)
+    own = list(enumerate(real.training.style_names))
+    strengths = real.others.strengths[rows].tolist()
+    styles = tuple({name: row[i] for i, name in own if row[i] > 0} for row in strengths)
+    return Request(real.others.labels[rows], styles)
 
 
 def styled_request(pipeline: ClassStylePipeline, n: int, seed: int) -> Request:
-    """The classes in turn, in every style and in every pair of styles that do not exclude each other, in turn; the
+    """Every class in every style and in every pair of styles that do not exclude each other, in random order; the
     strengths uniform in (0, 1]."""
     groups = {name: pipeline.config.styles[name].get("group") or name for name in pipeline.style_names}
     pairs = [pair for pair in combinations(groups, 2) if groups[pair[0]] != groups[pair[1]]]
-    singles = [(name,) for name in groups]
-    kinds = [*singles, *pairs]
-    classes = len(pipeline.class_names)
+    kinds: list[tuple[str, ...]] = [*((name,) for name in groups), *pairs]
+    cells = [(label, kind) for label in range(len(pipeline.class_names)) for kind in kinds]
     generator = torch.Generator().manual_seed(seed_of(seed, "styles"))
-    strengths = 1 - torch.rand((n, 2), generator=generator)
-    chosen = [kinds[i // classes % len(kinds)] for i in range(n)] if kinds else []
-    styles = tuple(dict(zip(names, row.tolist())) for names, row in zip(chosen, strengths))
-    return Request(torch.arange(len(styles)) % classes, styles)
+    order = torch.randperm(len(cells), generator=generator).tolist()
+    chosen = [cells[order[i % len(cells)]] for i in range(n)]
+    strengths = (1 - torch.rand((n, 2), generator=generator)).tolist()
+    styles = tuple(dict(zip(kind, row)) for (_, kind), row in zip(chosen, strengths))
+    return Request(torch.tensor([label for label, _ in chosen], dtype=torch.int64), styles)
 
 
 def draw(
@@ -133,7 +138,7 @@ class Protocol:
 
 def seconds_per_picture(pipeline: ClassStylePipeline, **given: Any) -> float:
     """What a plain picture costs, by the clock of a small batch in one process."""
-    request = plain_request(pipeline, PROBE)
+    request = Request(torch.arange(PROBE) % len(pipeline.class_names), ({},) * PROBE)
     for _ in range(2):  # the first is slower
         started = time.perf_counter()
         draw(pipeline, request, seed=0, **given)
@@ -175,17 +180,17 @@ class Drawn:
     seconds: float
 
 
-def draw_samples(pipeline: ClassStylePipeline, judge: Judge, protocol: Protocol, quiet: bool = False) -> Drawn:
+def draw_samples(pipeline: ClassStylePipeline, real: Real, protocol: Protocol, quiet: bool = False) -> Drawn:
     """Draw what the protocol says and let the judge see it: plain samples, and samples in styles."""
     started = time.perf_counter()
-    requests = [plain_request(pipeline, protocol.n), styled_request(pipeline, protocol.num_styled, protocol.seed)]
+    requests = [plain_request(real, protocol.n), styled_request(pipeline, protocol.num_styled, protocol.seed)]
     state = PartialState()
     total = -(-sum(map(len, requests)) // state.num_processes)
     pictures: list[Judged] = []
     with tqdm(total=total, unit="img", desc="drawing", disable=quiet or not state.is_main_process) as bar:
         for number, request in enumerate(filter(len, requests)):
             pixels = draw(pipeline, request, seed_of(protocol.seed, number), bar.update, **protocol.given)
-            pictures.append(judge_pictures(judge, pixels, request.labels, strengths_of(request, judge)))
+            pictures.append(judge_pictures(real.judge, pixels, request.labels, strengths_of(request, real.judge)))
     return Drawn(pictures[0], pictures[1] if len(pictures) > 1 else None, time.perf_counter() - started)
 
 
@@ -195,8 +200,9 @@ def report_of(
     protocol: Protocol,
     drawn: Drawn,
     names: Sequence[str],
+    **about: Any,
 ) -> dict[str, Any]:
-    """The JSON of an evaluation. The samples were drawn blindly: none was chosen by a scorer."""
+    """The JSON of an evaluation; `about` joins its protocol. The samples were drawn blindly: none was chosen."""
     evidence = Evidence(real, drawn.samples, drawn.styled)
     metrics, seconds = {}, {"drawing": drawn.seconds}
     for name in names:
@@ -214,13 +220,19 @@ def report_of(
         "num_styled": protocol.num_styled,
         "seed": protocol.seed,
         "selection": "none",
+        **about,
         "dataset": real.training.name,
         "split": real.split,
         "reference_n": len(reference),
         "size": list(real.training.size),
         "sampler": sampler_of(pipeline.scheduler),
         **settings,
-        "judge": {"accuracy": right(reference), "trained_on": judge.trained_on, "half_seen": judge.half_seen},
+        "judge": {
+            "accuracy": right(reference),
+            "trained_on": judge.trained_on,
+            "half_seen": judge.half_seen,
+            "fingerprint": judge.fingerprint,
+        },
     }
     return {"protocol": protocol_json, "metrics": metrics, "seconds": seconds}
 

@@ -322,6 +322,8 @@ class TrainState:
     step: int = 0
     best_score: float = math.inf  # of `config.best_by`, the lowest so far
     quality_n: int = 0  # samples that the quality is measured on; 0: not yet decided
+    quality_seconds: float = 0.0  # spent on that
+    quality_cost: float = 0.0  # seconds of a sample, a matter of the machine; 0: not yet known
     loss_sum: Tensor | float = 0.0  # over the steps since the last log point; on the device, to be read seldom
     loss_steps: int = 0
     seconds: float = 0.0  # spent training, earlier launches included
@@ -352,6 +354,7 @@ class TrainState:
             "step": self.step,
             "best_score": self.best_score if math.isfinite(self.best_score) else None,
             "quality_n": self.quality_n,
+            "quality_seconds": self.quality_seconds,
             "loss_sum": float(self.loss_sum),
             "loss_steps": self.loss_steps,
             "seconds": self.seconds,
@@ -374,7 +377,7 @@ class TrainState:
         self.ema.optimization_step = numbers["ema_step"]
         self.step = numbers["step"]
         self.best_score = math.inf if numbers["best_score"] is None else numbers["best_score"]
-        self.quality_n = numbers["quality_n"]
+        self.quality_n, self.quality_seconds = numbers["quality_n"], numbers["quality_seconds"]
         self.loss_sum, self.loss_steps = numbers["loss_sum"], numbers["loss_steps"]
         self.seconds = numbers["seconds"]
         self.decays_by_time = numbers["decays_by_time"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from kornia.filters import gaussian_blur2d
 
-from hfdiff.data import to_unit_range
+from hfdiff.data import to_bytes, to_unit_range
 from hfdiff.errors import BadInput
 from hfdiff.evaluation import (
     METRICS,
@@ -22,10 +22,9 @@ from hfdiff.evaluation import (
     kernel_distances,
     lacking,
     spread,
-    to_bytes,
     wilson,
 )
-from hfdiff.judge import Judge, load_judge
+from hfdiff.judge import Judge, load_judge, make_judge
 from hfdiff.styles import apply_styles
 
 
@@ -91,8 +90,8 @@ def test_wilson_interval():
 
 def test_jackknife_of_a_mean_is_the_interval_of_the_mean_of_groups():
     values = normal(500)
-    groups = torch.stack([part.mean() for part in values.split(50)])
-    error = groups.std().item() / 10**0.5
+    tenth = torch.randperm(500, generator=torch.Generator().manual_seed(0)) % 10
+    error = torch.stack([values[tenth == i].mean() for i in range(10)]).std().item() / 10**0.5
     expected = [values.mean().item() + side * 2.262 * error for side in (-1, 1)]
     assert jackknife(lambda rows: values[rows].mean().item(), 500) == pytest.approx(expected)
 
@@ -125,6 +124,11 @@ def test_copies_raise_memorisation_by_their_share(evidence):
     fresh = judge_pictures(evidence.real.judge, copied, samples.labels)
     result = METRICS["memorisation"].measure(replace(evidence, samples=fresh))
     assert result.value == pytest.approx(clean.value + 0.1, abs=0.01)
+
+
+def test_a_mirrored_copy_is_a_copy(evidence):
+    training = evidence.real.training.pixels
+    assert closeness(training[:50].flip(-1), training).max() < 0.01
 
 
 def test_a_darker_copy_is_nearer_than_any_new_picture(evidence):
@@ -204,3 +208,9 @@ def test_a_judge_of_other_classes(fashion):
         check_judge(Judge(1, ["a", "b"]), fashion[0])
     with pytest.raises(BadInput, match="3 channels; data set"):
         check_judge(Judge(3, list(fashion[0].class_names)), fashion[0])
+
+
+def test_a_judge_that_saw_everything(fashion):
+    table = fashion[0].part(slice(0, 300))
+    with pytest.raises(BadInput, match="was trained on all train pictures of 'fashion_mnist_12k'; give one of half"):
+        Real.of(make_judge(table, widths=(4, 8, 8)), table, fashion[1].part(slice(0, 50)))

@@ -1,13 +1,15 @@
 """The judge: the embedded one is as good as it says, and training makes one."""
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import SHARED_DATA, class_folders
+from torchmetrics.functional import spearman_corrcoef
 
-from hfdiff.data import ASSETS, load_test_data, load_training_data, to_unit_range
+from hfdiff.data import ASSETS, load_test_data, load_training_data, to_bytes, to_unit_range
 from hfdiff.errors import BadInput
 from hfdiff.judge import Judge, accuracy, find_judge, judge_for, judged, load_judge, make_judge, train_judge, unseen
 from hfdiff.styles import apply_styles
@@ -56,6 +58,28 @@ def test_a_judge_of_one_half_never_sees_the_other(fashion):
     assert len(other.half("first")) == 0
     with pytest.raises(BadInput, match="first half"):
         next(train_judge(judge, other, fashion[1], epochs=1))
+
+
+def test_what_a_judge_has_seen(fashion):
+    table = fashion[0].part(slice(0, 100))
+    whole, half = (make_judge(table, widths=(4, 8, 8), half=half) for half in ("whole", "second"))
+    assert len(unseen(whole, table)) == 0
+    assert len(unseen(whole, replace(table, split="validation"))) == 100
+    assert len(unseen(half, replace(table, split="test"))) == 100
+    assert torch.equal(unseen(half, table).pixels, table.half("first").pixels)
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full data sets is absent")
+def test_the_embedded_judge_tells_strengths(fashion):
+    judge, table = load_judge("fashion_mnist"), load_test_data(str(SHARED_DATA / "fashion_mnist")).part(slice(0, 1000))
+    strengths = 1 - torch.rand(1000, 1, generator=torch.Generator().manual_seed(0))
+    for column, name in enumerate(judge.style_names):
+        pixels = to_bytes(apply_styles(to_unit_range(table.pixels), strengths, [name]))
+        measured = judged(judge, pixels).strengths[:, column]
+        assert spearman_corrcoef(measured, strengths[:, 0]) > 0.5, name
+        if name == "slanted":  # to the other side is no slant
+            mirrored = judged(judge, pixels.flip(-1)).strengths[:, column]
+            assert mirrored.mean() < 0.5 * measured.mean()
 
 
 def test_features_are_normalised_over_the_training_pictures(fashion):

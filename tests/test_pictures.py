@@ -17,7 +17,6 @@ from hfdiff.pictures import (
     labelled_grid,
     loss_curves,
     quality_curves,
-    quality_points,
     recognition_figure,
     reverse_strip,
     save_picture,
@@ -141,14 +140,13 @@ def test_histograms_differ_without_colour():
     ]  # fmt: skip
 
 
-def test_quality_curves_pair_each_distance_with_the_newest_loss(tmp_path):
+def test_quality_curves_hold_each_distance_against_the_loss_of_the_same_weights(tmp_path):
     lines = [
-        {"images": 10, "val_loss": 0.5},
-        {"images": 20, "val_loss": None, "class_accuracy": 0.2, "quality_n": 300, "frechet_judge": 30.0},
+        {"images": 10, "val_loss": 0.6},
+        {"images": 20, "val_loss": 0.5, "class_accuracy": 0.2, "quality_n": 300, "frechet_judge": 30.0},
         {"images": 30, "val_loss": 0.4, "class_accuracy": 0.5, "quality_n": 300, "frechet_judge": 20.0},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert [point["val_loss"] for point in quality_points(tmp_path / "metrics.jsonl")] == [0.5, 0.4]
     figure = quality_curves(tmp_path / "metrics.jsonl")
     against_loss = figure.axes[1].get_lines()[0]
     assert against_loss.get_xydata().tolist() == [[0.5, 30.0], [0.4, 20.0]]

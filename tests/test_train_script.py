@@ -98,11 +98,11 @@ def test_the_pipeline_holds_the_weights_whose_samples_are_nearest(start, tmp_pat
     assert start("run", "--max_train_images", "80", *flags) == 0
     watched = {point["images"]: point for point in lines(tmp_path / "run") if "frechet_judge" in point}
     assert list(watched) == [40, 80]
-    assert [point["quality_n"] for point in watched.values()] == [260, 260]  # the least that the distance takes
+    assert [point["quality_n"] for point in watched.values()] == [256, 256]  # the least that the distance takes
     assert all(0 <= point["class_accuracy"] <= 1 for point in watched.values())
     numbers = json.loads((list_checkpoints(tmp_path / "run" / "checkpoints")[0] / "state.json").read_text())
     assert numbers["best_score"] == min(point["frechet_judge"] for point in watched.values())
-    assert numbers["quality_n"] == 260
+    assert numbers["quality_n"] == 256
     assert (tmp_path / "run" / "pipeline").is_dir()
 
 

@@ -125,8 +125,8 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     fingerprint, judge = table.fingerprint, find_judge(table)
     if judge is None and config.best_by == "frechet_judge":
         raise BadInput(
-            f"best_by 'frechet_judge' needs a judge, and data set {config.dataset!r} has none yet; train one with "
-            f"train_scripts/train_judge.py --dataset {config.dataset}, or give best_by val_loss"
+            f"best_by 'frechet_judge' needs a judge, and data set {config.dataset!r} has none of such pictures; train "
+            "one with train_scripts/train_judge.py and the same flags of the data, or give best_by val_loss"
         )
     say(describe(table))
     say(f"styles: {', '.join(table.style_names + config.styles) or 'none'}")
@@ -151,7 +151,8 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     watch = None
     if judge:
         needed = config.best_by == "frechet_judge"
-        watch = QualityWatch(judge.to(device), table, validation, config.seed, state.quality_n, needed)
+        watch = QualityWatch(judge.to(device), table, validation, config.seed, needed)
+        watch.check()
     table, validation = table.to(device), validation.to(device)
     return Run(folder, config, table, validation, state, objective, accelerator, fingerprint, watch)
 
@@ -168,22 +169,19 @@ def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
     draws = due(config.sample_images)
     if validates or saves or draws or due(config.logging_images):
         check_finite(state, step.loss)
-    val_loss: float | None = None
-    quality: dict[str, float] = {}
-    if validates:
+    quality = run.watch.measure(run.pipeline(), state) if draws and run.watch else {}
+    val_loss = None
+    if validates or quality:  # a distance is held against the loss of the same weights
         val_loss = validate(config, run.validation, state, run.objective, run.accelerator)
         if not val_loss < float("inf"):
             raise TrainingFailed(f"step {step.step}: the validation loss is {val_loss}; nothing of it is saved")
-    if draws and run.watch:
-        quality = run.watch.measure(run.pipeline(), state.seconds)
-        state.quality_n = run.watch.n
     score = val_loss if config.best_by == "val_loss" else quality.get("frechet_judge")
     if main and score is not None and score < state.best_score:
         state.best_score = score
         checkpoint.export_pipeline(run.pipeline(), run.folder.pipeline)
-    if validates or quality or due(config.logging_images):
+    if val_loss is not None or due(config.logging_images):
         log.write(step, val_loss, quality)
-    if main and (validates or quality):
+    if main and val_loss is not None:
         save_picture(run.folder.losses, loss_curves(run.folder.metrics))
     if main and quality:
         save_picture(run.folder.quality, quality_curves(run.folder.metrics))
