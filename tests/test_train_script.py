@@ -107,7 +107,9 @@ def test_the_pipeline_holds_the_weights_whose_samples_are_nearest(start, tmp_pat
 
 
 def test_no_judge_to_go_by(start, tmp_path):
-    with pytest.raises(BadInput, match="best_by 'frechet_judge' needs a judge.*has none yet; train one with"):
+    with pytest.raises(
+        BadInput, match="best_by 'frechet_judge' needs a judge.*has none of such pictures; train one with"
+    ):
         start("run", "--best_by", "frechet_judge")
     assert not (tmp_path / "run").exists()
 

@@ -28,6 +28,10 @@ class JudgeConfig:
     """Folder of the weights (fp16) and the configuration; by default the cache, where every command finds it."""
     half: Half = "first"
     """Train on this half of the pictures and leave the other to a scorer; whole takes all."""
+    image_column: str | None = None
+    label_column: str | None = None
+    style_columns: tuple[str, ...] = ()
+    """As in training."""
     resolution: int | None = None
     """Resize all pictures to this many pixels a side."""
     epochs: int | None = None
@@ -48,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     accelerator = Accelerator()
     if accelerator.num_processes > 1:
         raise BadInput(f"{accelerator.num_processes} processes; valid: 1, the judge is small")
-    reading = Reading(config.resolution)
+    reading = Reading(config.resolution, config.image_column, config.label_column, config.style_columns)
     table, validation = load_training_data(config.dataset, reading)
     test = load_test_data(config.dataset, reading)
     use_all_cores(1)
