@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -95,26 +95,31 @@ def quality_points(metrics: Path) -> list[dict[str, float]]:
     return [point for point in points if "class_accuracy" in point]
 
 
-def quality_curves(metrics: Path) -> Figure:
-    """Class accuracy and Frechet distance over the images seen, and whether lower loss means nearer samples."""
-    points = quality_points(metrics)
+def quality_curves(points: Sequence[dict[str, float]]) -> Figure:
+    """Class accuracy over the images seen; with distances, those too, and whether lower loss means nearer samples."""
     measured = [p for p in points if "frechet_judge" in p]
-    distances = [p["frechet_judge"] for p in measured]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    over_time, against_loss = figure.subplots(1, 2)
+    figure = Figure(figsize=(10 if measured else 5, 4), layout="constrained")
+    over_time, *rest = figure.subplots(1, 2 if measured else 1, squeeze=False)[0]
     images = [p["images"] for p in points]
     over_time.plot(images, [p["class_accuracy"] for p in points], "o-k", label="class accuracy")
     title = f"{points[-1]['quality_n']:,} samples"
     over_time.set(xlabel="training images seen", ylabel="class accuracy", ylim=(0, 1), title=title)
-    right = over_time.twinx()
-    right.plot([p["images"] for p in measured], distances, "s--", color="tab:blue", label="Frechet distance")
-    right.set(ylabel="Frechet distance, judge's features", ylim=(0, None))
-    against_loss.plot([p["val_loss"] for p in measured], distances, "s--", color="tab:blue")
-    for point in measured[:: max(1, len(measured) - 1)]:
-        place = (point["val_loss"], point["frechet_judge"])
-        against_loss.annotate(f"{point['images']:,} images", place, xytext=(4, 6), textcoords="offset points")
-    against_loss.margins(0.15)
-    against_loss.set(xlabel="validation loss", ylabel="Frechet distance", title="does lower loss mean nearer samples?")
+    over_time.xaxis.set_major_locator(MaxNLocator(5))
+    over_time.xaxis.set_major_formatter("{x:,.0f}")
+    for against_loss in rest:
+        losses, distances = ([p[key] for p in measured] for key in ("val_loss", "frechet_judge"))
+        right = over_time.twinx()
+        right.plot([p["images"] for p in measured], distances, "s--", color="tab:blue", label="Frechet distance")
+        right.set(ylabel="Frechet distance, judge's features", ylim=(0, None))
+        against_loss.plot(losses, distances, "s--", color="tab:blue")
+        for i in {0, len(measured) - 1}:
+            text = f"{measured[i]['images']:,} images"
+            against_loss.annotate(
+                text, (losses[i], distances[i]), xytext=(0, 8), textcoords="offset points", ha="center"
+            )
+        against_loss.margins(0.2)
+        title = "does lower loss mean nearer samples?"
+        against_loss.set(xlabel="validation loss", ylabel="Frechet distance", title=title)
     _legend_below(figure)
     return figure
 

@@ -220,10 +220,10 @@ def losses(subject: Subject) -> Iterator[Shown]:
         {},
     )
     points = pictures.quality_points(subject.run.metrics)
-    if points:
+    if len(points) > 1:
         yield Shown(
             "quality.png",
-            pictures.quality_curves(subject.run.metrics),
+            pictures.quality_curves(points),
             f"Class accuracy of {points[-1]['quality_n']:,} samples over the training images seen, in the end "
             f"{points[-1]['class_accuracy']:.2f}, and their Frechet distance against the validation loss.",
             {"points": points},

@@ -17,6 +17,7 @@ from hfdiff.pictures import (
     labelled_grid,
     loss_curves,
     quality_curves,
+    quality_points,
     recognition_figure,
     reverse_strip,
     save_picture,
@@ -147,6 +148,12 @@ def test_quality_curves_hold_each_distance_against_the_loss_of_the_same_weights(
         {"images": 30, "val_loss": 0.4, "class_accuracy": 0.5, "quality_n": 300, "frechet_judge": 20.0},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    figure = quality_curves(tmp_path / "metrics.jsonl")
+    points = quality_points(tmp_path / "metrics.jsonl")
+    assert [point["images"] for point in points] == [20, 30]
+    figure = quality_curves(points)
     against_loss = figure.axes[1].get_lines()[0]
     assert against_loss.get_xydata().tolist() == [[0.5, 30.0], [0.4, 20.0]]
+    assert len(quality_curves([{**point, "frechet_judge": 1.0} for point in points]).axes) == 3
+    for point in points:
+        del point["frechet_judge"]
+    assert len(quality_curves(points).axes) == 1

@@ -25,7 +25,7 @@ from hfdiff.data import ImageTable, describe, load_training_data
 from hfdiff.errors import BadInput, TrainingFailed, run_program
 from hfdiff.judge import find_judge
 from hfdiff.objectives import Objective, make_objective
-from hfdiff.pictures import loss_curves, overview, quality_curves, save_picture
+from hfdiff.pictures import loss_curves, overview, quality_curves, quality_points, save_picture
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.quality import QualityWatch
 from hfdiff.runlog import RunLog
@@ -183,8 +183,8 @@ def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
         log.write(step, val_loss, quality)
     if main and val_loss is not None:
         save_picture(run.folder.losses, loss_curves(run.folder.metrics))
-    if main and quality:
-        save_picture(run.folder.quality, quality_curves(run.folder.metrics))
+    if main and quality and len(points := quality_points(run.folder.metrics)) > 1:
+        save_picture(run.folder.quality, quality_curves(points))
     if main and draws:
         pipeline = run.pipeline()
         pipeline.set_progress_bar_config(disable=True)
