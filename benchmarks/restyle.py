@@ -12,14 +12,13 @@ from typing import Annotated
 
 import torch
 import tyro
+from opened import opened
 from torch import Tensor
 
-from hfdiff.checkpoint import load_pipeline
 from hfdiff.config import command_line
-from hfdiff.data import load_test_data, to_bytes, to_unit_range
+from hfdiff.data import to_bytes, to_unit_range
 from hfdiff.errors import run_program
 from hfdiff.evaluation import Judged, judge_pictures, right
-from hfdiff.judge import load_judge, unseen
 from hfdiff.pipelines.class_style import PLAIN
 from hfdiff.styles import STYLES, apply_styles
 
@@ -40,10 +39,7 @@ class Arguments:
 
 def main(argv: Sequence[str]) -> int:
     given = command_line(Arguments, argv, __doc__ or "")
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    pipeline, judge = load_pipeline(given.model).to(device), load_judge(given.judge).to(device)
-    real = unseen(judge, load_test_data(given.reference))
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline, judge, real = opened(given.model, given.judge, given.reference)
     scale = given.guidance_scale
     guidance = {} if scale is None else {"guidance_scale": scale, "style_guidance_scale": scale}
     chosen = torch.randperm(len(real), generator=torch.Generator().manual_seed(given.seed))[: given.num_images]

@@ -15,14 +15,14 @@ import torch
 import tyro
 from diffusers import SchedulerMixin
 from matplotlib.figure import Figure
+from opened import opened
 from torch import Tensor
 
-from hfdiff.checkpoint import load_pipeline
 from hfdiff.config import command_line
-from hfdiff.data import load_test_data, to_bytes
+from hfdiff.data import to_bytes
 from hfdiff.errors import run_program
 from hfdiff.evaluation import frechet
-from hfdiff.judge import accuracy, judged, load_judge, unseen
+from hfdiff.judge import accuracy, judged
 from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective
 from hfdiff.pictures import save_picture
 from hfdiff.pipelines.class_style import ClassStylePipeline
@@ -57,10 +57,7 @@ class Point:
 
 def main(argv: Sequence[str]) -> int:
     given = command_line(Arguments, argv, __doc__ or "")
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    pipeline, judge = load_pipeline(given.model).to(device), load_judge(given.judge).to(device)
-    real = unseen(judge, load_test_data(given.reference))
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline, judge, real = opened(given.model, given.judge, given.reference)
     features = judged(judge, real.pixels).features
     process = process_of(pipeline.scheduler)
     print(

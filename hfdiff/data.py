@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -85,7 +86,7 @@ class ImageTable:
         """Height and width in pixels."""
         return self.pixels.shape[2], self.pixels.shape[3]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over pixels, labels, style strengths and names, the first 16 hex digits."""
         digest = hashlib.sha256(repr((self.class_names, self.style_names, tuple(self.pixels.shape))).encode())

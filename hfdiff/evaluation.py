@@ -6,7 +6,7 @@ reach in place of samples. Intervals are over the samples: the real pictures cou
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -69,7 +69,7 @@ class Real:
             order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
             table = table.part(order[:most])
             given = torch.zeros(len(table), len(judge.style_names))
-            given[:, : table.style_weights.shape[1]] = table.style_weights
+            given[:, [judge.style_names.index(name) for name in table.style_names]] = table.style_weights
             sides.append(judge_pictures(judge, table.pixels, table.labels, given))
         reference, others = sides
         return cls(judge, training, reference, others, held_out.split)
@@ -111,6 +111,7 @@ class Metric:
     measure: Callable[[Evidence], Result]
     least: int
     per_class: int = 0  # the same for each class
+    per_style: int = 0  # the same for each style that the judge tells
     styled: bool = False  # is it measured on the drawings in styles?
     default: bool = True
 
@@ -131,7 +132,7 @@ def check_judge(judge: Judge, table: ImageTable, style_names: Sequence[str] = ()
     )
     if knows != holds:
         raise BadInput(f"the judge knows pictures of {knows}; data set {table.name!r} holds {holds}")
-    for name in style_names:
+    for name in (*table.style_names, *style_names):
         if name not in judge.style_names:
             raise BadInput(f"the judge does not tell the style {name!r}; it tells {', '.join(judge.style_names)}")
 
@@ -141,7 +142,8 @@ def lacking(name: str, real: Real, n: int, num_styled: int) -> str | None:
     if name not in METRICS:
         raise unknown("metric", name, METRICS)
     metric = METRICS[name]
-    least = max(metric.least, metric.per_class * len(real.judge.class_names))
+    judge = real.judge
+    least = max(metric.least, metric.per_class * len(judge.class_names), metric.per_style * len(judge.style_names))
     counts = {"samples in styles": num_styled} if metric.styled else {"samples": n}
     counts |= {"held-out real pictures": len(real.reference), "other real pictures": len(real.others)}
     what, count = min(counts.items(), key=lambda item: item[1])
@@ -222,19 +224,23 @@ def _part(a: Tensor, b: Tensor) -> int:
     return min(1000, len(a) // GROUPS, len(b) // GROUPS)
 
 
-def _inception(pixels: Tensor) -> Tensor:
-    """Pixels (N, C, H, W) uint8 -> features (N, 2048) of the network that the published distances are measured in."""
+@cache
+def _inception_network() -> torch.nn.Module:
     try:
         from torchmetrics.image.fid import NoTrainInceptionV3
 
-        network = NoTrainInceptionV3("inception-v3-compat", ["2048"]).eval()
+        return NoTrainInceptionV3("inception-v3-compat", ["2048"]).eval()
     except Exception as error:  # a missing package, or no way to its weights
         reason = first_line(error)[:150]
         raise BadInput(
             f"frechet_inception needs pip install 'hfdiff[fid]' and a download of weights: {reason}"
         ) from error
+
+
+def _inception(pixels: Tensor) -> Tensor:
+    """Pixels (N, C, H, W) uint8 -> features (N, 2048) of the network that the published distances are measured in."""
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    network = network.to(device)
+    network = _inception_network().to(device)
     colour = pixels.expand(-1, 3, -1, -1)
     with torch.no_grad():
         return torch.cat([network(part.to(device)).cpu() for part in colour.split(100)])
@@ -410,9 +416,10 @@ def _transformed(evidence: Evidence) -> Judged:
 
 
 def _correlation(pictures: Judged, style: int) -> float:
-    """Spearman's correlation over the pictures that were asked for this style."""
+    """Spearman's correlation over the pictures asked for this style; 0 where the judge always says the same."""
     rows = pictures.strengths[:, style] > 0
-    return spearman_corrcoef(pictures.verdict.strengths[rows, style], pictures.strengths[rows, style]).item()
+    value = spearman_corrcoef(pictures.verdict.strengths[rows, style], pictures.strengths[rows, style])
+    return value.nan_to_num().item()
 
 
 def _error(pictures: Judged, style: int) -> float:
@@ -454,7 +461,9 @@ def _mean(values: Sequence[float]) -> float:
 
 METRICS: Mapping[str, Metric] = {
     "class_accuracy": Metric("share of plain samples that the judge puts into the class asked for", _class_accuracy, 1),
-    "style_fidelity": Metric("do measured strengths follow those asked for?", _style_fidelity, 100, styled=True),
+    "style_fidelity": Metric(
+        "do measured strengths follow those asked for?", _style_fidelity, 100, per_style=12, styled=True
+    ),
     "frechet_judge": Metric("distance of Gaussians in the judge's features", partial(_frechet, "judge"), 256),
     "kernel_judge": Metric("kernel distance in the judge's features", partial(_kernel, "judge"), 200),
     "frechet_inception": Metric(

@@ -24,7 +24,7 @@ NUM_BINS = 20
 
 
 @dataclass(frozen=True)
-class Loss:
+class Lost:
     """Where the judge's accuracy on noised pictures falls half-way from clean to chance."""
 
     place: float  # share of the process's time, clean to noise
@@ -41,7 +41,7 @@ class Forward:
     accuracy: Tensor  # (T,) float64: share of pictures whose class the judge names
     num_images: int
     chance: float
-    lost: Loss | None  # None where noise never hides the class
+    lost: Lost | None  # None where noise never hides the class
     class_ids: list[int]
     images: Tensor  # (K, T, C, H, W) uint8, one row for each class id
 
@@ -141,9 +141,9 @@ def falls_to(places: Sequence[float], values: Sequence[float], level: float) -> 
     return None
 
 
-def _lost_at(scheduler: SchedulerMixin, place: float) -> Loss:
+def _lost_at(scheduler: SchedulerMixin, place: float) -> Lost:
     timestep = timestep_at(process_of(scheduler), torch.tensor(place, dtype=torch.float64))
-    return Loss(place, timestep.item(), log_snr(scheduler, timestep).item())
+    return Lost(place, timestep.item(), log_snr(scheduler, timestep).item())
 
 
 def _first_of_each(labels: Tensor, class_ids: Sequence[int]) -> dict[int, int]:

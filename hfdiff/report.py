@@ -55,7 +55,7 @@ def plain_request(real: Real, n: int) -> Request:
     """The classes of real pictures, in no style but those that the data itself names: drawings that match, one by one,
     the real pictures that stand beside them."""
     rows = torch.arange(n) % len(real.others)
-    own = list(enumerate(real.training.style_names))
+    own = [(real.judge.style_names.index(name), name) for name in real.training.style_names]
     strengths = real.others.strengths[rows].tolist()
     styles = tuple({name: row[i] for i, name in own if row[i] > 0} for row in strengths)
     return Request(real.others.labels[rows], styles)

@@ -1,0 +1,17 @@
+"""What a benchmark of a trained model opens: the model, a judge, and real pictures that the judge never saw."""
+
+import torch
+
+from hfdiff.checkpoint import load_pipeline
+from hfdiff.data import ImageTable, load_test_data
+from hfdiff.judge import Judge, load_judge, unseen
+from hfdiff.pipelines.class_style import ClassStylePipeline
+
+
+def opened(model: str, judge: str, reference: str) -> tuple[ClassStylePipeline, Judge, ImageTable]:
+    """The pipeline and the judge, on the accelerator where there is one, and the pictures of a data set's test split
+    (its validation split where it has none)."""
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    pipeline, arbiter = load_pipeline(model).to(device), load_judge(judge).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline, arbiter, unseen(arbiter, load_test_data(reference))
