@@ -9,6 +9,8 @@ _EXPORTS = {
     "ClassStylePipeline": "hfdiff.pipelines.class_style",
     "Judge": "hfdiff.judge",
     "TrainConfig": "hfdiff.training",
+    "caption": "hfdiff.clip",
+    "load_clip": "hfdiff.clip",
     "load_judge": "hfdiff.judge",
     "load_pipeline": "hfdiff.checkpoint",
 }

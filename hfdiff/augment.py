@@ -1,4 +1,4 @@
-"""Augmentation that does not leak into the samples: the model is told what was done to each training picture.
+"""Augmentation, above all one that does not leak into the samples: the model is told what was done to each picture.
 
 After Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Appendix F.2; sampling tells it that nothing was done.
 """
@@ -6,6 +6,7 @@ After Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Appendix F.2; sampl
 import math
 
 import torch
+import torch.nn.functional as F
 from kornia.geometry.transform import warp_affine
 from torch import Tensor
 
@@ -39,3 +40,15 @@ def augment(pixels: Tensor, draw: Tensor, probability: float) -> tuple[Tensor, T
     )
     changed = chance.any(dim=1).reshape(-1, 1, 1, 1)
     return torch.where(changed, warped, pixels), labels
+
+
+def mirror_and_shift(images: Tensor) -> Tensor:
+    """Mirror half of the pictures (B, C, H, W) and shift each by up to two pixels."""
+    count, _, height, width = images.shape
+    mirrored = torch.rand(count, 1, 1, 1, device=images.device) < 0.5
+    images = images.where(~mirrored, images.flip(-1))
+    down, right = torch.randint(0, 5, (2, count, 1), device=images.device)
+    rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
+    picture = torch.arange(count, device=images.device)[:, None, None]
+    padded = F.pad(images, (2, 2, 2, 2), mode="replicate").permute(0, 2, 3, 1)
+    return padded[picture, (down + rows)[:, :, None], (right + columns)[:, None, :]].permute(0, 3, 1, 2)

@@ -4,7 +4,6 @@ import io
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +19,15 @@ from accelerate import PartialState
 from PIL import Image
 
 from hfdiff.checkpoint import load_pipeline, run_config, run_of
+from hfdiff.clip import load_clip
 from hfdiff.config import command_line, parse
 from hfdiff.data import ImageTable, open_picture, upright
 from hfdiff.errors import BadInput, as_bad_input, first_line, folder_to_write, run_program, unknown
 from hfdiff.evaluation import METRICS, Real, check_judge, lacking
-from hfdiff.files import write_file
-from hfdiff.judge import Judge, judge_for, load_judge, unseen
+from hfdiff.files import slug, write_file
+from hfdiff.judge import Judge, find_judge, judge_for, load_judge, unseen
 from hfdiff.pictures import Grid, class_style_grid, save_picture
-from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
+from hfdiff.pipelines.class_style import PLAIN, QUALITY_PROMPTS, SCORE_WEIGHTS, Choice, ClassStylePipeline
 from hfdiff.plan import measure
 from hfdiff.report import (
     SETTINGS,
@@ -40,6 +40,7 @@ from hfdiff.report import (
     within,
 )
 from hfdiff.samplers import NUM_TIMESTEPS, Spacing, make_scheduler, process_of, sampler_of
+from hfdiff.select import Witnesses, select
 from hfdiff.show import Subject, show
 from hfdiff.signals import leave_together
 from hfdiff.training import TrainConfig, use_all_cores
@@ -116,7 +117,7 @@ class Sample(Drawing):
         for i, (image, label, weights) in enumerate(zip(images, grid.class_labels, grid.styles, strict=True)):
             style = "+".join(f"{name}-{strength:g}" for name, strength in weights.items()) or "plain"
             class_name = "any" if label is None else pipeline.class_names[label]
-            name = f"{i:04d}-{_slug(class_name)}-{_slug(style)}.png"
+            name = f"{i:04d}-{slug(class_name)}-{slug(style)}.png"
             png = io.BytesIO()
             image.save(png, "PNG")
             write_file(out / name, png.getvalue())
@@ -146,6 +147,99 @@ class Sample(Drawing):
         styles = (self.styles or (PLAIN,)) * (len(labels) if len(self.styles) < 2 else 1)
         rows = [f"{label}, {style}" for label, style in zip(labels, styles, strict=True)]
         return Grid(out.images, rows, [""], self.num_images, out.class_labels, out.styles)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select(Drawing):
+    """Draw many candidates of each class and keep the best by CLIP, beside what its scores say of real pictures."""
+
+    output_dir: str
+    """Where the best pictures go, selection.json and selection.png."""
+    class_labels: tuple[str, ...] = ()
+    """Names or ids of classes; by default all."""
+    styles: tuple[str, ...] = (PLAIN,)
+    """Each class is drawn in each of them: plain, thick:0.8+slanted."""
+    num_candidates: int = 10
+    """Pictures drawn for each class and style."""
+    top_k: int = 3
+    """Pictures kept of them."""
+    early_stopping: bool = False
+    """Finish only the best third of the candidates, by what the model predicts after a third of the steps."""
+    clip: str | None = None
+    """Folder or Hub id of a CLIP or SigLIP model; by default the pipeline's own, or the data set's."""
+    score_weights: tuple[str, ...] = ()
+    """Weights of the scores in the total, class:1 quality:1 by default; prompt is the cosine with the prompt."""
+    good_prompts: tuple[str, ...] = ()
+    """Prompts that speak well of a picture, with {} for its subject; by default "a good photo of {}" and "a clear"."""
+    bad_prompts: tuple[str, ...] = ()
+    """Prompts that do not; by default "a blurry photo of {}"."""
+    dataset: str | None = None
+    """Real pictures to score beside; by default those that the run was trained on."""
+    resolution: int | None = None
+    """Resize the real pictures to this many pixels a side."""
+    judge: str | None = None
+    """Folder of a judge; by default the data set's own, where there is one."""
+
+    def main(self) -> int:
+        out = folder_to_write(self.output_dir)
+        check_range("num_candidates", self.num_candidates, 1, MAX_IMAGES)
+        check_range("top_k", self.top_k, 1, self.num_candidates)
+        choice = self.choice()
+        pipeline = self.pipeline()
+        real = self.real_pictures(pipeline)
+        if self.clip is not None or pipeline.clip_model is None:
+            run = run_config(self.model)
+            model, processor = load_clip(self.clip, self.dataset or (run and run.dataset))
+            pipeline.register_modules(clip_model=model.to(pipeline.device), clip_processor=processor)
+        with as_bad_input():
+            selection = select(
+                pipeline,
+                list(self.class_labels or range(len(pipeline.class_names))),
+                list(self.styles),
+                real,
+                num_candidates=self.num_candidates,
+                top_k=self.top_k,
+                early_stopping=self.early_stopping,
+                seed=self.seed,
+                **choice,
+                **self.given(),
+            )
+        settings = {"model": self.model, "clip": self.clip or pipeline.clip_model.name_or_path, "seed": self.seed}
+        settings |= {"num_candidates": self.num_candidates, "top_k": self.top_k, "early_stopping": self.early_stopping}
+        selection.write(out, settings | self.given())
+        print("\n".join([selection.describe(), f"the best, and selection.json with all scores: {out}"]))
+        return 0
+
+    def choice(self) -> dict[str, Any]:
+        """The arguments of the pipeline that say how to choose."""
+        given: dict[str, Any] = {}
+        if self.score_weights:
+            pairs = [text.partition(":") for text in self.score_weights]
+            try:
+                given["score_weights"] = {name: float(weight) if colon else 1.0 for name, colon, weight in pairs}
+            except ValueError:
+                raise BadInput(f"score_weights {' '.join(self.score_weights)}; valid: class:1 quality:0.5") from None
+        if self.good_prompts or self.bad_prompts:
+            defaults = [[text for text, good in QUALITY_PROMPTS.items() if good is kind] for kind in (True, False)]
+            good, bad = self.good_prompts or defaults[0], self.bad_prompts or defaults[1]
+            given["quality_prompts"] = dict.fromkeys(good, True) | dict.fromkeys(bad, False)
+        with as_bad_input():
+            Choice(
+                self.num_candidates,
+                self.top_k,
+                self.early_stopping,
+                **{"score_weights": SCORE_WEIGHTS, "quality_prompts": QUALITY_PROMPTS} | given,
+            )
+        return given
+
+    def real_pictures(self, pipeline: ClassStylePipeline) -> Witnesses:
+        """Held-out pictures of the model's classes and a judge, where there are any."""
+        if self.dataset is None and run_config(self.model) is None:
+            return Witnesses(None, None)
+        training, held_out = real_pictures(self.model, self.dataset, self.resolution)
+        check_fits(pipeline, training)
+        judge = load_judge(self.judge) if self.judge else find_judge(training)
+        return Witnesses(held_out if judge is None else unseen(judge, held_out), judge)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,11 +402,7 @@ def _read_picture(flag: str, file: str) -> Image.Image:
         raise BadInput(f"{flag} {file!r} cannot be read: {reason}") from error
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
-
-
-COMMANDS = {"plan": Plan, "sample": Sample, "evaluate": Evaluate, "show": Show}
+COMMANDS = {"plan": Plan, "sample": Sample, "select": Select, "evaluate": Evaluate, "show": Show}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

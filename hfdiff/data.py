@@ -40,6 +40,7 @@ class DataSet:
     source: str  # a Hub id, or a folder inside the package
     about: str
     judge: str | None = None  # folder of the embedded judge of this data set, in `ASSETS`
+    clip: str | None = None  # the same of its small CLIP, the default scorer
 
 
 DATASETS: dict[str, DataSet] = {

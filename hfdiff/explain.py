@@ -15,8 +15,8 @@ from torch import Tensor
 
 from hfdiff.data import ImageTable, to_bytes, to_model_range
 from hfdiff.judge import Judge, Verdict, judged
-from hfdiff.objectives import predicted_clean, timestep_at
-from hfdiff.pipelines.class_style import ClassStylePipeline, noise_levels
+from hfdiff.objectives import timestep_at
+from hfdiff.pipelines.class_style import ClassStylePipeline, noise_levels, predicted_clean
 from hfdiff.samplers import process_of
 
 NUM_PLACES = 21

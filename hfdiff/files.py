@@ -1,6 +1,7 @@
 """Files and folders that appear complete or not at all: written under another name, synced to disk, then renamed."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -70,3 +71,8 @@ def _sync_entry(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def slug(text: str) -> str:
+    """What can be part of a file's name: "T-shirt/top" -> "t-shirt-top"."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")

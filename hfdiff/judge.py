@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from hfdiff.augment import mirror_and_shift
 from hfdiff.data import ASSETS, DATASETS, TEST_NAMES, Half, ImageTable, to_model_range, to_unit_range
 from hfdiff.errors import BadInput, unknown
 from hfdiff.files import write_folder
@@ -179,7 +180,9 @@ def train_judge(
         order = torch.randperm(len(table), generator=generator)
         for rows in order[: steps_per_epoch * batch_size].chunk(steps_per_epoch):
             given = draw_styles(len(rows), applied, STYLED_SHARE, generator)
-            pixels = _augment(to_unit_range(table.pixels[rows]).to(device))  # first: a mirrored slant is another
+            pixels = mirror_and_shift(
+                to_unit_range(table.pixels[rows]).to(device)
+            )  # first: a mirrored slant is another
             verdict = judge(apply_styles(pixels, given, applied) * 2 - 1)
             loss = F.cross_entropy(verdict.logits, table.labels[rows].to(device), label_smoothing=0.1)
             if judge.style_names:  # cross-entropy with a strength as target is least at the strength to be expected
@@ -191,18 +194,6 @@ def train_judge(
             schedule.step()
             total += loss.detach()
         yield Epoch(number, total.item() / steps_per_epoch, accuracy(judge, validation))
-
-
-def _augment(images: Tensor) -> Tensor:
-    """Mirror half of the pictures and shift each by up to two pixels."""
-    count, _, height, width = images.shape
-    mirrored = torch.rand(count, 1, 1, 1, device=images.device) < 0.5
-    images = images.where(~mirrored, images.flip(-1))
-    down, right = torch.randint(0, 5, (2, count, 1), device=images.device)
-    rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
-    picture = torch.arange(count, device=images.device)[:, None, None]
-    padded = F.pad(images, (2, 2, 2, 2), mode="replicate").permute(0, 2, 3, 1)
-    return padded[picture, (down + rows)[:, :, None], (right + columns)[:, None, :]].permute(0, 3, 1, 2)
 
 
 @torch.no_grad()

@@ -18,20 +18,15 @@ from torch import Tensor
 
 from hfdiff.errors import BadInput, unknown
 from hfdiff.learned_schedule import LearnedSchedule, levels
-from hfdiff.pipelines.class_style import noise_levels
+from hfdiff.pipelines.class_style import SIGMA_DATA, TARGETS, Target, solve_clean
 from hfdiff.samplers import (
     NUM_TIMESTEPS,
-    SIGMA_DATA,
     SIGMA_MAX,
     SIGMA_MIN,
     Process,
     Spacing,
     make_scheduler,
-    process_of,
 )
-
-Coefficient = Tensor | float
-Target = Callable[[Tensor, Tensor], tuple[Coefficient, Coefficient]]  # alpha, sigma -> a, b of a x_0 + b e
 
 P_MEAN, P_STD = -1.2, 1.2  # of ln sigma in training (Karras et al. 2022, Table 1)
 LOG_SIGMA_MIN, LOG_SIGMA_MAX = math.log(SIGMA_MIN), math.log(SIGMA_MAX)
@@ -137,7 +132,7 @@ class Objective:
 
     def clean(self, sample: Tensor, prediction: Tensor, timestep: Tensor) -> Tensor:
         """The clean picture that a prediction means."""
-        return _clean(self.target, sample, prediction, *map(_column, self.path(timestep)))
+        return solve_clean(self.target, sample, prediction, *map(_column, self.path(timestep)))
 
     def scheduler(self) -> SchedulerMixin:
         """The diffusers scheduler that samples a model trained so."""
@@ -148,23 +143,6 @@ def _column(values: Tensor) -> Tensor:
     return values.reshape(-1, 1, 1, 1)
 
 
-def _clean(target: Target, sample: Tensor, prediction: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """Solve x_t = alpha x_0 + sigma e, target = a x_0 + b e for x_0."""
-    a, b = target(alpha, sigma)
-    return (b * sample - sigma * prediction) / (alpha * b - sigma * a)
-
-
-def predicted_clean(scheduler: SchedulerMixin, sample: Tensor, prediction: Tensor, timestep: Tensor | float) -> Tensor:
-    """The clean pictures (B, C, H, W) that a model's predictions at its inputs `sample` mean, whatever it predicts.
-
-    At an input without signal, a predicted noise says nothing of the picture: the quotient is not finite.
-    """
-    prediction_type = process_of(scheduler).prediction_type
-    row = next(row for row in OBJECTIVES.values() if row.prediction_type == prediction_type)
-    alpha, sigma = (level.to(sample) for level in noise_levels(scheduler, timestep))
-    return _clean(row.target, sample, prediction, alpha, sigma)
-
-
 def timestep_at(process: Process, place: Tensor) -> Tensor:
     """The timesteps at places in [0, 1] of the process's own time, clean to noise: of a table its index, of a flow
     its t, of EDM ln sigma."""
@@ -173,31 +151,25 @@ def timestep_at(process: Process, place: Tensor) -> Tensor:
     return place * (len(process.betas) - 1 if process.kind == "discrete" else NUM_TIMESTEPS)
 
 
-def _edm_target(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """The network's own target (x_0 - c_skip x) / c_out of Karras et al. 2022, Equation 8, where alpha = c_in and
-    sigma / alpha is EDM's sigma."""
-    return sigma / SIGMA_DATA, -SIGMA_DATA * alpha
-
-
 @dataclass(frozen=True)
 class Row:
     """A row of the table of objectives."""
 
     kind: Literal["discrete", "flow", "edm"]
-    prediction_type: str  # diffusers' word
-    target: Target
+    prediction_type: str  # a row of the pipeline's `TARGETS`
     zero_terminal_snr: bool = False  # can it be trained on pure noise?
+
+    @property
+    def target(self) -> Target:
+        return TARGETS[self.prediction_type]
 
 
 OBJECTIVES: dict[str, Row] = {
-    # Rectified flow (Liu et al. 2022): x_t = (1 - t) x_0 + t e, target e - x_0.
-    "flow": Row("flow", "flow_prediction", lambda alpha, sigma: (-1.0, 1.0)),
-    # Ho et al. 2020, Equation 14.
-    "epsilon": Row("discrete", "epsilon", lambda alpha, sigma: (0.0, 1.0)),
-    # Salimans & Ho 2022, Appendix D: v = alpha e - sigma x_0.
-    "v_prediction": Row("discrete", "v_prediction", lambda alpha, sigma: (-sigma, alpha), zero_terminal_snr=True),
-    "sample": Row("discrete", "sample", lambda alpha, sigma: (1.0, 0.0), zero_terminal_snr=True),
-    "edm": Row("edm", "edm", _edm_target),
+    "flow": Row("flow", "flow_prediction"),
+    "epsilon": Row("discrete", "epsilon"),
+    "v_prediction": Row("discrete", "v_prediction", zero_terminal_snr=True),
+    "sample": Row("discrete", "sample", zero_terminal_snr=True),
+    "edm": Row("edm", "edm"),
 }
 
 # Name -> diffusers' `beta_schedule` and its ends; "learned" is `LearnedSchedule`.

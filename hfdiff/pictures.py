@@ -195,6 +195,23 @@ def overview(pipeline: ClassStylePipeline, seed: int, **arguments: Any) -> Grid:
     return class_style_grid(pipeline, range(min(10, len(pipeline.class_names))), seed=seed, **arguments)
 
 
+def selection_figure(rows: Sequence[tuple[str, Tensor, Sequence[str]]]) -> Figure:
+    """Rows of pictures (n, C, H, W) in [0, 1], each with its name and a text under each picture."""
+    across = max(len(images) for _, images, _ in rows)
+    figure = Figure(figsize=(0.85 * across + 1.6, 1.05 * len(rows)))
+    axes = figure.subplots(len(rows), across, squeeze=False)
+    for places, (name, images, texts) in zip(axes, rows):
+        places[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
+        for place in places:
+            place.set(xticks=[], yticks=[])
+            place.spines[:].set_visible(False)
+        for place, image, text in zip(places, images, texts):
+            place.imshow(image.permute(1, 2, 0).squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            place.set_xlabel(text, fontsize=8, labelpad=2)
+    figure.subplots_adjust(hspace=0.3, wspace=0.05)
+    return figure
+
+
 def forward_strip(forward: Forward, class_names: Sequence[str]) -> Figure:
     """A row for each class, from clean to noise; above each column the share of the time, and the log-SNR."""
     columns = list(range(0, len(forward.places), 2))

@@ -24,13 +24,13 @@ from diffusers import (
 )
 
 from hfdiff.errors import BadInput, unknown
+from hfdiff.pipelines.class_style import SIGMA_DATA, prediction_type
 from hfdiff.pipelines.multistep import MultistepScheduler
 
 NUM_TIMESTEPS = 1000
-SIGMA_MIN, SIGMA_MAX, SIGMA_DATA = 0.002, 80.0, 0.5  # Karras et al. 2022, Table 1
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0  # Karras et al. 2022, Table 1
 
 Kind = Literal["discrete", "flow", "edm"]
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow_prediction", "edm")
 Spacing = Literal["auto", "karras", "exponential"]
 
 
@@ -39,7 +39,7 @@ class Process:
     """How pictures turn into noise, and what the model predicts."""
 
     kind: Kind
-    prediction_type: str  # one of `PREDICTION_TYPES`
+    prediction_type: str  # a row of the pipeline's `TARGETS`
     betas: tuple[float, ...] = ()  # of a discrete process, one for each timestep
     flow_shift: float = 1.0
 
@@ -156,16 +156,17 @@ def make_scheduler(process: Process, sampler: str = "auto", spacing: Spacing = "
 
 def process_of(scheduler: SchedulerMixin) -> Process:
     """The process that a saved scheduler reverses; BadInput where its model predicts what nobody knows."""
+    try:
+        predicted = prediction_type(scheduler)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
     config = scheduler.config
-    prediction = config.get("prediction_type")
-    if prediction not in (*PREDICTION_TYPES, None):
-        raise unknown("prediction_type", prediction, PREDICTION_TYPES)
-    if type(scheduler).__name__.startswith("FlowMatch") or prediction == "flow_prediction":
-        return Process("flow", "flow_prediction", flow_shift=float(config.get("flow_shift", config.get("shift", 1.0))))
-    if type(scheduler).__name__.startswith("EDM") or prediction == "edm":
-        return Process("edm", "edm")
+    if predicted == "flow_prediction":
+        return Process("flow", predicted, flow_shift=float(config.get("flow_shift", config.get("shift", 1.0))))
+    if predicted == "edm":
+        return Process("edm", predicted)
     betas = config.get("trained_betas") or scheduler.betas.tolist()
-    return Process("discrete", str(prediction), betas=tuple(map(float, betas)))
+    return Process("discrete", predicted, betas=tuple(map(float, betas)))
 
 
 def sampler_of(scheduler: SchedulerMixin) -> str:

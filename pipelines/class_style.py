@@ -40,6 +40,20 @@ UNSPECIFIED = -1.0  # a strength that stands for "not told"
 INSTALLED = {"unet": "hfdiff.unet", "multistep": "hfdiff.pipelines.multistep"}
 LIBRARIES = ("diffusers", "transformers")  # what every user has; any other component travels with its source
 
+SIGMA_DATA = 0.5  # Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Table 1
+Coefficient: TypeAlias = torch.Tensor | float
+Target: TypeAlias = Callable[[Any, Any], tuple[Coefficient, Coefficient]]
+
+# What a model predicts, in diffusers' words: alpha, sigma -> (a, b) of the target a x_0 + b e.
+TARGETS: Mapping[str, Target] = {
+    "epsilon": lambda alpha, sigma: (0.0, 1.0),  # Ho et al. 2020, Equation 14
+    "v_prediction": lambda alpha, sigma: (-sigma, alpha),  # Salimans & Ho 2022, Appendix D
+    "sample": lambda alpha, sigma: (1.0, 0.0),
+    "flow_prediction": lambda alpha, sigma: (-1.0, 1.0),  # Liu et al. 2022
+    # (x_0 - c_skip x) / c_out of Karras et al. 2022, Equation 8, where alpha = c_in and sigma / alpha is their sigma.
+    "edm": lambda alpha, sigma: (sigma / SIGMA_DATA, -SIGMA_DATA * alpha),
+}
+
 StyleSpec = str | Mapping[str, float] | None
 Pictures: TypeAlias = Image.Image | np.ndarray | torch.Tensor | Sequence[Image.Image | np.ndarray | torch.Tensor]
 
@@ -49,12 +63,15 @@ class ClassStylePipelineOutput(BaseOutput):
     """Pictures, label by label.
 
     `images`: a list of PIL pictures, or NHWC numpy, or NCHW torch, in [0, 1]; `class_labels`: the class id of each
-    (None: unspecified); `styles`: the strengths of each, by name.
+    (None: unspecified); `styles`: the strengths of each, by name. Chosen ones come best first for each label, with
+    `scores`, a row of `SCORES` and "total" each, and `candidates`, the number of each among its label's, from 0.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
     class_labels: list[int | None]
     styles: list[dict[str, float]]
+    scores: list[dict[str, float]] | None = None
+    candidates: list[int] | None = None
 
 
 def parse_styles(spec: StyleSpec) -> dict[str, float]:
@@ -149,6 +166,215 @@ def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> t
     raise ValueError(f"noise levels of {type(scheduler).__name__} are unknown; valid: discrete, flow or EDM schedulers")
 
 
+def prediction_type(scheduler: SchedulerMixin) -> str:
+    """The row of `TARGETS` that the model of a saved scheduler predicts; ValueError for another."""
+    given, kind = scheduler.config.get("prediction_type"), type(scheduler).__name__
+    if given not in (*TARGETS, None):
+        raise ValueError(f"unknown prediction_type {given!r}; valid: {', '.join(TARGETS)}")
+    return "flow_prediction" if kind.startswith("FlowMatch") else "edm" if kind.startswith("EDM") else str(given)
+
+
+def predicted_clean(
+    scheduler: SchedulerMixin, model_input: torch.Tensor, prediction: torch.Tensor, timestep: torch.Tensor | float
+) -> torch.Tensor:
+    """The clean pictures (B, C, H, W) that a model's predictions at its inputs mean, whatever it predicts.
+
+    At an input without signal, a predicted noise says nothing of the picture: the quotient is not finite.
+    """
+    alpha, sigma = (level.to(model_input) for level in noise_levels(scheduler, timestep))
+    return solve_clean(TARGETS[prediction_type(scheduler)], model_input, prediction, alpha, sigma)
+
+
+def solve_clean(
+    target: Target, sample: torch.Tensor, prediction: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
+) -> torch.Tensor:
+    """Solve x_t = alpha x_0 + sigma e, target = a x_0 + b e for x_0."""
+    a, b = target(alpha, sigma)
+    return (b * sample - sigma * prediction) / (alpha * b - sigma * a)
+
+
+# Template of a prompt -> does it speak well of a picture? {} is the subject, "a thick sneaker".
+QUALITY_PROMPTS: Mapping[str, bool] = {
+    "a good photo of {}": True,
+    "a clear photo of {}": True,
+    "a blurry photo of {}": False,
+}
+SURVIVING_SHARE, STOPPING_SHARE = 0.3, 0.3  # of the candidates, after this share of the evaluations
+SCORE_WEIGHTS: Mapping[str, float] = {"class": 1.0, "quality": 1.0}
+
+
+def subject(class_name: str, strengths: Mapping[str, float], phrases: Mapping[str, str]) -> str:
+    """What a prompt is about: ("Sneaker", {"thick": 0.8}, {"thick": "thick"}) -> "a thick sneaker"."""
+    told = [("slightly " if value < 1 / 3 else "") + phrases[name] for name, value in strengths.items() if value > 0]
+    return with_article(" ".join([*told, class_name.lower()]))
+
+
+def prompt(subject: str, quality: str = "clear") -> str:
+    """("a thick sneaker", "clear") -> "a clear photo of a thick sneaker"."""
+    return with_article(f"{quality} photo of {subject}".strip())
+
+
+def with_article(words: str) -> str:
+    return f"{'an' if words[:1].lower() in 'aeiou' else 'a'} {words}"
+
+
+class Scorer:
+    """What a CLIP or SigLIP model of transformers says of pictures and prompts; pictures are prepared in torch, so that
+    scores have a gradient.
+
+    ValueError for a model or a processor that has no way from pictures or prompts to one common space.
+    """
+
+    def __init__(self, model: Any, processor: Any):
+        if not all(hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")):
+            raise ValueError(
+                f"{type(model).__name__} is not CLIP-like: valid are models with get_image_features, "
+                "get_text_features and logit_scale (CLIP, SigLIP, VisionTextDualEncoder)"
+            )
+        if not all(hasattr(processor, name) for name in ("image_processor", "tokenizer")):
+            raise ValueError(f"{type(processor).__name__}; valid: a processor with image_processor and tokenizer")
+        self.model, self.processor = model, processor
+        self._texts: dict[str, torch.Tensor] = {}
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """What cosines are multiplied by before a softmax."""
+        return self.model.logit_scale.detach().float().exp()
+
+    def images(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, C, H, W) in [0, 1] -> unit vectors (B, D) float32."""
+        prepare = self.processor.image_processor
+        size = prepare.crop_size if getattr(prepare, "do_center_crop", False) else prepare.size
+        height, width = (size.get(key) or size.get("shortest_edge") for key in ("height", "width"))
+        channels = getattr(self.model.config.vision_config, "num_channels", 3)
+        pixels = _fit(_with_channels("pictures", images.float(), channels), height, width)
+        mean, std = (pixels.new_tensor(v).reshape(-1, 1, 1) for v in (prepare.image_mean, prepare.image_std))
+        pixels = ((pixels - mean) / std).to(self.model.device, self.model.dtype)
+        return _unit(self.model.get_image_features(pixel_values=pixels))
+
+    @torch.no_grad()
+    def texts(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Prompts -> unit vectors (P, D) float32, each computed once; ValueError for one that is too long."""
+        new = [text for text in dict.fromkeys(prompts) if text not in self._texts]
+        if new:
+            self._texts |= dict(zip(new, self.encode(new)))
+        return torch.stack([self._texts[text] for text in prompts])
+
+    def encode(self, prompts: list[str]) -> torch.Tensor:
+        """Prompts -> unit vectors (P, D) float32, with a gradient."""
+        return _unit(self.model.get_text_features(**self._tokens(prompts)))
+
+    def forget(self) -> None:
+        """Drop what is kept of prompts: the model has changed."""
+        self._texts.clear()
+
+    def _tokens(self, prompts: list[str]) -> dict[str, torch.Tensor]:
+        most = self.model.config.text_config.max_position_embeddings
+        tokenizer = self.processor.tokenizer
+        for text, ids in zip(prompts, tokenizer(prompts)["input_ids"]):
+            if len(ids) > most:
+                raise ValueError(f"the prompt {text!r} has {len(ids)} tokens; valid: up to {most}")
+        # SigLIP reads its last position, and was trained with all of them filled.
+        siglip = self.model.config.model_type.startswith("siglip")
+        tokens = tokenizer(
+            prompts, padding="max_length" if siglip else True, max_length=most if siglip else None, return_tensors="pt"
+        )
+        keys = ("input_ids",) if siglip else ("input_ids", "attention_mask")
+        return {key: tokens[key].to(self.model.device) for key in keys}
+
+    def softmax(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Unit vectors of pictures (B, D) -> the share of each prompt (B, P)."""
+        return (self.scale * images @ self.texts(prompts).T).softmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a picture should show, in words."""
+
+    subjects: tuple[str, ...]  # of each class in these styles: "a thick sneaker"
+    class_id: int
+    quality_prompts: Mapping[str, bool]
+
+    @property
+    def subject(self) -> str:
+        return self.subjects[self.class_id]
+
+
+def _prompt_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
+    return features @ scorer.texts([prompt(asked.subject)])[0]
+
+
+def _class_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
+    return scorer.softmax(features, [prompt(rival) for rival in asked.subjects])[:, asked.class_id]
+
+
+def _quality_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
+    shares = scorer.softmax(features, [template.replace("{}", asked.subject) for template in asked.quality_prompts])
+    return shares[:, list(asked.quality_prompts.values())].sum(dim=1)
+
+
+# Name -> score of pictures' unit vectors (B, D), float32 (B,); more is better.
+SCORES: Mapping[str, Callable[[Scorer, torch.Tensor, Asked], torch.Tensor]] = {
+    "prompt": _prompt_score,  # cosine with the prompt of class and styles
+    "class": _class_score,  # probability of the class among all
+    "quality": _quality_score,  # share of the prompts that speak well of it
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the best of several candidates for each label are chosen; the arguments of `ClassStylePipeline.__call__`."""
+
+    num_candidates: int
+    top_k: int
+    early_stopping: bool
+    score_weights: Mapping[str, float]
+    quality_prompts: Mapping[str, bool]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= self.num_candidates:
+            raise ValueError(f"top_k {self.top_k} of num_candidates {self.num_candidates}; valid: 1 to num_candidates")
+        for name, weight in self.score_weights.items():
+            match_name("score", name, SCORES)
+            _check_range(f"weight of score {name!r}", weight, -1000, 1000)
+        if not any(self.score_weights.values()):
+            raise ValueError(f"score_weights {dict(self.score_weights)}; valid: one at least that is not 0")
+        if len(set(self.quality_prompts.values())) < 2 or not all("{}" in text for text in self.quality_prompts):
+            raise ValueError(
+                f"quality_prompts {dict(self.quality_prompts)}; valid: templates with {{}} for the subject, one at "
+                "least that speaks well of a picture (True) and one that does not (False)"
+            )
+
+    def survivors(self, labels: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
+        """Which of a part's B candidates are worth finishing: of each label (B,) the best by their totals (B,)."""
+        kept = []
+        for label in labels.unique():
+            rows = (labels == label).nonzero().squeeze(1)
+            most = max(self.top_k, math.ceil(len(rows) * SURVIVING_SHARE))
+            kept.append(rows[totals[rows].argsort(descending=True)[:most]])
+        return torch.cat(kept).sort().values
+
+
+def score_pictures(
+    scorer: Scorer, images: torch.Tensor, asked: Sequence[Asked], labels: torch.Tensor, weights: Mapping[str, float]
+) -> torch.Tensor:
+    """Pictures (B, C, H, W) in [0, 1], each asked for by one of the labels (B,) -> (B, len(SCORES) + 1): every score,
+    and their weighted sum; float32, on the CPU."""
+    features = scorer.images(images)
+    scores = torch.empty(len(images), len(SCORES) + 1)
+    for label in labels.unique().tolist():
+        rows = (labels == label).nonzero().squeeze(1)
+        for column, score in enumerate(SCORES.values()):
+            scores[rows.cpu(), column] = score(scorer, features[rows.to(features.device)], asked[label]).cpu()
+    told = torch.tensor([weights.get(name, 0.0) for name in SCORES])
+    scores[:, -1] = scores[:, :-1] @ told
+    return scores
+
+
+def _unit(features: Any) -> torch.Tensor:
+    return F.normalize(getattr(features, "pooler_output", features).float(), dim=-1)
+
+
 class Branch(NamedTuple):
     """One condition that a step evaluates: its share of the prediction, what the UNet is told, and which UNet."""
 
@@ -175,13 +401,7 @@ class Guidance:
         for name in ("guidance_scale", "style_guidance_scale", "autoguidance_scale"):
             _check_range(name, getattr(self, name), -1000, 1000)
         _check_range("guidance_rescale", self.guidance_rescale, 0, 1)
-        interval = self.guidance_interval
-        try:
-            valid = len(interval) == 2 and 0 <= interval[0] < interval[1]
-        except TypeError:
-            valid = False
-        if not valid:
-            raise ValueError(f"guidance_interval {interval}; valid: two noise levels, 0 <= low < high")
+        _check_interval("guidance_interval", self.guidance_interval)
 
     def branches(self, styled: bool = True) -> list[Branch]:
         """The conditions that a guided step needs, the weightless ones left out, the main UNet's first.
@@ -217,12 +437,14 @@ class Guidance:
 class _Request:
     """What is to be drawn, one row for each of B pictures."""
 
+    row: torch.Tensor  # (B,), from 0
     noise: torch.Tensor  # (B, C, H, W), the e of the whole trajectory
     class_ids: torch.Tensor  # (B,)
     weights: torch.Tensor  # (B, S)
     generator: torch.Generator | list[torch.Generator] | None
     image: torch.Tensor | None = None  # (B, C, H, W) float32 in [0, 1]
     mask: torch.Tensor | None = None  # (B, 1, H, W) bool: True where the picture is drawn anew
+    wanted: torch.Tensor | None = None  # (B, D): unit vector of the prompt that each is steered to
 
     @property
     def clean(self) -> torch.Tensor:
@@ -230,11 +452,85 @@ class _Request:
         assert self.image is not None
         return (2 * self.image - 1).to(self.noise.dtype)
 
-    def part(self, rows: slice) -> "_Request":
+    def part(self, rows: torch.Tensor) -> "_Request":
         rowwise: dict[str, Any] = {
-            name: v[rows] for name, v in vars(self).items() if isinstance(v, torch.Tensor | list)
+            name: v[rows.to(v.device)] for name, v in vars(self).items() if isinstance(v, torch.Tensor)
         }
+        if isinstance(self.generator, list):
+            rowwise["generator"] = [self.generator[row] for row in rows.tolist()]
         return replace(self, **rowwise)
+
+
+@dataclass(frozen=True)
+class Push:
+    """Guidance by the gradient of CLIP's cosine with a prompt (Bansal et al. 2023, https://arxiv.org/abs/2302.07121,
+    Section 3.1, on the predicted clean picture itself, so that no gradient goes through the UNet).
+
+    `scale`: the root mean square of the push at noise level sigma is `scale` sigma, of pictures in [-1, 1].
+    """
+
+    scale: float
+    interval: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        _check_range("clip_guidance_scale", self.scale, -1000, 1000)
+        _check_interval("clip_guidance_interval", self.interval)
+
+    def __call__(
+        self,
+        scorer: Scorer,
+        wanted: torch.Tensor,
+        scheduler: SchedulerMixin,
+        x: torch.Tensor,
+        prediction: torch.Tensor,
+        t: torch.Tensor,
+    ) -> torch.Tensor:
+        """The prediction (B, C, H, W) at the network's inputs x that means the clean pictures pushed towards the unit
+        vectors `wanted` (B, D)."""
+        alpha, sigma = noise_levels(scheduler, t)
+        if not (alpha > 0 and self.interval[0] <= sigma / alpha <= self.interval[1]):
+            return prediction
+        alpha, sigma, target = alpha.to(x), sigma.to(x), TARGETS[prediction_type(scheduler)]
+        with torch.enable_grad():
+            clean = solve_clean(target, x, prediction, alpha, sigma).detach().requires_grad_()
+            cosines = (scorer.images(clean / 2 + 0.5) * wanted).sum()
+            (slope,) = torch.autograd.grad(cosines, clean)
+        size = slope.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        a, b = target(alpha, sigma)  # a x_0 + b e, where e = (x - alpha x_0) / sigma
+        return prediction + (a - b * alpha / sigma) * self.scale * sigma * slope / size.clamp_min(1e-12)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How pictures are drawn; see `ClassStylePipeline.__call__`."""
+
+    guidance: Guidance
+    num_inference_steps: int
+    strength: float
+    choice: Choice | None
+    push: Push | None
+    callback: "StepCallback | None"
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Finished pictures, on the CPU."""
+
+    rows: torch.Tensor  # (n,) of the request
+    images: torch.Tensor  # (n, C, H, W) float32 in [0, 1]
+    scores: torch.Tensor  # (n, K) float32, K columns where they are to be chosen from: `SCORES` and the total
+
+    def and_these(self, other: "_Drawn") -> "_Drawn":
+        return _Drawn(*(torch.cat([getattr(self, key), value]) for key, value in vars(other).items()))
+
+    def best(self, choice: Choice) -> "_Drawn":
+        """The best `top_k` of each label, label by label, the best first."""
+        order = self.scores[:, -1].argsort(descending=True, stable=True)
+        order = order[(self.rows[order] // choice.num_candidates).argsort(stable=True)]
+        label = self.rows[order] // choice.num_candidates
+        place = torch.arange(len(order)) - torch.searchsorted(label, label)
+        order = order[place < choice.top_k]
+        return _Drawn(*(value[order] for value in vars(self).values()))
 
 
 class ClassStylePipeline(DiffusionPipeline):
@@ -247,10 +543,12 @@ class ClassStylePipeline(DiffusionPipeline):
         id2label: {class id: class name}.
         styles: {style name: {"phrase": words for a prompt, "group": exclusive group or None, "index": column of the
             UNet}}; where no index is given, the columns are in the order of the dictionary.
+        clip_model, clip_processor: a CLIP or SigLIP model of transformers and its processor, for choosing among
+            candidates and for guidance by a prompt.
     """
 
-    model_cpu_offload_seq = "unet->guide_unet"
-    _optional_components: ClassVar[list[str]] = ["guide_unet"]
+    model_cpu_offload_seq = "unet->guide_unet->clip_model"
+    _optional_components: ClassVar[list[str]] = ["guide_unet", "clip_model", "clip_processor"]
 
     def __init__(
         self,
@@ -259,9 +557,17 @@ class ClassStylePipeline(DiffusionPipeline):
         id2label: dict | None = None,
         styles: dict | None = None,
         guide_unet: ModelMixin | None = None,
+        clip_model: Any = None,
+        clip_processor: Any = None,
     ):
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler, guide_unet=guide_unet)
+        self.register_modules(
+            unet=unet,
+            scheduler=scheduler,
+            guide_unet=guide_unet,
+            clip_model=clip_model,
+            clip_processor=clip_processor,
+        )
         id2label = {int(i): name for i, name in (id2label or {}).items()}
         # A saved configuration is sorted by name, so each style carries its column.
         styles = {name: {"index": i, **style} for i, (name, style) in enumerate((styles or {}).items())}
@@ -279,6 +585,7 @@ class ClassStylePipeline(DiffusionPipeline):
             for key in ("in_channels", "out_channels", "num_classes", "num_styles"):
                 if guide_unet.config[key] != unet.config[key]:
                     raise ValueError(f"{key} of guide_unet is {guide_unet.config[key]}; valid: {unet.config[key]}")
+        self._scorer: Scorer | None = None
         self.register_to_config(id2label={str(i): name for i, name in id2label.items()}, styles=styles)
 
     @property
@@ -342,6 +649,14 @@ class ClassStylePipeline(DiffusionPipeline):
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, math.inf),
         callback_on_step_end: "StepCallback | None" = None,
+        num_candidates: int | None = None,
+        top_k: int = 1,
+        early_stopping: bool = False,
+        score_weights: Mapping[str, float] = SCORE_WEIGHTS,
+        quality_prompts: Mapping[str, bool] = QUALITY_PROMPTS,
+        clip_guidance_scale: float = 0.0,
+        clip_prompt: str = "a clear photo of {}",
+        clip_guidance_interval: tuple[float, float] = (0.0, math.inf),
     ) -> ClassStylePipelineOutput | tuple:
         """Draw pictures, from noise or from pictures given.
 
@@ -372,51 +687,103 @@ class ClassStylePipeline(DiffusionPipeline):
                 tensors (B, C, H, W): "model_input", the UNet's input alpha x_0 + sigma e; "prediction", what guidance
                 made of its outputs; "latents", the scheduler's state after the step, which a returned dictionary may
                 replace. What `max_batch_size` divides comes part by part, counted from 0 each time.
+            num_candidates, top_k: draw so many pictures for each label and keep the best by the `clip_model`; then
+                `generator` as a list holds one for each candidate, and num_images_per_label stays 1.
+            early_stopping: score the predicted clean pictures after a third of the steps, and finish only the best
+                third of the candidates, and top_k at least.
+            score_weights: the weight of each row of `SCORES` in the total; by default 1 for "class" and "quality".
+            quality_prompts: {template: does it speak well of a picture?}, with {} for the subject, "a thick sneaker".
+            clip_guidance_scale: how far each predicted clean picture is pushed up the gradient of its cosine with
+                `clip_prompt`, as a share of the noise at that step; 0 is no push.
+            clip_prompt: what to steer to, with {} for the subject.
+            clip_guidance_interval: the noise levels between which it acts.
         """
-        guidance = Guidance(
-            guidance_scale, style_guidance_scale, autoguidance_scale, guidance_rescale, guidance_interval
-        )
         if strength is None:
             strength = 0.6 if image is not None and mask is None else 1.0
         elif image is None:
             raise ValueError(f"strength {strength} without an image; give an image to begin with")
-        self._check(guidance, num_inference_steps, output_type, max_batch_size, strength, image, mask)
-        ids, strengths = self.conditions(class_labels, styles, num_images_per_label)
-        request = self._request(ids, strengths, num_images_per_label, generator, image, mask)
-        most = sum(not branch.by_guide for branch in guidance.branches(styled=bool(self.style_names)))
-        rows = max(1, max_batch_size // max(1, most))
-        images = torch.empty(request.noise.shape, dtype=torch.float32)
-        num_evaluations = len(self._timesteps(num_inference_steps, strength)) * math.ceil(len(ids) / rows)
-        with self.progress_bar(total=num_evaluations) as progress:
-            for part in (slice(start, start + rows) for start in range(0, len(ids), rows)):
-                images[part] = self._denoise(
-                    request.part(part), guidance, num_inference_steps, strength, progress, callback_on_step_end
-                ).cpu()
-        images = (images / 2 + 0.5).clamp(0, 1)
-        if request.image is not None and request.mask is not None:
-            images = torch.where(request.mask.cpu(), images, request.image.cpu())
-        return self._output(images, ids, strengths, output_type, return_dict)
+        choice = None
+        if num_candidates is not None:
+            choice = Choice(num_candidates, top_k, early_stopping, score_weights, quality_prompts)
+        plan = _Plan(
+            guidance=Guidance(
+                guidance_scale, style_guidance_scale, autoguidance_scale, guidance_rescale, guidance_interval
+            ),
+            num_inference_steps=num_inference_steps,
+            strength=strength,
+            choice=choice,
+            push=Push(clip_guidance_scale, clip_guidance_interval) if clip_guidance_scale else None,
+            callback=callback_on_step_end,
+        )
+        self._check(plan, output_type, max_batch_size, num_images_per_label, image, mask)
+        per_label = num_images_per_label if choice is None else choice.num_candidates
+        ids, strengths = self.conditions(class_labels, styles, per_label)
+        asked: list[Asked] = []
+        if choice or plan.push:
+            asked = [self.asked(*label, quality_prompts) for label in zip(ids[::per_label], strengths[::per_label])]
+        request = self._request(ids, strengths, per_label, generator, image, mask)
+        if plan.push:
+            wanted = self.scorer.texts([clip_prompt.replace("{}", label.subject) for label in asked])
+            request = replace(request, wanted=wanted.repeat_interleave(per_label, dim=0))
+        most = sum(not branch.by_guide for branch in plan.guidance.branches(styled=bool(self.style_names)))
+        parts = torch.arange(len(ids)).split(max(1, max_batch_size // max(1, most)))
+        drawn = _Drawn(parts[0][:0], request.noise[:0].float().cpu(), torch.empty(0, len(SCORES) + 1 if choice else 0))
+        with self.progress_bar(total=len(self._timesteps(num_inference_steps, strength)) * len(parts)) as progress:
+            for part in parts:
+                drawn = drawn.and_these(self._draw(request.part(part), plan, asked, progress))
+                if choice:
+                    drawn = drawn.best(choice)
+        return self._output(drawn, ids, strengths, choice, output_type, return_dict)
+
+    @property
+    def scorer(self) -> Scorer:
+        """What scores pictures; ValueError where the pipeline has no CLIP model."""
+        if self.clip_model is None or self.clip_processor is None:
+            raise ValueError(
+                "this pipeline has no clip_model and clip_processor; give both, by hfdiff.load_clip() or transformers"
+            )
+        if self._scorer is None or (self._scorer.model, self._scorer.processor) != (
+            self.clip_model,
+            self.clip_processor,
+        ):
+            self._scorer = Scorer(self.clip_model, self.clip_processor)
+        return self._scorer
+
+    def asked(
+        self,
+        class_id: int | None,
+        strengths: Mapping[str, float],
+        quality_prompts: Mapping[str, bool] = QUALITY_PROMPTS,
+    ) -> Asked:
+        """What a picture of this class and these styles should show."""
+        if class_id is None:
+            raise ValueError("pictures of class None cannot be scored; give each label a class")
+        phrases = {name: style["phrase"] for name, style in self.config.styles.items()}
+        return Asked(
+            tuple(subject(name, strengths, phrases) for name in self.class_names), class_id, dict(quality_prompts)
+        )
 
     def _check(
         self,
-        guidance: Guidance,
-        num_inference_steps: int,
+        plan: _Plan,
         output_type: str,
         max_batch_size: int,
-        strength: float,
+        num_images_per_label: int,
         image: Any,
         mask: Any,
     ) -> None:
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type {output_type!r}; valid: pil, np, pt")
-        _check_range("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
+        _check_range("num_inference_steps", plan.num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
         if max_batch_size < 1:
             raise ValueError(f"max_batch_size {max_batch_size}; valid: at least 1")
-        if guidance.autoguidance_scale != 1 and self.guide_unet is None:
-            raise ValueError(f"autoguidance_scale {guidance.autoguidance_scale} without a guide_unet; valid: 1")
+        if plan.guidance.autoguidance_scale != 1 and self.guide_unet is None:
+            raise ValueError(f"autoguidance_scale {plan.guidance.autoguidance_scale} without a guide_unet; valid: 1")
+        if plan.choice and num_images_per_label != 1:
+            raise ValueError(f"num_images_per_label {num_images_per_label} with num_candidates; give top_k instead")
         if mask is not None and image is None:
             raise ValueError("mask without an image; give the image whose parts are kept")
-        _check_range("strength", strength, 0, 1, above=True)
+        _check_range("strength", plan.strength, 0, 1, above=True)
 
     def _request(
         self,
@@ -438,6 +805,7 @@ class ClassStylePipeline(DiffusionPipeline):
         repaint = None if mask is None else read_pictures("mask", _split(mask), 1, height, width) >= 0.5
         weights = [[given.get(name, 0.0) for name in self.style_names] for given in strengths]
         return _Request(
+            row=torch.arange(len(ids), device=device),
             noise=randn_tensor(
                 (len(ids), config.in_channels, height, width), generator, device=device, dtype=self.unet.dtype
             ),
@@ -469,37 +837,54 @@ class ClassStylePipeline(DiffusionPipeline):
         scale = float(self._scaled(torch.ones(()), t))
         return (alpha * request.clean + sigma * request.noise) / scale
 
-    def _denoise(
-        self,
-        request: _Request,
-        guidance: Guidance,
-        num_inference_steps: int,
-        strength: float,
-        progress: Any,
-        callback: "StepCallback | None",
-    ) -> torch.Tensor:
-        """The clean pictures (B, C, H, W) in [-1, 1], nearly."""
-        scheduler = self.scheduler
-        timesteps = self._timesteps(num_inference_steps, strength)
-        extra = {"generator": request.generator}
-        extra = extra if "generator" in inspect.signature(scheduler.step).parameters else {}
+    def _draw(self, request: _Request, plan: _Plan, asked: Sequence[Asked], progress: Any) -> _Drawn:
+        """Finish a part of the pictures, or those of its candidates that are worth it."""
+        scheduler, choice = self.scheduler, plan.choice
+        timesteps = self._timesteps(plan.num_inference_steps, plan.strength)
+        step = {"generator"} & set(inspect.signature(scheduler.step).parameters)
         if request.image is None:
             sample = request.noise * getattr(scheduler, "init_noise_sigma", 1.0)
         else:
             sample = self._noised(request, timesteps[0])
-        plan = guidance.plan(scheduler, timesteps, styled=bool(self.style_names))
-        for index, (t, branches) in enumerate(zip(timesteps, plan, strict=True)):
+        branches = plan.guidance.plan(scheduler, timesteps, styled=bool(self.style_names))
+        stop = math.ceil(STOPPING_SHARE * len(timesteps)) if choice and choice.early_stopping else None
+        for index, (t, told) in enumerate(zip(timesteps, branches, strict=True)):
             # Between the two evaluations of a second-order step, the state belongs to the scheduler.
             if request.mask is not None and getattr(scheduler, "state_in_first_order", True):
                 sample = torch.where(request.mask, sample, self._noised(request, t))
-            model_input = self._scaled(sample, t)
-            prediction = self._predict(model_input, t, request, branches, guidance)
-            sample = scheduler.step(prediction, t, sample, **extra).prev_sample
+            x = self._scaled(sample, t)
+            prediction = self._predict(x, t, request, told, plan.guidance)
+            if plan.push:
+                prediction = plan.push(self.scorer, request.wanted, scheduler, x, prediction, t)
+            if index == stop:
+                clean = self._finished(request, predicted_clean(scheduler, x, prediction, t))
+                labels = request.row // choice.num_candidates
+                totals = score_pictures(self.scorer, clean, asked, labels, choice.score_weights)[:, -1]
+                rows = choice.survivors(labels.cpu(), totals)
+                _keep_rows(scheduler, rows, len(x))
+                sample, x, prediction = (tensor[rows.to(tensor.device)] for tensor in (sample, x, prediction))
+                request = request.part(rows)
+            sample = scheduler.step(
+                prediction, t, sample, **{name: getattr(request, name) for name in step}
+            ).prev_sample
             progress.update()
-            if callback is not None:
-                tensors = {"model_input": model_input, "prediction": prediction, "latents": sample}
-                sample = (callback(self, index, t, tensors) or {}).get("latents", sample)
-        return sample
+            if plan.callback is not None:
+                tensors = {"model_input": x, "prediction": prediction, "latents": sample}
+                sample = (plan.callback(self, index, t, tensors) or {}).get("latents", sample)
+        images = self._finished(request, sample)
+        rows = request.row.cpu()
+        scores = torch.empty(len(rows), 0)
+        if choice:
+            labels = rows // choice.num_candidates
+            scores = score_pictures(self.scorer, images, asked, labels, choice.score_weights)
+        return _Drawn(rows, images.cpu(), scores)
+
+    def _finished(self, request: _Request, clean: torch.Tensor) -> torch.Tensor:
+        """The pictures in [0, 1] that clean ones (B, C, H, W) in [-1, 1] make, with what the mask keeps."""
+        images = (clean.float() / 2 + 0.5).clamp(0, 1)
+        if request.image is None or request.mask is None:
+            return images
+        return torch.where(request.mask, images, request.image)
 
     def _predict(
         self, model_input: torch.Tensor, t: torch.Tensor, request: _Request, branches: list[Branch], guidance: Guidance
@@ -516,18 +901,28 @@ class ClassStylePipeline(DiffusionPipeline):
 
     def _output(
         self,
-        images: torch.Tensor,
+        drawn: _Drawn,
         ids: list[int | None],
         strengths: list[dict[str, float]],
+        choice: Choice | None,
         output_type: str,
         return_dict: bool,
     ) -> ClassStylePipelineOutput | tuple:
-        result: Any = images
+        images: Any = drawn.images
         if output_type != "pt":
-            result = images.permute(0, 2, 3, 1).numpy()
+            images = images.permute(0, 2, 3, 1).numpy()
         if output_type == "pil":
-            result = self.numpy_to_pil(result)
-        return ClassStylePipelineOutput(images=result, class_labels=ids, styles=strengths) if return_dict else (result,)
+            images = self.numpy_to_pil(images)
+        if not return_dict:
+            return (images,)
+        rows = drawn.rows.tolist()
+        return ClassStylePipelineOutput(
+            images=images,
+            class_labels=[ids[row] for row in rows],
+            styles=[strengths[row] for row in rows],
+            scores=[dict(zip((*SCORES, "total"), row)) for row in drawn.scores.tolist()] if choice else None,
+            candidates=[row % choice.num_candidates for row in rows] if choice else None,
+        )
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save weights, configuration and source files, so that the folder loads without this package.
@@ -584,6 +979,18 @@ def _evaluate(
     return list(unet(rows, t, class_ids, weights).sample.chunk(len(branches)))
 
 
+def _keep_rows(scheduler: SchedulerMixin, rows: torch.Tensor, count: int) -> None:
+    """Drop what a scheduler remembers of all but these of `count` pictures."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.ndim == 4 and len(value) == count:
+            return value[rows.to(value.device)]
+        return [kept(item) for item in value] if isinstance(value, list) else value
+
+    for name, value in vars(scheduler).items():
+        setattr(scheduler, name, kept(value))
+
+
 def _check_range(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
     """ValueError for what is no number from `low`, or only `above` it, to `high`."""
     try:
@@ -592,6 +999,15 @@ def _check_range(name: str, value: Any, low: float, high: float, above: bool = F
         valid = False
     if not valid:
         raise ValueError(f"{name} {value}; valid: {f'above {low},' if above else low} to {high}")
+
+
+def _check_interval(name: str, interval: Any) -> None:
+    try:
+        valid = len(interval) == 2 and 0 <= interval[0] < interval[1]
+    except TypeError:
+        valid = False
+    if not valid:
+        raise ValueError(f"{name} {interval}; valid: two noise levels, 0 <= low < high")
 
 
 def read_pictures(what: str, pictures: Pictures, channels: int, height: int, width: int) -> torch.Tensor:
@@ -603,7 +1019,7 @@ def read_pictures(what: str, pictures: Pictures, channels: int, height: int, wid
     items = list(_split(pictures, several=4))
     if not items:
         raise ValueError(f"{what} is an empty list; valid: one picture or more")
-    return torch.stack([_fit(_pixels(what, item, channels), height, width) for item in items])
+    return torch.cat([_fit(_pixels(what, item, channels)[None], height, width) for item in items])
 
 
 def _split(pictures: Any, several: int = 3) -> Any:
@@ -626,12 +1042,19 @@ def _pixels(what: str, picture: Any, channels: int) -> torch.Tensor:
     pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
     if not pixels.numel() or not (pixels.min() >= 0 and pixels.max() <= 1):
         raise ValueError(f"{what} with values outside [0, 1]; valid: [0, 1], or uint8")
-    if len(pixels) == 1:
-        pixels = pixels.expand(channels, -1, -1)
-    elif len(pixels) == 3 and channels == 1:
-        pixels = torch.tensordot(torch.tensor([[0.299, 0.587, 0.114]]), pixels, dims=1)  # luma, as PIL has it
-    if len(pixels) != channels:
-        raise ValueError(f"{what} with {len(pixels)} channels; valid: {channels}, grey or colour")
+    return _with_channels(what, pixels, channels)
+
+
+def _with_channels(what: str, pixels: torch.Tensor, channels: int) -> torch.Tensor:
+    """(..., C, H, W) grey or in colour -> (..., channels, H, W)."""
+    given = pixels.shape[-3]
+    if given == 1:
+        pixels = pixels.expand(*pixels.shape[:-3], channels, -1, -1)
+    elif given == 3 and channels == 1:
+        luma = pixels.new_tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)  # as PIL has it
+        pixels = (luma * pixels).sum(dim=-3, keepdim=True)
+    if pixels.shape[-3] != channels:
+        raise ValueError(f"{what} with {given} channels; valid: {channels}, grey or colour")
     return pixels
 
 
@@ -656,15 +1079,15 @@ def plain_picture(picture: Image.Image) -> Image.Image:
 
 
 def _fit(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Cut (C, H, W) at the centre to the aspect asked for, as in training, and resize it without aliasing."""
-    h, w = pixels.shape[1:]
+    """Cut (N, C, H, W) at the centre to the aspect asked for, as in training, and resize it without aliasing."""
+    h, w = pixels.shape[-2:]
     if (h, w) == (height, width):
         return pixels
     scale = min(h / height, w / width)
     cut_h, cut_w = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (h - cut_h) // 2, (w - cut_w) // 2
-    cut = pixels[None, :, top : top + cut_h, left : left + cut_w]
-    return F.interpolate(cut, size=(height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
+    cut = pixels[..., top : top + cut_h, left : left + cut_w]
+    return F.interpolate(cut, size=(height, width), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def _for_each(what: str, pictures: torch.Tensor, count: int, num_images_per_label: int) -> torch.Tensor:

@@ -28,13 +28,14 @@ from diffusers import (
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from PIL import Image
 
-from hfdiff.objectives import ObjectiveConfig, make_objective, predicted_clean
+from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.pipelines import class_style
 from hfdiff.pipelines.class_style import (
     ClassStylePipeline,
     Guidance,
     noise_levels,
     parse_styles,
+    predicted_clean,
     read_pictures,
     resolve_styles,
 )

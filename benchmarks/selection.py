@@ -1,0 +1,203 @@
+"""Does choosing by CLIP help, and when does it pay? Plain samples picked from ten candidates by each score, beside a
+random pick, a classifier's confidence, and the same compute spent on steps or on guidance; judged by the judge, whose
+training pictures the scorer did not see.
+
+python benchmarks/selection.py runs/fashion --reference ../data/fashion_mnist
+"""
+
+import io
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+import tyro
+from opened import opened
+from PIL import Image
+from torch import Tensor
+from torchmetrics.functional.regression import spearman_corrcoef
+
+from hfdiff.clip import load_clip
+from hfdiff.config import command_line
+from hfdiff.data import to_bytes, to_unit_range
+from hfdiff.errors import run_program
+from hfdiff.evaluation import covered, frechet
+from hfdiff.explain import right_scores
+from hfdiff.judge import judged, load_judge
+from hfdiff.pipelines.class_style import SCORE_WEIGHTS, SCORES, ClassStylePipeline, Scorer, score_pictures
+
+
+@dataclass(frozen=True)
+class Arguments:
+    model: Annotated[str, tyro.conf.Positional]
+    """A pipeline's folder, a run's folder, or a Hub id."""
+    reference: str = "fashion_mnist"
+    """Real pictures: the test split of this data set, or its validation split."""
+    judge: str = "fashion_mnist"
+    clip: str | None = None
+    """By default the one embedded for the reference's data set."""
+    classifier: str | None = None
+    """Folder of a judge of the scorer's half, whose confidence is one more score."""
+    num_selected: int = 2000
+    """Pictures selected in total, over the seeds."""
+    num_candidates: int = 10
+    seeds: tuple[int, ...] = (0, 1, 2)
+    guidance_scale: tuple[float, ...] = (1.0, 3.0)
+    stronger: tuple[float, ...] = (1.5, 2.0)
+    """Guidance scales that the selection at the first one is compared with."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all rows share."""
+
+    given: Arguments
+    pipeline: ClassStylePipeline
+    judge: Any
+    real: Tensor  # (M, F) the judge's features of real pictures
+    labels: list[int]  # class of each selected picture
+
+    def draw(self, seed: int, per_label: int, scale: float, **arguments: Any) -> Any:
+        n = len(self.labels) * (arguments.get("num_candidates") or per_label)
+        return self.pipeline(
+            self.labels,
+            num_images_per_label=per_label,
+            generator=[torch.Generator().manual_seed(seed * 10_000_000 + i) for i in range(n)],
+            guidance_scale=scale,
+            style_guidance_scale=scale,
+            output_type="pt",
+            **arguments,
+        )
+
+    def row(self, name: str, pictures: Sequence[Tensor], cost: float) -> str:
+        """Error, distance and recall of pictures (n, C, H, W), one part for each seed; `cost` in evaluations."""
+        labels = torch.tensor(self.labels * len(pictures))
+        verdict = judged(self.judge, to_bytes(torch.cat(list(pictures))))
+        wrong = (verdict.classes != labels).double()
+        spread = 1.96 * (wrong.mean() * (1 - wrong.mean()) / len(wrong)) ** 0.5
+        part = self.real[: len(wrong)]
+        distance, recall = frechet(verdict.features, part), covered(part, verdict.features).double().mean()
+        return f"| {name} | {wrong.mean():.3f} ± {spread:.3f} | {distance:.2f} | {recall:.3f} | {cost:g} |"
+
+
+def main(argv: Sequence[str]) -> int:
+    given = command_line(Arguments, argv, __doc__ or "")
+    pipeline, judge, real = opened(given.model, given.judge, given.reference)
+    model, processor = load_clip(given.clip, given.judge if given.clip is None else None)
+    pipeline.register_modules(clip_model=model.to(pipeline.device), clip_processor=processor)
+    per_seed = given.num_selected // len(given.seeds)
+    labels = [i % len(pipeline.class_names) for i in range(per_seed)]
+    bench = Bench(given, pipeline, judge, judged(judge, real.pixels).features, labels)
+    n = per_seed * len(given.seeds)
+    print(
+        f"n = {n} pictures selected, seeds {given.seeds}, 1 of {given.num_candidates}, 10 steps; distance to {n} real"
+    )
+    print(f"pictures in the judge's features; the judge is right on {judge.test_accuracy} of real test pictures\n")
+    print("| picked by | error by the judge | Frechet | recall | evaluations |\n|---|---|---|---|---|")
+    for scale in given.guidance_scale:
+        for line in rows_at(bench, scale):
+            print(line, flush=True)
+    for scale in given.stronger:
+        drawn = [bench.draw(seed, 1, scale).images for seed in given.seeds]
+        print(bench.row(f"no choice, guidance {scale:g}", drawn, 20), flush=True)
+    drawn = [bench.draw(seed, 1, given.guidance_scale[0], num_inference_steps=100).images for seed in given.seeds]
+    print(bench.row(f"no choice, guidance {given.guidance_scale[0]:g}, 100 steps", drawn, 100), flush=True)
+    print(early_stopping(bench, given.guidance_scale[0]), flush=True)
+    print(
+        "\nclarity on damage that no caption named: Spearman of the quality score with the damage, of real pictures\n"
+    )
+    for name, value in clarity(pipeline.scorer, pipeline, to_unit_range(real.pixels[:500]), real.labels[:500]):
+        print(f"| {name} | {value:.3f} |", flush=True)
+    return 0
+
+
+def rows_at(bench: Bench, scale: float) -> Iterator[str]:
+    """A row for each way of picking from the same candidates."""
+    given, picked = bench.given, {}
+    for seed in given.seeds:
+        images = bench.draw(seed, given.num_candidates, scale).images
+        for name, scores in scored(bench, images).items():
+            best = scores.reshape(-1, given.num_candidates).argmax(dim=1)
+            rows = torch.arange(len(best)) * given.num_candidates + best
+            picked.setdefault(name, []).append(images[rows])
+    single = 10 * (2 if scale != 1 else 1)
+    for name, pictures in picked.items():
+        cost = single if name == "at random" else single * given.num_candidates
+        yield bench.row(f"{name}, guidance {scale:g}", pictures, cost)
+
+
+@torch.no_grad()
+def scored(bench: Bench, images: Tensor) -> dict[str, Tensor]:
+    """Every score of candidates, label by label; at random: the first wins."""
+    given, pipeline = bench.given, bench.pipeline
+    asked = [pipeline.asked(i, {}) for i in range(len(pipeline.class_names))]
+    labels = torch.tensor(bench.labels).repeat_interleave(given.num_candidates)
+    parts = zip(images.split(500), labels.split(500))
+    table = torch.cat([score_pictures(pipeline.scorer, part, asked, own, SCORE_WEIGHTS) for part, own in parts])
+    scores = {"at random": -torch.arange(len(images)).double()}
+    scores |= {name: table[:, i] for i, name in enumerate((*SCORES, "class + quality"))}
+    if given.classifier:
+        scores["classifier's confidence"] = right_scores(judged(load_judge(given.classifier), to_bytes(images)), labels)
+    return scores
+
+
+def early_stopping(bench: Bench, scale: float) -> str:
+    """A row of the best of ten that were mostly not finished, with the share of the time that it took."""
+    given, pictures, seconds = bench.given, [], {}
+    for early in (False, True):
+        started = time.perf_counter()
+        drawn = [
+            bench.draw(seed, 1, scale, num_candidates=given.num_candidates, early_stopping=early).images
+            for seed in given.seeds
+        ]
+        seconds[early] = time.perf_counter() - started
+        pictures = drawn
+    name = f"class + quality, guidance {scale:g}, early stopping ({seconds[True] / seconds[False]:.2f} of the time)"
+    return bench.row(name, pictures, 10 * given.num_candidates * (0.3 + 0.7 * 0.3))
+
+
+def clarity(
+    scorer: Scorer, pipeline: ClassStylePipeline, images: Tensor, labels: Tensor
+) -> Iterator[tuple[str, float]]:
+    """How well the quality score orders pictures by damage that it was never told of."""
+    generator = torch.Generator().manual_seed(0)
+    amount = torch.rand(len(images), generator=generator)
+    asked = [pipeline.asked(i, {}) for i in range(len(pipeline.class_names))]
+    for name, change in DAMAGES.items():
+        damaged = torch.stack([change(image, value) for image, value in zip(images, amount.tolist())])
+        with torch.no_grad():
+            scores = score_pictures(scorer, damaged, asked, labels, SCORE_WEIGHTS)[:, list(SCORES).index("quality")]
+        yield name, spearman_corrcoef(scores, -amount).item()
+
+
+def _jpeg(image: Tensor, amount: float) -> Tensor:
+    picture = Image.fromarray(to_bytes(image[None])[0].permute(1, 2, 0).squeeze(-1).numpy())
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=max(1, round(60 * (1 - amount))))
+    decoded = torch.frombuffer(bytearray(Image.open(file).tobytes()), dtype=torch.uint8)
+    return decoded.reshape(image.shape[1], image.shape[2], -1).permute(2, 0, 1) / 255
+
+
+def _rescaled(image: Tensor, amount: float) -> Tensor:
+    side = max(2, round(image.shape[-1] * (1 - 0.85 * amount)))
+    small = torch.nn.functional.interpolate(image[None], size=(side, side), mode="area")
+    return torch.nn.functional.interpolate(small, size=image.shape[-2:], mode="nearest")[0]
+
+
+def _salt_and_pepper(image: Tensor, amount: float) -> Tensor:
+    generator = torch.Generator().manual_seed(round(amount * 1e6))
+    draw = torch.rand(image.shape[-2:], generator=generator)
+    return image.where(draw > 0.3 * amount, (draw > 0.15 * amount).float())
+
+
+DAMAGES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "JPEG blocks": _jpeg,
+    "down- and upscaling": _rescaled,
+    "salt and pepper": _salt_and_pepper,
+}
+
+
+if __name__ == "__main__":
+    run_program(lambda: main(sys.argv[1:]))

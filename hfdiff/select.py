@@ -1,0 +1,300 @@
+"""The best of many candidates by CLIP, and what its scores are worth: a score means nothing without the same score of
+real, blurred and noisy pictures, and without a judge that did not choose."""
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from kornia.filters import gaussian_blur2d, laplacian, sobel
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchmetrics.functional.regression import spearman_corrcoef
+
+from hfdiff.data import ImageTable, to_bytes, to_unit_range
+from hfdiff.explain import right_scores
+from hfdiff.files import slug, write_file
+from hfdiff.judge import Judge, judged
+from hfdiff.pictures import save_picture, selection_figure
+from hfdiff.pipelines.class_style import (
+    PLAIN,
+    SCORE_WEIGHTS,
+    SCORES,
+    SURVIVING_SHARE,
+    Asked,
+    ClassStylePipeline,
+    Scorer,
+    StyleSpec,
+    prompt,
+    score_pictures,
+)
+
+RANDOM = 4  # samples that the best are compared with
+MAX_REFERENCE = 100  # real pictures of a class
+EDGE = 0.1  # of the gradient of pictures in [0, 1], from which on a pixel is an edge
+SCORE_NAMES = (*SCORES, "total")
+KINDS = ("real", "blurred", "noise")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """N candidates of one class in one style, of which n were finished; these come best first."""
+
+    asked: Asked
+    class_name: str
+    styles: dict[str, float]
+    seeds: list[int]  # of all, in the order drawn
+    order: list[int]  # (n,) their numbers, best first
+    images: Tensor  # (n, C, H, W) float32 in [0, 1]
+    scores: Tensor  # (n, len(SCORE_NAMES)) float32
+    top_k: int
+
+    @property
+    def style(self) -> str:
+        """As the grammar writes it."""
+        return "+".join(f"{name}:{strength:g}" for name, strength in self.styles.items()) or PLAIN
+
+    @property
+    def name(self) -> str:
+        return f"{self.class_name}, {self.style}"
+
+    @property
+    def random(self) -> Tensor:
+        """Rows of the first candidates drawn, whatever they scored."""
+        return torch.tensor([row for row, number in enumerate(self.order) if number < RANDOM])
+
+    @property
+    def high_quality(self) -> float:
+        """The share that the prompts speak well of."""
+        return high_quality(self.scores)
+
+    def records(self) -> list[dict[str, Any]]:
+        """For each candidate: seed, styles, scores, rank from 1, and whether it was selected; by rank."""
+        finished = [
+            {
+                "seed": self.seeds[number],
+                "scores": dict(zip(SCORE_NAMES, row)),
+                "rank": rank,
+                "selected": rank <= self.top_k,
+            }
+            for rank, (number, row) in enumerate(zip(self.order, self.scores.tolist()), start=1)
+        ]
+        stopped = [
+            {"seed": seed, "scores": None, "rank": None, "selected": False}
+            for number, seed in enumerate(self.seeds)
+            if number not in self.order
+        ]
+        return [{"styles": self.styles, **record} for record in (*finished, *stopped)]
+
+
+def high_quality(scores: Tensor) -> float:
+    """The share of pictures (n, len(SCORE_NAMES)) that the good prompts win."""
+    return (scores[:, SCORE_NAMES.index("quality")] > 0.5).double().mean().item()
+
+
+def draw_candidates(
+    pipeline: ClassStylePipeline,
+    class_label: int | str,
+    style: Any,
+    seeds: Sequence[int],
+    *,
+    top_k: int,
+    early_stopping: bool = False,
+    **arguments: Any,
+) -> Candidates:
+    """Draw one candidate from each seed; with early stopping only the promising ones are finished."""
+    kept = max(top_k, math.ceil(len(seeds) * SURVIVING_SHARE)) if early_stopping else len(seeds)
+    out = pipeline(
+        class_labels=[class_label],
+        styles=style,
+        num_candidates=len(seeds),
+        top_k=kept,
+        early_stopping=early_stopping,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        output_type="pt",
+        **arguments,
+    )
+    class_id, styles = out.class_labels[0], out.styles[0]
+    return Candidates(
+        asked=pipeline.asked(class_id, styles, **{k: v for k, v in arguments.items() if k == "quality_prompts"}),
+        class_name=pipeline.class_names[class_id],
+        styles=styles,
+        seeds=list(seeds),
+        order=out.candidates,
+        images=out.images,
+        scores=torch.tensor([[row[name] for name in SCORE_NAMES] for row in out.scores]),
+        top_k=top_k,
+    )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the same scores say of real pictures of a class, as they are and damaged: (n, len(SCORE_NAMES)) each."""
+
+    scores: dict[str, Tensor]
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            name: {
+                "n": len(rows),
+                "high_quality_share": high_quality(rows),
+                "mean_scores": dict(zip(SCORE_NAMES, rows.mean(dim=0).tolist())),
+            }
+            for name, rows in self.scores.items()
+        }
+
+
+@torch.no_grad()
+def reference(scorer: Scorer, asked: Asked, real: ImageTable, weights: Mapping[str, float], seed: int = 0) -> Reference:
+    """Score held-out pictures of the class asked for, the same ones blurred, and noise of their size."""
+    images = to_unit_range(real.pixels[real.labels == asked.class_id][:MAX_REFERENCE])
+    blurred = gaussian_blur2d(images, (9, 9), (1.5, 1.5))
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
+    label = torch.zeros(len(images), dtype=torch.int64)
+    parts = zip(KINDS, (images, blurred, noise))
+    return Reference({name: score_pictures(scorer, part, [asked], label, weights) for name, part in parts})
+
+
+def properties(images: Tensor) -> dict[str, Tensor]:
+    """What a score may secretly like, of pictures (n, C, H, W) in [0, 1]: (n,) each."""
+    grey = images.mean(dim=1, keepdim=True)
+    return {
+        "contrast": grey.std(dim=(1, 2, 3)),
+        "sharpness": laplacian(grey, 3).var(dim=(1, 2, 3)),
+        "edge_density": (sobel(grey) > EDGE).float().mean(dim=(1, 2, 3)),
+        "brightness": grey.mean(dim=(1, 2, 3)),
+    }
+
+
+def preferences(candidates: Candidates, judge: Judge | None) -> dict[str, dict[str, float]]:
+    """Spearman's correlation of each score with each property of the pictures, and with the judge's confidence."""
+    against = properties(candidates.images)
+    if judge is not None:
+        verdict = judged(judge, to_bytes(candidates.images))
+        against["judge"] = right_scores(verdict, torch.full((len(candidates.images),), candidates.asked.class_id))
+    return {
+        score: {name: _spearman(candidates.scores[:, column], values) for name, values in against.items()}
+        for column, score in enumerate(SCORE_NAMES)
+    }
+
+
+def _spearman(a: Tensor, b: Tensor) -> float:
+    """0 where one of the two does not vary."""
+    return spearman_corrcoef(a, b).nan_to_num().item()
+
+
+@dataclass(frozen=True)
+class Witnesses:
+    """Who did not choose: held-out real pictures, and a judge."""
+
+    real: ImageTable | None
+    judge: Judge | None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The candidates of every class and style, and what they are compared with."""
+
+    cells: list[Candidates]
+    references: list[Reference | None]  # of each
+    judge: Judge | None
+    clip: str
+
+    def right(self, cell: Candidates, rows: Tensor) -> float | None:
+        """The share of pictures in rows of a cell that the judge puts into the class asked for."""
+        if self.judge is None:
+            return None
+        verdict = judged(self.judge, to_bytes(cell.images[rows]))
+        return (verdict.classes == cell.asked.class_id).double().mean().item()
+
+    def describe(self) -> str:
+        """A table: random samples against the best, by CLIP's total and by the judge, with real pictures beside."""
+        by_judge = f"; right by the judge, which is so on {self.judge.test_accuracy} of real ones" if self.judge else ""
+        lines = [
+            f"mean total score of {RANDOM} random samples and of the best{by_judge}",
+            f"{'class, style':<28} "
+            + " ".join(f"{name:>7}" for name in ("random", "best", *KINDS))
+            + "    high quality: all, real",
+        ]
+        for cell, beside in zip(self.cells, self.references):
+            best, random = torch.arange(cell.top_k), cell.random
+            totals = [cell.scores[rows, -1].mean().item() for rows in (random, best)]
+            known = beside.summary() if beside else {}
+            totals += [known[name]["mean_scores"]["total"] if known else math.nan for name in KINDS]
+            share = known["real"]["high_quality_share"] if known else math.nan
+            line = f"{cell.name:<28.28} " + " ".join(f"{value:7.3f}" for value in totals)
+            line += f"    {cell.high_quality:.2f}, {share:.2f}"
+            if self.judge is not None:
+                line += f"   right: random {self.right(cell, random):.2f}, best {self.right(cell, best):.2f}"
+            lines.append(line)
+        return "\n".join(lines)
+
+    def report(self) -> dict[str, Any]:
+        """selection.json, but for the settings."""
+        classes: dict[str, Any] = {}
+        for cell, beside in zip(self.cells, self.references):
+            entry = classes.setdefault(cell.class_name, {"high_quality_share": 0.0, "candidates": [], "by_style": {}})
+            entry["candidates"] += cell.records()
+            entry["by_style"][cell.style] = {
+                "prompt": prompt(cell.asked.subject),
+                "high_quality_share": cell.high_quality,
+                "beside": beside.summary() if beside else None,
+                "preferences": preferences(cell, self.judge),
+                "right": {"random": self.right(cell, cell.random), "best": self.right(cell, torch.arange(cell.top_k))},
+            }
+        for entry in classes.values():
+            shares = [row["high_quality_share"] for row in entry["by_style"].values()]
+            entry["high_quality_share"] = sum(shares) / len(shares)
+        prompts = {"quality": dict(self.cells[0].asked.quality_prompts)}
+        judge = self.judge and {"trained_on": self.judge.trained_on, "accuracy_on_real": self.judge.test_accuracy}
+        return {"clip": self.clip, "prompts": prompts, "judge": judge, "classes": classes}
+
+    def figure(self) -> Figure:
+        """The best and the worst of each class and style, with their total scores."""
+        rows = []
+        for cell in self.cells:
+            for name, part in (("best", slice(cell.top_k)), ("worst", slice(-cell.top_k, None))):
+                texts = [f"{value:.3f}" for value in cell.scores[part, -1].tolist()]
+                rows.append((f"{cell.name}, {name}", cell.images[part], texts))
+        return selection_figure(rows)
+
+    def write(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """selection.json, selection.png and the best pictures."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for cell in self.cells:
+            for rank, image in enumerate(cell.images[: cell.top_k], start=1):
+                png = io.BytesIO()
+                DiffusionPipeline.numpy_to_pil(image.permute(1, 2, 0).numpy())[0].save(png, "PNG")
+                write_file(folder / f"{slug(cell.class_name)}-{slug(cell.style)}-{rank}.png", png.getvalue())
+        save_picture(folder / "selection.png", self.figure())
+        text = json.dumps({**settings, **self.report()}, indent=2, ensure_ascii=False)
+        write_file(folder / "selection.json", (text + "\n").encode())
+
+
+def select(
+    pipeline: ClassStylePipeline,
+    class_labels: Sequence[int | str],
+    styles: Sequence[StyleSpec],
+    witnesses: Witnesses,
+    *,
+    num_candidates: int = 10,
+    top_k: int = 3,
+    seed: int = 0,
+    **arguments: Any,
+) -> Selection:
+    """Draw the candidates of every class in every style, each from a seed of its own; score real pictures beside."""
+    cells, references = [], []
+    for i, (label, style) in enumerate(product(class_labels, styles)):
+        seeds = [seed + i * num_candidates + number for number in range(num_candidates)]
+        cell = draw_candidates(pipeline, label, style, seeds, top_k=top_k, **arguments)
+        weights = arguments.get("score_weights", SCORE_WEIGHTS)
+        real = witnesses.real
+        cells.append(cell)
+        references.append(None if real is None else reference(pipeline.scorer, cell.asked, real, weights, seed))
+    return Selection(cells, references, witnesses.judge, pipeline.clip_model.name_or_path)

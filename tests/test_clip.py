@@ -1,0 +1,147 @@
+"""The small CLIP: its captions, its loss, its files, and what it is worth on real pictures."""
+
+import pytest
+import torch
+from conftest import SHARED_DATA
+from transformers import AutoModel, AutoProcessor
+
+from hfdiff.clip import (
+    DAMAGES,
+    Captioned,
+    caption,
+    captioned,
+    contrastive_loss,
+    damage,
+    load_clip,
+    make_clip,
+    measure_clip,
+    save_clip,
+    train_clip,
+)
+from hfdiff.data import load_test_data, to_unit_range
+from hfdiff.errors import BadInput
+from hfdiff.pipelines.class_style import Scorer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("Sneaker",), "a clear photo of a sneaker"),
+        (("Sneaker", "slanted"), "a clear photo of a slanted sneaker"),
+        (("Ankle boot",), "a clear photo of an ankle boot"),
+        (("Bag", {"thick": 0.2, "slanted": 0.9}), "a clear photo of a slightly thick slanted bag"),
+        (("Bag", "thick:0"), "a clear photo of a bag"),
+        (("cat", "grey", "very blurry"), "a very blurry photo of a black and white cat"),
+        (("Sneaker", "muddy", "awful"), "an awful photo of a muddy sneaker"),
+    ],
+)
+def test_captions(arguments, expected):
+    assert caption(*arguments) == expected
+
+
+def test_a_caption_of_a_style_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        caption("Sneaker", "thick:2")
+
+
+def test_every_word_of_every_caption_is_known(table):
+    scorer = make_clip(table)
+    tokenizer = scorer.processor.tokenizer
+    generator = torch.Generator().manual_seed(0)
+    texts = {text for _ in range(10) for text in captioned(table, torch.arange(60), generator).captions}
+    words = " ".join(texts).split()
+    assert {"slightly", "very", "clear", "good", "blurry", "noisy", "thick", "faded"} <= set(words)
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.unk_token_id not in ids
+        assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    assert tokenizer.eos_token_id != 2
+
+
+def test_captions_say_what_was_done(table):
+    """A picture called clear is a picture of the table, mirrored and shifted, in its style; the others are damaged."""
+    batch = captioned(table, torch.arange(60).repeat(5), torch.Generator().manual_seed(1))
+    good = torch.tensor([text.split()[1] in ("clear", "good") for text in batch.captions])
+    assert 0.35 < good.float().mean() < 0.65
+    assert batch.pixels.shape == (300, 1, 28, 28)
+    assert batch.pixels.min() >= 0
+    assert batch.pixels.max() <= 1
+    corner = batch.pixels[:, 0, :2, :2].std(dim=(1, 2))  # empty in most pictures, unless noise was added
+    noisy = torch.tensor(["noisy" in text for text in batch.captions])
+    assert corner[noisy].median() > 5 * corner[~noisy].median()
+
+
+def test_damage_grows_with_its_amount(table):
+    pixels = to_unit_range(table.pixels)
+    for kind, name in enumerate(DAMAGES):
+        torch.manual_seed(0)
+        little, much = (damage(pixels, torch.full((60,), kind), torch.full((60,), amount)) for amount in (0.1, 0.9))
+        assert (much - pixels).square().mean() > 2 * (little - pixels).square().mean(), name
+    assert torch.equal(damage(pixels, torch.full((60,), -1), torch.ones(60)), pixels)
+
+
+def test_the_loss_is_clips_own_where_no_caption_repeats(table):
+    scorer = make_clip(table)
+    texts = [caption(name) for name in table.class_names]
+    pixels = to_unit_range(table.pixels[:10])
+    tokens = scorer.processor.tokenizer(texts, padding=True, return_tensors="pt")
+    ours = contrastive_loss(scorer, Captioned(pixels, texts))
+    prepared = (pixels.expand(-1, 3, -1, -1) - 0.5) / 0.5
+    theirs = scorer.model(
+        input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], pixel_values=prepared, return_loss=True
+    ).loss
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+
+
+def test_pictures_with_one_caption_share_it(table):
+    """Two pictures of one caption: the loss is least where both are as near to it, and then it is ln 2 of one side."""
+    scorer = make_clip(table)
+    scorer.model.logit_scale.data.fill_(0.0)
+    batch = Captioned(to_unit_range(table.pixels[:1]).repeat(2, 1, 1, 1), [caption("Bag")] * 2)
+    assert contrastive_loss(scorer, batch).item() == pytest.approx(torch.tensor(2.0).log().item() / 2, rel=1e-4)
+
+
+def test_saved_and_loaded_by_transformers_alone(table, tmp_path):
+    scorer = make_clip(table)
+    save_clip(scorer, tmp_path / "clip", table, "second", measure_clip(scorer, table))
+    assert not list((tmp_path / "clip").glob("*.bin"))
+    model, processor = (auto.from_pretrained(tmp_path / "clip") for auto in (AutoModel, AutoProcessor))
+    image = scorer.images(to_unit_range(table.pixels[:3]))
+    again = Scorer(model.float().eval(), processor)
+    assert torch.allclose(again.images(to_unit_range(table.pixels[:3])), image, atol=1e-2)
+    text = [caption("Bag", "thick")]
+    assert torch.allclose(again.texts(text), scorer.texts(text), atol=1e-2)
+    loaded = Scorer(*load_clip(str(tmp_path / "clip")))
+    assert torch.equal(loaded.texts(text), again.texts(text))
+
+
+def test_training_learns_and_repeats(table):
+    def losses() -> list[float]:
+        scorer = make_clip(table)
+        return [epoch.loss for epoch in train_clip(scorer, table, epochs=4, batch_size=20)]
+
+    first, second = losses(), losses()
+    assert first == second
+    assert first[-1] < first[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, "cifar10"), "no CLIP model is embedded for data set 'cifar10'; train one"),
+        ((None, None), "no CLIP model is embedded for data set None"),
+        (("nowhere/at/all",), "'nowhere/at/all' gives no CLIP model"),
+    ],
+)
+def test_what_gives_no_clip_is_named(arguments, message):
+    with pytest.raises(BadInput, match=message):
+        load_clip(*arguments)
+
+
+def test_the_embedded_clip_on_the_real_test_set():
+    scorer = Scorer(*load_clip(dataset="fashion_mnist"))
+    worth = measure_clip(scorer, load_test_data(str(SHARED_DATA / "fashion_mnist")))
+    assert worth.n == 10_000
+    assert worth.class_accuracy >= 0.90
+    assert worth.clear_auc >= 0.97
+    assert worth.style_accuracy >= 0.90
