@@ -23,7 +23,7 @@ from hfdiff.checkpoint import load_pipeline, run_config, run_of
 from hfdiff.config import command_line, parse
 from hfdiff.data import ImageTable, open_picture, upright
 from hfdiff.errors import BadInput, as_bad_input, first_line, folder_to_write, run_program, unknown
-from hfdiff.evaluation import METRICS, Real, check_judge, lacking
+from hfdiff.evaluation import METRICS, Real, check_judge, inception_network, lacking
 from hfdiff.files import write_file
 from hfdiff.judge import Judge, judge_for, load_judge, unseen
 from hfdiff.pictures import Grid, class_style_grid, save_picture
@@ -175,8 +175,10 @@ class Evaluate(Drawing):
         use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if process.device.type == "cpu" else 1)
         pipeline = self.pipeline().to(process.device)
         pipeline.set_progress_bar_config(disable=True)
-        training, held_out = real_pictures(self.model, self.dataset, self.resolution)
+        given = real_pictures(self.model, self.dataset, self.resolution)
+        training, held_out = given.training, given.held_out
         check_fits(pipeline, training)
+        check_fits(pipeline, held_out)
         with process.main_process_first():
             judge = open_judge(self.judge, training, held_out, process.device)
         check_judge(judge, training, pipeline.style_names)
@@ -185,19 +187,21 @@ class Evaluate(Drawing):
             with as_bad_input():
                 protocol = within(self.minutes, pipeline, protocol)
             process.print(f"{self.minutes:g} minutes: {protocol.n:,} plain samples, {protocol.num_styled:,} in styles")
-        real = Real.of(judge, training, held_out, self.seed)
+        real = Real.of(judge, training, held_out, self.seed, copied=given.copied)
         asked = self.metrics or [name for name, row in METRICS.items() if row.default]
         lacks = {name: lacking(name, real, protocol.n, protocol.num_styled) for name in asked}
         missing = [lack for lack in lacks.values() if lack]
         if missing and self.metrics:
             raise BadInput("; ".join(missing))
+        if "frechet_inception" in asked:
+            inception_network()
         with as_bad_input():
             drawn = draw_samples(pipeline, real, protocol)
         if process.is_main_process:
             names = [name for name, lack in lacks.items() if not lack]
             run = run_config(self.model)
             about: dict[str, Any] = {"model": self.model, "best_by": run and run.best_by, "spacing": self.spacing}
-            about |= {"resized_to": self.resolution or (run and run.resolution), "missing": missing}
+            about |= {"resized_to": given.resolution, "missing": missing}
             report = report_of(pipeline, real, protocol, drawn, names, **about)
             write_file(output, (json.dumps(report, indent=2) + "\n").encode())
             print("\n".join([describe_report(report), *missing, f"the whole report: {output}"]))
@@ -254,8 +258,10 @@ class Show(Drawing):
         steps = self.num_inference_steps or 50
         check_range("num_inference_steps", steps, 2, NUM_TIMESTEPS)
         pipeline = self.pipeline()
-        training, held_out = real_pictures(self.model, self.dataset, self.resolution)
+        given = real_pictures(self.model, self.dataset, self.resolution)
+        training, held_out = given.training, given.held_out
         check_fits(pipeline, training)
+        check_fits(pipeline, held_out)
         judge = open_judge(self.judge, training, held_out, pipeline.device)
         check_judge(judge, training)
         subject = Subject(

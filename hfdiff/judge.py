@@ -9,7 +9,7 @@ import inspect
 import io
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -207,11 +207,14 @@ def _augment(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def judged(judge: Judge, pixels: Tensor, batch_size: int = 500) -> Verdict:
-    """What the judge says of pixels (N, C, H, W) uint8; on the CPU."""
+    """What the judge says of pixels (N, C, H, W) uint8; on the CPU. Of classes, it is asked about the mirror images
+    too: it was trained with them, and the mean of both is right more often."""
     judge.eval()
     device = next(judge.parameters()).device
     parts = [judge(to_model_range(part).to(device)) for part in pixels.split(batch_size)]
-    return Verdict(*(torch.cat([getattr(part, key) for part in parts]).cpu() for key in vars(parts[0])))
+    mirrored = [judge(to_model_range(part.flip(-1)).to(device)).logits for part in pixels.split(batch_size)]
+    seen = Verdict(*(torch.cat([getattr(part, key) for part in parts]).cpu() for key in vars(parts[0])))
+    return replace(seen, logits=(seen.logits + torch.cat(mirrored).cpu()) / 2)
 
 
 def accuracy(judge: Judge, table: ImageTable) -> float:

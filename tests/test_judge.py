@@ -96,7 +96,10 @@ def test_features_and_logits_agree_for_any_size_and_colour():
     assert verdict.logits.shape == (7, 2)
     assert verdict.strengths.shape == (7, 1)
     assert verdict.features.shape == (7, 8)
-    assert torch.allclose(judge.class_head(verdict.features), verdict.logits, atol=1e-5)
+    mirrored = judged(judge, pixels.flip(-1))
+    assert torch.allclose(mirrored.logits, verdict.logits, atol=1e-5)
+    both = judge.class_head(verdict.features + mirrored.features) / 2 + judge.class_head[1].bias / 2
+    assert torch.allclose(both, verdict.logits, atol=1e-5)
 
 
 def test_the_program_saves_a_judge_that_loads(tmp_path):
