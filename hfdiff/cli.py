@@ -22,7 +22,7 @@ from PIL import Image
 from hfdiff.checkpoint import load_pipeline, run_config, run_of
 from hfdiff.config import command_line, parse
 from hfdiff.data import ImageTable, open_picture, upright
-from hfdiff.errors import BadInput, as_bad_input, first_line, folder_to_write, run_program, unknown
+from hfdiff.errors import BadInput, as_bad_input, file_to_write, first_line, folder_to_write, run_program, unknown
 from hfdiff.evaluation import METRICS, Real, check_judge, inception_network, lacking
 from hfdiff.files import write_file
 from hfdiff.judge import Judge, judge_for, load_judge, unseen
@@ -75,6 +75,8 @@ class Drawing:
         if self.sampler is not None or self.spacing != "auto":
             name = sampler_of(pipeline.scheduler) if self.sampler is None else self.sampler
             pipeline.scheduler = make_scheduler(process_of(pipeline.scheduler), name, self.spacing)
+        with as_bad_input():  # before the data is read
+            pipeline.check_settings(**self.given())
         return pipeline
 
     def given(self) -> dict[str, Any]:
@@ -216,12 +218,13 @@ class Evaluate(Drawing):
         for name in self.metrics:
             if name not in METRICS:
                 raise unknown("metric", name, METRICS)
+            row, have = METRICS[name], self.num_styled if METRICS[name].styled else self.num_images
+            if have < row.least:
+                what = "samples in styles" if row.styled else "samples"
+                raise BadInput(f"{name} needs {row.least} {what}; there are {have}")
         run = run_of(self.model)
         output = Path(self.output) if self.output is not None else (run.path if run else Path()) / "metrics.json"
-        folder_to_write(str(output.parent))
-        if output.is_dir() or not output.name:
-            raise BadInput(f"output {self.output!r} is a folder; valid: a file, metrics.json for example")
-        return output
+        return file_to_write(str(output) if self.output is None else self.output, "output")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ DATASETS: dict[str, DataSet] = {
     "fashion_mnist": DataSet(
         "zalando-datasets/fashion_mnist", "70,000 pictures of clothes, 28x28 grey, 10 classes", "judge_fashion_mnist"
     ),
-    "cifar10": DataSet("uoft-cs/cifar10", "60,000 photographs, 32x32 colour, 10 classes"),
+    "cifar10": DataSet("uoft-cs/cifar10", "60,000 photographs, 32x32 colour, 10 classes", "judge_cifar10"),
 }
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "eval")

@@ -115,6 +115,8 @@ def check_fits(pipeline: ClassStylePipeline, table: ImageTable) -> None:
         raise BadInput("the model knows no classes, so nothing can be asked of it; valid: a model trained with classes")
     if tuple(map(str.lower, pipeline.class_names)) != tuple(map(str.lower, table.class_names)):
         names = [", ".join(names[:12]) for names in (pipeline.class_names, table.class_names)]
+        if sorted(map(str.lower, pipeline.class_names)) == sorted(map(str.lower, table.class_names)):
+            names[1] += ": the same in another order, where class folders or a ClassLabel column can give the model's"
         raise BadInput(f"the model draws the classes {names[0]}; data set {table.name!r} has {names[1]}")
     config = pipeline.unet.config
     side = config.sample_size

@@ -397,6 +397,14 @@ class ClassStylePipeline(DiffusionPipeline):
             images = torch.where(request.mask.cpu(), images, request.image.cpu())
         return self._output(images, ids, strengths, output_type, return_dict)
 
+    def check_settings(self, num_inference_steps: int | None = None, **guidance: Any) -> None:
+        """ValueError for arguments of a call that this pipeline would refuse."""
+        if num_inference_steps is not None:
+            _check_range("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
+        scales = Guidance(**guidance)
+        if scales.autoguidance_scale != 1 and self.guide_unet is None:
+            raise ValueError(f"autoguidance_scale {scales.autoguidance_scale} without a guide_unet; valid: 1")
+
     def _check(
         self,
         guidance: Guidance,
@@ -409,11 +417,9 @@ class ClassStylePipeline(DiffusionPipeline):
     ) -> None:
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type {output_type!r}; valid: pil, np, pt")
-        _check_range("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
+        self.check_settings(num_inference_steps, **vars(guidance))
         if max_batch_size < 1:
             raise ValueError(f"max_batch_size {max_batch_size}; valid: at least 1")
-        if guidance.autoguidance_scale != 1 and self.guide_unet is None:
-            raise ValueError(f"autoguidance_scale {guidance.autoguidance_scale} without a guide_unet; valid: 1")
         if mask is not None and image is None:
             raise ValueError("mask without an image; give the image whose parts are kept")
         _check_range("strength", strength, 0, 1, above=True)
