@@ -4,8 +4,10 @@ import torch
 
 from hfdiff.checkpoint import load_pipeline
 from hfdiff.data import ImageTable, load_test_data
+from hfdiff.evaluation import check_judge
 from hfdiff.judge import Judge, load_judge, unseen
 from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.report import check_fits
 
 
 def opened(model: str, judge: str, reference: str) -> tuple[ClassStylePipeline, Judge, ImageTable]:
@@ -14,4 +16,7 @@ def opened(model: str, judge: str, reference: str) -> tuple[ClassStylePipeline, 
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     pipeline, arbiter = load_pipeline(model).to(device), load_judge(judge).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline, arbiter, unseen(arbiter, load_test_data(reference))
+    table = unseen(arbiter, load_test_data(reference))
+    check_fits(pipeline, table)
+    check_judge(arbiter, table)
+    return pipeline, arbiter, table

@@ -115,7 +115,8 @@ def main(argv: Sequence[str]) -> int:
 
 def rows_at(bench: Bench, scale: float) -> Iterator[str]:
     """A row for each way of picking from the same candidates."""
-    given, picked = bench.given, {}
+    given = bench.given
+    picked: dict[str, list[Tensor]] = {}
     for seed in given.seeds:
         images = bench.draw(seed, given.num_candidates, scale).images
         for name, scores in scored(bench, images).items():

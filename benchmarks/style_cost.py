@@ -1,11 +1,12 @@
 """What do styles cost? A model with styles beside one of the same budget that learns classes alone: the same metrics of
 their plain samples, with the same noise.
 
-accelerate launch train_scripts/train.py --config train_scripts/configs/demo.yaml --styles \
-    --output_dir runs/classes
+for each: accelerate launch train_scripts/train.py --config train_scripts/configs/demo.yaml --max_train_images 20000 \
+    --max_minutes 60 --output_dir runs/demo   (and with --styles --output_dir runs/classes)
 python benchmarks/style_cost.py runs/demo runs/classes --reference ../data/fashion_mnist
 """
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from typing import Annotated
 import torch
 import tyro
 
-from hfdiff.checkpoint import load_pipeline
+from hfdiff.checkpoint import load_pipeline, run_of
 from hfdiff.config import command_line
 from hfdiff.data import load_test_data, load_training_data
-from hfdiff.errors import run_program
-from hfdiff.evaluation import METRICS, Evidence, Real
+from hfdiff.errors import BadInput, run_program
+from hfdiff.evaluation import METRICS, Evidence, Real, check_judge, lacking
 from hfdiff.judge import judge_for
 from hfdiff.report import Protocol, check_fits, draw_samples
 
@@ -43,20 +44,34 @@ def main(argv: Sequence[str]) -> int:
     pipelines = [load_pipeline(model).to(device) for model in (given.styled, given.classes)]
     training, validation = load_training_data(given.dataset)
     judge = judge_for(training, validation, device=device)
-    real = Real.of(judge, training, load_test_data(given.reference))
+    held_out = load_test_data(given.reference)
+    check_judge(judge, held_out)
+    real = Real.of(judge, training, held_out)
     drawn = []
     for pipeline in pipelines:
-        check_fits(pipeline, training)
+        check_fits(pipeline, held_out)
         pipeline.set_progress_bar_config(disable=True)
         drawn.append(draw_samples(pipeline, real, Protocol(given.num_images, 0, given.seed, {})).samples)
-    print(f"n = {given.num_images} plain samples of each, seed {given.seed}, the pipeline's defaults\n")
+    seen = " and ".join(f"{images_seen(model):,}" for model in (given.styled, given.classes))
+    print(
+        f"n = {given.num_images} plain samples of each, seed {given.seed}, the pipeline's defaults; one training each,"
+    )
+    print(f"on {seen} images; intervals over the samples\n")
     print("| metric | with styles | 95% | classes alone | 95% | real |\n|---|---|---|---|---|---|")
     for name, row in METRICS.items():
-        if row.default and not row.styled:
+        if row.default and not row.styled and not lacking(name, real, given.num_images, 0):
             results = [row.measure(Evidence(real, samples)) for samples in drawn]
             cells = [f"{r.value:.3f} | {r.ci95[0]:.3f} to {r.ci95[1]:.3f}" for r in results if r.ci95]
             print(f"| {name} | {' | '.join(cells)} | {results[0].floor:.3f} |", flush=True)
     return 0
+
+
+def images_seen(model: str) -> int:
+    """The length of a run, by its own log."""
+    run = run_of(model)
+    if run is None:
+        raise BadInput(f"{model} is no run's folder; valid: two runs, whose lengths can be compared")
+    return json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])["images"]
 
 
 if __name__ == "__main__":

@@ -257,7 +257,10 @@ def run_of(model: str) -> RunFolder | None:
 def run_config(model: str) -> TrainConfig | None:
     """The configuration of the run that MODEL comes from."""
     run = run_of(model)
-    return from_mapping(TrainConfig, read_yaml(run.config), where=str(run.config)) if run else None
+    values = read_yaml(run.config) if run else None
+    if run and not values:
+        raise BadInput(f"{run.config} is empty; a run's configuration names all that it was trained with")
+    return from_mapping(TrainConfig, values, where=str(run.config)) if run and values else None
 
 
 def load_pipeline(model: str) -> ClassStylePipeline:

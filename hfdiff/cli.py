@@ -22,8 +22,8 @@ from hfdiff.checkpoint import load_pipeline, run_config, run_of
 from hfdiff.clip import load_clip
 from hfdiff.config import command_line, parse
 from hfdiff.data import ImageTable, open_picture, upright
-from hfdiff.errors import BadInput, as_bad_input, first_line, folder_to_write, run_program, unknown
-from hfdiff.evaluation import METRICS, Real, check_judge, lacking
+from hfdiff.errors import BadInput, as_bad_input, file_to_write, first_line, folder_to_write, run_program, unknown
+from hfdiff.evaluation import METRICS, Real, check_judge, inception_network, lacking
 from hfdiff.files import slug, write_file
 from hfdiff.judge import Judge, find_judge, judge_for, load_judge, unseen
 from hfdiff.pictures import Grid, class_style_grid, save_picture
@@ -76,6 +76,8 @@ class Drawing:
         if self.sampler is not None or self.spacing != "auto":
             name = sampler_of(pipeline.scheduler) if self.sampler is None else self.sampler
             pipeline.scheduler = make_scheduler(process_of(pipeline.scheduler), name, self.spacing)
+        with as_bad_input():  # before the data is read
+            pipeline.check_settings(**self.given())
         return pipeline
 
     def given(self) -> dict[str, Any]:
@@ -189,7 +191,7 @@ class Select(Drawing):
         real = self.real_pictures(pipeline)
         if self.clip is not None or pipeline.clip_model is None:
             run = run_config(self.model)
-            model, processor = load_clip(self.clip, self.dataset or (run and run.dataset))
+            model, processor = load_clip(self.clip, self.dataset or (run.dataset if run else None))
             pipeline.register_modules(clip_model=model.to(pipeline.device), clip_processor=processor)
         with as_bad_input():
             selection = select(
@@ -236,10 +238,14 @@ class Select(Drawing):
         """Held-out pictures of the model's classes and a judge, where there are any."""
         if self.dataset is None and run_config(self.model) is None:
             return Witnesses(None, None)
-        training, held_out = real_pictures(self.model, self.dataset, self.resolution)
-        check_fits(pipeline, training)
-        judge = load_judge(self.judge) if self.judge else find_judge(training)
-        return Witnesses(held_out if judge is None else unseen(judge, held_out), judge)
+        given = real_pictures(self.model, self.dataset, self.resolution)
+        check_fits(pipeline, given.training)
+        check_fits(pipeline, given.held_out)
+        judge = load_judge(self.judge) if self.judge else find_judge(given.training)
+        if judge is None:
+            return Witnesses(given.held_out, None)
+        check_judge(judge, given.training)
+        return Witnesses(unseen(judge, given.held_out), judge)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,8 +275,10 @@ class Evaluate(Drawing):
         use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if process.device.type == "cpu" else 1)
         pipeline = self.pipeline().to(process.device)
         pipeline.set_progress_bar_config(disable=True)
-        training, held_out = real_pictures(self.model, self.dataset, self.resolution)
+        given = real_pictures(self.model, self.dataset, self.resolution)
+        training, held_out = given.training, given.held_out
         check_fits(pipeline, training)
+        check_fits(pipeline, held_out)
         with process.main_process_first():
             judge = open_judge(self.judge, training, held_out, process.device)
         check_judge(judge, training, pipeline.style_names)
@@ -279,19 +287,21 @@ class Evaluate(Drawing):
             with as_bad_input():
                 protocol = within(self.minutes, pipeline, protocol)
             process.print(f"{self.minutes:g} minutes: {protocol.n:,} plain samples, {protocol.num_styled:,} in styles")
-        real = Real.of(judge, training, held_out, self.seed)
+        real = Real.of(judge, training, held_out, self.seed, copied=given.copied)
         asked = self.metrics or [name for name, row in METRICS.items() if row.default]
         lacks = {name: lacking(name, real, protocol.n, protocol.num_styled) for name in asked}
         missing = [lack for lack in lacks.values() if lack]
         if missing and self.metrics:
             raise BadInput("; ".join(missing))
+        if "frechet_inception" in asked:
+            inception_network()
         with as_bad_input():
             drawn = draw_samples(pipeline, real, protocol)
         if process.is_main_process:
             names = [name for name, lack in lacks.items() if not lack]
             run = run_config(self.model)
             about: dict[str, Any] = {"model": self.model, "best_by": run and run.best_by, "spacing": self.spacing}
-            about |= {"resized_to": self.resolution or (run and run.resolution), "missing": missing}
+            about |= {"resized_to": given.resolution, "missing": missing}
             report = report_of(pipeline, real, protocol, drawn, names, **about)
             write_file(output, (json.dumps(report, indent=2) + "\n").encode())
             print("\n".join([describe_report(report), *missing, f"the whole report: {output}"]))
@@ -306,12 +316,13 @@ class Evaluate(Drawing):
         for name in self.metrics:
             if name not in METRICS:
                 raise unknown("metric", name, METRICS)
+            row, have = METRICS[name], self.num_styled if METRICS[name].styled else self.num_images
+            if have < row.least:
+                what = "samples in styles" if row.styled else "samples"
+                raise BadInput(f"{name} needs {row.least} {what}; there are {have}")
         run = run_of(self.model)
         output = Path(self.output) if self.output is not None else (run.path if run else Path()) / "metrics.json"
-        folder_to_write(str(output.parent))
-        if output.is_dir() or not output.name:
-            raise BadInput(f"output {self.output!r} is a folder; valid: a file, metrics.json for example")
-        return output
+        return file_to_write(str(output) if self.output is None else self.output, "output")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,8 +359,10 @@ class Show(Drawing):
         steps = self.num_inference_steps or 50
         check_range("num_inference_steps", steps, 2, NUM_TIMESTEPS)
         pipeline = self.pipeline()
-        training, held_out = real_pictures(self.model, self.dataset, self.resolution)
+        given = real_pictures(self.model, self.dataset, self.resolution)
+        training, held_out = given.training, given.held_out
         check_fits(pipeline, training)
+        check_fits(pipeline, held_out)
         judge = open_judge(self.judge, training, held_out, pipeline.device)
         check_judge(judge, training)
         subject = Subject(

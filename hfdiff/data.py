@@ -52,7 +52,7 @@ DATASETS: dict[str, DataSet] = {
     "fashion_mnist": DataSet(
         "zalando-datasets/fashion_mnist", "70,000 pictures of clothes, 28x28 grey, 10 classes", "judge_fashion_mnist"
     ),
-    "cifar10": DataSet("uoft-cs/cifar10", "60,000 photographs, 32x32 colour, 10 classes"),
+    "cifar10": DataSet("uoft-cs/cifar10", "60,000 photographs, 32x32 colour, 10 classes", "judge_cifar10"),
 }
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "eval")
@@ -154,14 +154,10 @@ def load_training_data(dataset: str, reading: Reading = BY_TYPE) -> tuple[ImageT
     """
     splits = _open(dataset)
     name = _training_split(splits, dataset)
-    validation_name = next((name for name in VALIDATION_NAMES if name in splits), None)
+    validation_name = next((part for part in VALIDATION_NAMES if part in splits and part != name), None)
     if validation_name:
-        tables = [_decode(splits, part, dataset, reading) for part in (name, validation_name)]
-        if tables[0].size != tables[1].size:
-            raise BadInput(f"data set {dataset!r}: training and validation pictures differ in size; give --resolution")
-        if tables[0].channels != tables[1].channels:
-            tables = [replace(table, pixels=table.pixels.expand(-1, 3, -1, -1).contiguous()) for table in tables]
-        return replace(tables[0], split="train"), tables[1]
+        table, validation = alike(*(_decode(splits, part, dataset, reading) for part in (name, validation_name)))
+        return replace(table, split="train"), validation
     count = len(splits[name])
     held_out = min(MAX_VALIDATION, count // 10)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
@@ -174,10 +170,23 @@ def load_training_data(dataset: str, reading: Reading = BY_TYPE) -> tuple[ImageT
     return table.part(slice(0, count - held_out)), validation
 
 
+def alike(first: ImageTable, second: ImageTable) -> tuple[ImageTable, ImageTable]:
+    """Two splits with as many channels, grey made colour where only one is; BadInput where their sizes differ."""
+    if first.size != second.size:
+        raise BadInput(
+            f"data set {first.name!r}: {first.split} and {second.split} pictures differ in size; give --resolution"
+        )
+    if first.channels == second.channels:
+        return first, second
+    colour = (replace(table, pixels=table.pixels.expand(-1, 3, -1, -1).contiguous()) for table in (first, second))
+    return next(colour), next(colour)
+
+
 def load_test_data(dataset: str, reading: Reading = BY_TYPE) -> ImageTable:
     """The pictures of the test split, or the validation pictures where the data has no test split."""
     splits = _open(dataset)
-    name = next((name for name in TEST_NAMES if name in splits), None)
+    training_name = _training_split(splits, dataset)
+    name = next((part for part in TEST_NAMES if part in splits and part != training_name), None)
     return load_training_data(dataset, reading)[1] if name is None else _decode(splits, name, dataset, reading)
 
 

@@ -56,20 +56,34 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def folder_to_write(path: str) -> Path:
+def folder_to_write(path: str, flag: str = "output_dir") -> Path:
     """The folder that a flag names; BadInput where it cannot be one, or nothing can be written in it."""
     if not path.strip() or "\0" in path:
-        raise BadInput(f"output_dir is {path!r}; valid: a folder")
+        raise BadInput(f"{flag} is {path!r}; valid: a folder")
     folder = Path(path)
     try:
         place = next(place for place in (folder, *folder.parents) if place.exists() or place.is_symlink())
         if not place.is_dir():
-            raise BadInput(f"output_dir {path}: {place} is no folder; give another")
+            raise BadInput(f"{flag} {path}: {place} is no folder; give another")
         with tempfile.TemporaryFile(dir=place):  # a file without a name: permissions alone do not tell of /proc
             pass
     except OSError as error:
-        raise BadInput(f"output_dir {path[:60]!r} cannot be written: {error.strerror}; give another folder") from error
+        raise BadInput(f"{flag} {path[:60]!r} cannot be written: {error.strerror}; give another folder") from error
     return folder
+
+
+def file_to_write(path: str, flag: str) -> Path:
+    """The file that a flag names; BadInput where it cannot be one, or is there and no plain file (/dev/null)."""
+    file = Path(path)
+    if not path.strip() or "\0" in path or path.endswith("/") or file.is_dir():
+        raise BadInput(f"{flag} is {path!r}; valid: a file, metrics.json for example")
+    folder_to_write(str(file.parent), flag)
+    try:
+        if file.exists() and not file.is_file():
+            raise BadInput(f"{flag} {path} is no plain file; give another")
+    except OSError as error:
+        raise BadInput(f"{flag} {path[:60]!r} cannot be written: {error.strerror}; give another file") from error
+    return file
 
 
 def existing_folder(path: str) -> Path | None:

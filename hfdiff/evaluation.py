@@ -50,16 +50,24 @@ class Real:
     """The real pictures that samples are held against, and the judge of both."""
 
     judge: Judge
-    training: ImageTable  # what a model could have copied
+    training: ImageTable
     reference: Judged  # held-out pictures that the judge never saw
     others: Judged  # training pictures that the judge never saw: they stand for samples
+    copied: ImageTable  # what the model was trained on
     split: str = "test"  # that the reference comes from
 
     @classmethod
     def of(
-        cls, judge: Judge, training: ImageTable, held_out: ImageTable, seed: int = 0, most: int | None = None
+        cls,
+        judge: Judge,
+        training: ImageTable,
+        held_out: ImageTable,
+        seed: int = 0,
+        most: int | None = None,
+        copied: ImageTable | None = None,
     ) -> "Real":
-        """Let the judge see real pictures that it was not trained on, in random order, at most so many of each kind."""
+        """Let the judge see real pictures that it was not trained on, in random order, at most so many of each kind;
+        `copied` is `training` where not given."""
         sides = []
         for table in (unseen(judge, held_out), unseen(judge, training)):
             if not len(table):
@@ -72,7 +80,7 @@ class Real:
             given[:, [judge.style_names.index(name) for name in table.style_names]] = table.style_weights
             sides.append(judge_pictures(judge, table.pixels, table.labels, given))
         reference, others = sides
-        return cls(judge, training, reference, others, held_out.split)
+        return cls(judge, training, reference, others, copied or training, held_out.split)
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ class Evidence:
     """All that a metric may look at."""
 
     real: Real
-    samples: Judged  # plain drawings, the classes in turn
+    samples: Judged  # plain drawings, of the classes of real pictures
     styled: Judged | None = None  # drawings in styles
 
 
@@ -225,7 +233,8 @@ def _part(a: Tensor, b: Tensor) -> int:
 
 
 @cache
-def _inception_network() -> torch.nn.Module:
+def inception_network() -> torch.nn.Module:
+    """The network of `frechet_inception`; BadInput without its package or its weights."""
     try:
         from torchmetrics.image.fid import NoTrainInceptionV3
 
@@ -240,7 +249,7 @@ def _inception_network() -> torch.nn.Module:
 def _inception(pixels: Tensor) -> Tensor:
     """Pixels (N, C, H, W) uint8 -> features (N, 2048) of the network that the published distances are measured in."""
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    network = _inception_network().to(device)
+    network = inception_network().to(device)
     colour = pixels.expand(-1, 3, -1, -1)
     with torch.no_grad():
         return torch.cat([network(part.to(device)).cpu() for part in colour.split(100)])
@@ -336,13 +345,18 @@ def closeness(pixels: Tensor, training: Tensor) -> Tensor:
 
 def _memorisation(evidence: Evidence) -> Result:
     """The share of samples that are nearer to a training picture than 99% of held-out real pictures are."""
-    training = evidence.real.training.pixels
+    training = evidence.real.copied.pixels
     held_out = closeness(evidence.real.reference.pixels, training)
     half = len(held_out) // 2
     threshold = held_out[:half].quantile(RARE)
     hits = closeness(evidence.samples.pixels, training) < threshold
     floor = _share(held_out[half:] < threshold)
-    details = {"training_n": len(training), "threshold": threshold.item(), "threshold_n": half}
+    details = {
+        "searched": evidence.real.copied.name,
+        "searched_n": len(training),
+        "threshold": threshold.item(),
+        "threshold_n": half,
+    }
     return Result(_share(hits), len(hits), floor, wilson(hits), "pixels", len(held_out) - half, details)
 
 

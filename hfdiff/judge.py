@@ -9,8 +9,9 @@ import inspect
 import io
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +20,12 @@ from torch import Tensor, nn
 
 from hfdiff.augment import mirror_and_shift
 from hfdiff.data import ASSETS, DATASETS, TEST_NAMES, Half, ImageTable, to_model_range, to_unit_range
-from hfdiff.errors import BadInput, unknown
+from hfdiff.errors import BadInput, folder_to_write, unknown
 from hfdiff.files import write_folder
 from hfdiff.styles import apply_styles, draw_styles, fitting_styles
 
 STYLED_SHARE = 0.5  # of the pictures in training
-TRAINING_IMAGES = 500_000  # seen in a training of default length
+TRAINING_IMAGES = 660_000  # seen in a training of default length
 MAX_EPOCHS = 60
 WIDTHS = (32, 64, 128)
 
@@ -83,6 +84,8 @@ class Judge(nn.Module, PyTorchModelHubMixin):
         test_accuracy: float | None = None,
     ):
         super().__init__()
+        if half_seen not in get_args(Half):
+            raise ValueError(f"half_seen {half_seen!r}; valid: {', '.join(get_args(Half))}")
         self.channels, self.size, self.widths = channels, tuple(size), tuple(widths)
         self.class_names, self.style_names = list(class_names), list(style_names or [])
         self.trained_on, self.fingerprint, self.half_seen = trained_on, fingerprint, half_seen
@@ -198,11 +201,14 @@ def train_judge(
 
 @torch.no_grad()
 def judged(judge: Judge, pixels: Tensor, batch_size: int = 500) -> Verdict:
-    """What the judge says of pixels (N, C, H, W) uint8; on the CPU."""
+    """What the judge says of pixels (N, C, H, W) uint8; on the CPU. Of classes, it is asked about the mirror images
+    too: it was trained with them, and the mean of both is right more often."""
     judge.eval()
     device = next(judge.parameters()).device
     parts = [judge(to_model_range(part).to(device)) for part in pixels.split(batch_size)]
-    return Verdict(*(torch.cat([getattr(part, key) for part in parts]).cpu() for key in vars(parts[0])))
+    mirrored = [judge(to_model_range(part.flip(-1)).to(device)).logits for part in pixels.split(batch_size)]
+    seen = Verdict(*(torch.cat([getattr(part, key) for part in parts]).cpu() for key in vars(parts[0])))
+    return replace(seen, logits=(seen.logits + torch.cat(mirrored).cpu()) / 2)
 
 
 def accuracy(judge: Judge, table: ImageTable) -> float:
@@ -235,6 +241,8 @@ def load_judge(name: str) -> Judge:
 
 
 def _load(folder: Path) -> Judge:
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"the folder {folder} holds no judge: no config.json")
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # huggingface_hub prints where it loads from
             return Judge.from_pretrained(str(folder), strict=True).eval()
@@ -284,7 +292,16 @@ def judge_for(
     found = find_judge(table, half)
     if found:
         return found.to(device)
+    folder_to_write(str(cached(table, half)), "HFDIFF_CACHE")
     judge = make_judge(table, half=half).to(device)
+    for part in (table, validation):
+        if not len(table.half(half)) or not len(unseen(judge, part)):
+            raise BadInput(
+                f"data set {table.name!r} is too small for a judge: it trains on one half of {len(table)} pictures, "
+                f"and measures with the other half of {len(validation)} held-out ones; give more pictures"
+            )
+    if 0 in table.class_counts():
+        say(f"warning: {table.class_counts().count(0)} classes have no training pictures; no judge can know them")
     epochs = default_epochs(table.half(half))
     say(f"no judge of {table.name} yet: training one, {epochs} epochs; it is kept in {cached(table, half)}")
     for epoch in train_judge(judge, table, validation, epochs=epochs):

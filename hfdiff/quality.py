@@ -72,5 +72,6 @@ class QualityWatch:
         most = int((SHARE * state.seconds - state.quality_seconds) / state.quality_cost)
         n = state.quality_n if state.quality_n <= most else 0
         if not state.quality_n:
-            n = min(MOST, most) if most >= LEAST else (METRICS["frechet_judge"].least if self.needed else 0)
+            least = METRICS["frechet_judge"].least
+            n = min(MOST, max(most, least)) if self.needed else min(MOST, most) if most >= LEAST else 0
         return broadcast_object_list([n])[0]

@@ -4,10 +4,11 @@ Each picture has its own noise, a function of (seed, number of the picture), so 
 size of batches change nothing.
 """
 
+import contextlib
 import inspect
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hfdiff.checkpoint import run_config
-from hfdiff.data import ImageTable, Reading, load_test_data, load_training_data, to_bytes
+from hfdiff.data import ImageTable, Reading, alike, load_test_data, load_training_data, to_bytes
 from hfdiff.errors import BadInput
 from hfdiff.evaluation import METRICS, Evidence, Judged, Real, judge_pictures, right
 from hfdiff.judge import Judge
@@ -114,6 +115,8 @@ def check_fits(pipeline: ClassStylePipeline, table: ImageTable) -> None:
         raise BadInput("the model knows no classes, so nothing can be asked of it; valid: a model trained with classes")
     if tuple(map(str.lower, pipeline.class_names)) != tuple(map(str.lower, table.class_names)):
         names = [", ".join(names[:12]) for names in (pipeline.class_names, table.class_names)]
+        if sorted(map(str.lower, pipeline.class_names)) == sorted(map(str.lower, table.class_names)):
+            names[1] += ": the same in another order, where class folders or a ClassLabel column can give the model's"
         raise BadInput(f"the model draws the classes {names[0]}; data set {table.name!r} has {names[1]}")
     config = pipeline.unet.config
     side = config.sample_size
@@ -150,16 +153,22 @@ def within(minutes: float, pipeline: ClassStylePipeline, protocol: Protocol) -> 
     """As many pictures as can be drawn in four fifths of the time, at most those of the protocol."""
     seconds = seconds_per_picture(pipeline, **protocol.given) / PartialState().num_processes
     share = 0.8 * 60 * minutes / seconds / (protocol.n + protocol.num_styled)
-    classes = len(pipeline.class_names)
-    n, num_styled = (
-        most if share >= 1 else max(classes, int(share * most) // classes * classes) if most else 0
-        for most in (protocol.n, protocol.num_styled)
-    )
+    n, num_styled = (min(most, max(1, int(share * most))) for most in (protocol.n, protocol.num_styled))
     return replace(protocol, n=n, num_styled=num_styled)
 
 
-def real_pictures(model: str, dataset: str | None, resolution: int | None) -> tuple[ImageTable, ImageTable]:
-    """Training pictures and held-out ones of a data set; by default the one that MODEL's run was trained on."""
+@dataclass(frozen=True)
+class Pictures:
+    """The real pictures of an evaluation."""
+
+    training: ImageTable
+    held_out: ImageTable
+    copied: ImageTable  # what the model was trained on, where its run tells and it can be read; else `training`
+    resolution: int | None  # that they were resized to
+
+
+def real_pictures(model: str, dataset: str | None, resolution: int | None) -> Pictures:
+    """The pictures of a data set; by default the one that MODEL's run was trained on."""
     config = run_config(model)
     if dataset is None and config is None:
         raise BadInput(f"{model} is no run's folder, which would tell its data set; give --dataset")
@@ -168,7 +177,12 @@ def real_pictures(model: str, dataset: str | None, resolution: int | None) -> tu
         dataset = config.dataset
         reading = replace(config.reading, resolution=resolution or config.resolution)
     assert dataset is not None
-    return load_training_data(dataset, reading)[0], load_test_data(dataset, reading)
+    training, held_out = alike(load_training_data(dataset, reading)[0], load_test_data(dataset, reading))
+    copied = training
+    if config and dataset != config.dataset:
+        with contextlib.suppress(BadInput):  # its data is gone
+            copied = load_training_data(config.dataset, replace(config.reading, resolution=config.resolution))[0]
+    return Pictures(training, held_out, copied, reading.resolution)
 
 
 @dataclass(frozen=True)
@@ -237,6 +251,15 @@ def report_of(
     return {"protocol": protocol_json, "metrics": metrics, "seconds": seconds}
 
 
+def chosen_by(protocol: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of how the weights were chosen, where that was not apart from this report."""
+    if protocol["best_by"] == "frechet_judge":
+        return ["the weights are those of the run's that were nearest by this judge"]
+    if protocol["best_by"] and protocol["split"] != "test":
+        return [f"the weights are those of the run's that were best by {protocol['best_by']} on a split like this one"]
+    return []
+
+
 def describe_report(report: dict[str, Any]) -> str:
     """A short table for the screen."""
     protocol, judge = report["protocol"], report["protocol"]["judge"]
@@ -244,6 +267,7 @@ def describe_report(report: dict[str, Any]) -> str:
         f"{protocol['n']:,} plain samples and {protocol['num_styled']:,} in styles, seed {protocol['seed']}, "
         f"{protocol['sampler']}, {protocol['num_inference_steps']} steps, against {protocol['reference_n']:,} pictures "
         f"of {protocol['dataset']} ({protocol['split']}); the judge names {judge['accuracy']:.3f} of those right",
+        *chosen_by(protocol),
         "",
         f"{'metric':<18} {'value':>8}  {'95% interval':^19} {'real':>8} {'n':>7}  features",
     ]

@@ -76,7 +76,7 @@ class Candidates:
 
     def records(self) -> list[dict[str, Any]]:
         """For each candidate: seed, styles, scores, rank from 1, and whether it was selected; by rank."""
-        finished = [
+        finished: list[dict[str, Any]] = [
             {
                 "seed": self.seeds[number],
                 "scores": dict(zip(SCORE_NAMES, row)),
@@ -85,7 +85,7 @@ class Candidates:
             }
             for rank, (number, row) in enumerate(zip(self.order, self.scores.tolist()), start=1)
         ]
-        stopped = [
+        stopped: list[dict[str, Any]] = [
             {"seed": seed, "scores": None, "rank": None, "selected": False}
             for number, seed in enumerate(self.seeds)
             if number not in self.order

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from PIL import Image
 
 import hfdiff.explain as explain
 import hfdiff.pictures as pictures
@@ -236,7 +237,7 @@ def evolution(subject: Subject) -> Iterator[Shown]:
         return subject.say(f"evolution.webp left out: it needs two pictures of a run on its way, here are {len(files)}")
     try:
         animation = pictures.evolution(files)
-    except OSError as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
         return subject.say(f"evolution.webp left out: {first_line(error)}")
     yield Shown(
         "evolution.webp",

@@ -763,6 +763,14 @@ class ClassStylePipeline(DiffusionPipeline):
             tuple(subject(name, strengths, phrases) for name in self.class_names), class_id, dict(quality_prompts)
         )
 
+    def check_settings(self, num_inference_steps: int | None = None, **guidance: Any) -> None:
+        """ValueError for arguments of a call that this pipeline would refuse."""
+        if num_inference_steps is not None:
+            _check_range("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
+        scales = Guidance(**guidance)
+        if scales.autoguidance_scale != 1 and self.guide_unet is None:
+            raise ValueError(f"autoguidance_scale {scales.autoguidance_scale} without a guide_unet; valid: 1")
+
     def _check(
         self,
         plan: _Plan,
@@ -774,11 +782,9 @@ class ClassStylePipeline(DiffusionPipeline):
     ) -> None:
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type {output_type!r}; valid: pil, np, pt")
-        _check_range("num_inference_steps", plan.num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
+        self.check_settings(plan.num_inference_steps, **vars(plan.guidance))
         if max_batch_size < 1:
             raise ValueError(f"max_batch_size {max_batch_size}; valid: at least 1")
-        if plan.guidance.autoguidance_scale != 1 and self.guide_unet is None:
-            raise ValueError(f"autoguidance_scale {plan.guidance.autoguidance_scale} without a guide_unet; valid: 1")
         if plan.choice and num_images_per_label != 1:
             raise ValueError(f"num_images_per_label {num_images_per_label} with num_candidates; give top_k instead")
         if mask is not None and image is None:
@@ -854,9 +860,9 @@ class ClassStylePipeline(DiffusionPipeline):
                 sample = torch.where(request.mask, sample, self._noised(request, t))
             x = self._scaled(sample, t)
             prediction = self._predict(x, t, request, told, plan.guidance)
-            if plan.push:
+            if plan.push and request.wanted is not None:
                 prediction = plan.push(self.scorer, request.wanted, scheduler, x, prediction, t)
-            if index == stop:
+            if choice and index == stop:
                 clean = self._finished(request, predicted_clean(scheduler, x, prediction, t))
                 labels = request.row // choice.num_candidates
                 totals = score_pictures(self.scorer, clean, asked, labels, choice.score_weights)[:, -1]

@@ -262,7 +262,7 @@ def test_evaluate_within_a_time(pets, tmp_path, capsys):
         (["--metrics", "frechet_judge", "--num_images", "20"], "frechet_judge needs 256 samples; there are 20"),
         (["--num_images", "0"], "num_images is 0; valid: 1 to"),
         (["--minutes", "-1"], "minutes is -1.0; valid"),
-        (["--output", "."], "'.' is a folder; valid: a file"),
+        (["--output", "."], "output is '.'; valid: a file"),
         (["--judge", "nowhere"], "unknown judge 'nowhere'"),
         (["--judge", "fashion_mnist"], "the judge knows the classes T"),
         (["--dataset", "fashion_mnist_12k"], "draws the classes cat, dog; data set 'fashion_mnist_12k' has T"),

@@ -109,7 +109,8 @@ def test_real_pictures_reach_the_floor_of_every_metric(real):
     for name in ("class_accuracy", "frechet_judge", "precision", "recall", "diversity"):
         result = METRICS[name].measure(held_out)
         assert result.value != result.floor, name
-        assert result.value == pytest.approx(result.floor, rel=0.5), name
+        near = {"rel": 0.5} if name == "frechet_judge" else {"abs": 0.1} if result.value < 1 else {"rel": 0.1}
+        assert result.value == pytest.approx(result.floor, **near), name
         assert result.ci95[0] <= result.value <= result.ci95[1], name
     result = METRICS["kernel_judge"].measure(held_out)
     assert result.ci95[0] < 0 < result.ci95[1]

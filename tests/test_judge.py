@@ -17,16 +17,27 @@ from hfdiff.styles import apply_styles
 SCRIPT = Path(__file__).parents[1] / "train_scripts" / "train_judge.py"
 
 
-def test_the_embedded_judge_is_small():
-    assert (ASSETS / "judge_fashion_mnist" / "model.safetensors").stat().st_size < 1.3 * 2**20
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+def test_embedded_judges_are_small(name):
+    assert (ASSETS / f"judge_{name}" / "model.safetensors").stat().st_size < 1.3 * 2**20
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full data sets is absent")
-def test_the_embedded_judge_on_the_real_test_set():
-    judge = load_judge("fashion_mnist")
-    right = accuracy(judge, load_test_data(str(SHARED_DATA / "fashion_mnist")))
-    assert right >= 0.92
+@pytest.mark.parametrize(("name", "least"), [("fashion_mnist", 0.92), ("cifar10", 0.85)])
+def test_embedded_judges_on_the_real_test_sets(name, least):
+    judge, test = load_judge(name), load_test_data(str(SHARED_DATA / name))
+    assert tuple(judge.class_names) == test.class_names
+    right = accuracy(judge, test)
+    assert right >= least
     assert right == pytest.approx(judge.test_accuracy, abs=0.002)
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full data sets is absent")
+def test_full_data_sets_find_their_judge():
+    for name in ("fashion_mnist", "cifar10"):
+        found = find_judge(load_training_data(str(SHARED_DATA / name))[0])
+        assert found is not None
+        assert found.trained_on == name
 
 
 def test_the_embedded_judge_knows_the_embedded_pictures(fashion):
@@ -96,7 +107,10 @@ def test_features_and_logits_agree_for_any_size_and_colour():
     assert verdict.logits.shape == (7, 2)
     assert verdict.strengths.shape == (7, 1)
     assert verdict.features.shape == (7, 8)
-    assert torch.allclose(judge.class_head(verdict.features), verdict.logits, atol=1e-5)
+    mirrored = judged(judge, pixels.flip(-1))
+    assert torch.allclose(mirrored.logits, verdict.logits, atol=1e-5)
+    both = judge.class_head(verdict.features + mirrored.features) / 2 + judge.class_head[1].bias / 2
+    assert torch.allclose(both, verdict.logits, atol=1e-5)
 
 
 def test_the_program_saves_a_judge_that_loads(tmp_path):

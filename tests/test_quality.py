@@ -31,7 +31,14 @@ def state(drawer, accelerator) -> TrainState:
 
 @pytest.mark.parametrize(
     ("seconds", "needed", "n"),
-    [(100.0, False, 0), (1_000.0, False, 500), (10**6, False, 2_000), (100.0, True, 256)],
+    [
+        (100.0, False, 0),
+        (1_000.0, False, 500),
+        (10**6, False, 2_000),
+        (100.0, True, 256),
+        (400.0, True, 256),
+        (1_000.0, True, 500),
+    ],
 )
 def test_the_share_of_the_time(watch, drawer, state, seconds, needed, n):
     watch.needed, state.seconds, state.quality_cost = needed, seconds, 0.1

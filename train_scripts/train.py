@@ -23,7 +23,7 @@ from hfdiff.checkpoint import RunFolder
 from hfdiff.config import parse
 from hfdiff.data import ImageTable, describe, load_training_data
 from hfdiff.errors import BadInput, TrainingFailed, run_program
-from hfdiff.judge import find_judge
+from hfdiff.judge import find_judge, unseen
 from hfdiff.objectives import Objective, make_objective
 from hfdiff.pictures import loss_curves, overview, quality_curves, quality_points, save_picture
 from hfdiff.pipelines.class_style import ClassStylePipeline
@@ -123,6 +123,8 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
         saved = checkpoint.newest_checkpoint(folder, warn=lambda text: say(f"warning: {text}"))
     check_styles(config.styles, table.channels, table.style_names)
     fingerprint, judge = table.fingerprint, find_judge(table)
+    if judge and not all(len(unseen(judge, part)) for part in (table, validation)):
+        judge = None  # it was trained on all of so few
     if judge is None and config.best_by == "frechet_judge":
         raise BadInput(
             f"best_by 'frechet_judge' needs a judge, and data set {config.dataset!r} has none of such pictures; train "

@@ -35,7 +35,7 @@ class JudgeConfig:
     resolution: int | None = None
     """Resize all pictures to this many pixels a side."""
     epochs: int | None = None
-    """Passes over the data; by default so many that about 500,000 pictures are seen."""
+    """Passes over the data; by default so many that about 660,000 pictures are seen."""
     batch_size: int = 128
     learning_rate: float = 4e-3
     widths: tuple[int, int, int] = WIDTHS
