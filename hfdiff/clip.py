@@ -26,6 +26,7 @@ from transformers import (
     VisionTextDualEncoderModel,
     VisionTextDualEncoderProcessor,
 )
+from transformers import logging as transformers_logging
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from hfdiff.augment import mirror_and_shift
@@ -94,6 +95,8 @@ def load_clip(name_or_folder: str | None = None, dataset: str | None = None) -> 
                 f"train_scripts/train_clip.py --dataset {dataset or 'D'} --output_dir runs/clip, and give its folder"
             )
         name_or_folder = str(ASSETS / row.clip)
+    showing = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
         model = AutoModel.from_pretrained(name_or_folder, use_safetensors=True).float().eval()
         processor = AutoProcessor.from_pretrained(name_or_folder)
@@ -103,6 +106,9 @@ def load_clip(name_or_folder: str | None = None, dataset: str | None = None) -> 
             f"{name_or_folder!r} gives no CLIP model: {first_line(error)[:200]}; valid: a folder or Hub id of a CLIP "
             "or SigLIP model; accelerate launch train_scripts/train_clip.py makes a small one"
         ) from error
+    finally:
+        if showing:
+            transformers_logging.enable_progress_bar()
     return model, processor
 
 

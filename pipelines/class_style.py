@@ -721,6 +721,8 @@ class ClassStylePipeline(DiffusionPipeline):
         asked: list[Asked] = []
         if choice or plan.push:
             asked = [self.asked(*label, quality_prompts) for label in zip(ids[::per_label], strengths[::per_label])]
+        for label in asked if choice else []:  # a prompt that is too long shows before anything is drawn
+            self.scorer.texts([template.replace("{}", label.subject) for template in quality_prompts])
         request = self._request(ids, strengths, per_label, generator, image, mask)
         if plan.push:
             wanted = self.scorer.texts([clip_prompt.replace("{}", label.subject) for label in asked])

@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from hfdiff import plan
 from hfdiff.checkpoint import make_pipeline
 from hfdiff.cli import main
 from hfdiff.data import load_training_data
+from hfdiff.errors import BadInput
 from hfdiff.evaluation import METRICS
 from hfdiff.judge import make_judge, save_judge, train_judge
 from hfdiff.objectives import ObjectiveConfig, make_objective
@@ -283,6 +286,74 @@ def test_evaluate_refuses(pets, tmp_path, capsys, flags, message):
 def test_evaluate_knows_the_data_of_a_run_only(pets, capsys):
     assert hfdiff("evaluate", pets["model"]) == 2
     assert "which would tell its data set; give --dataset" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def clip(pets, tmp_path_factory) -> str:
+    """The folder of a small CLIP of the pets, by the program that trains one."""
+    folder = tmp_path_factory.mktemp("clip") / "clip"
+    main = runpy.run_path(str(Path(__file__).parents[1] / "train_scripts" / "train_clip.py"), run_name="script")["main"]
+    flags = ["--dataset", pets["data"], "--output_dir", str(folder), "--epochs", "1", "--batch_size", "64"]
+    assert main(flags) == 0
+    with pytest.raises(BadInput, match="exists; give a new folder"):
+        main(flags)
+    return str(folder)
+
+
+def select_pets(pets: dict[str, str], out: Path, *flags: str) -> int:
+    return hfdiff("select", pets["model"], "--output_dir", str(out), "--num_inference_steps", "2", *flags)
+
+
+def test_select_keeps_the_best_and_says_what_the_scores_are_worth(pets, clip, tmp_path, capsys):
+    out, beside = tmp_path / "best", ["--dataset", pets["data"], "--judge", pets["judge"]]
+    flags = ["--clip", clip, "--num_candidates", "6", "--top_k", "2", "--score_weights", "class:2", "quality"]
+    assert select_pets(pets, out, *flags, *beside, "--styles", "plain", "thick:0.5") == 0
+    found = json.loads((out / "selection.json").read_text())
+    assert found["clip"] == clip
+    assert found["prompts"]["quality"]["a blurry photo of {}"] is False
+    assert set(found["classes"]) == set(CATS)
+    cell = found["classes"]["dog"]["by_style"]["thick:0.5"]
+    assert cell["prompt"] == "a clear photo of a thick dog"
+    assert cell["beside"]["real"]["n"] == 100
+    assert set(cell["preferences"]["quality"]) == {"contrast", "sharpness", "edge_density", "brightness", "judge"}
+    assert len([row for row in found["classes"]["dog"]["candidates"] if row["selected"]]) == 4
+    assert (out / "selection.png").is_file()
+    assert len(list(out.glob("dog-*.png"))) == 4
+    assert "right: random" in capsys.readouterr().out
+
+
+def test_select_without_real_pictures_or_a_judge(pets, clip, tmp_path):
+    flags = ["--clip", clip, "--num_candidates", "4", "--top_k", "1", "--early_stopping", "--class_labels", "cat"]
+    assert select_pets(pets, tmp_path, *flags) == 0
+    cat = json.loads((tmp_path / "selection.json").read_text())["classes"]["cat"]
+    assert cat["by_style"]["plain"]["beside"] is None
+    assert [row["rank"] for row in cat["candidates"]] == [1, 2, None, None]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "no CLIP model is embedded for data set None; train one in minutes"),
+        (["--clip", "nowhere"], "'nowhere' gives no CLIP model"),
+        (["--top_k", "11"], "top_k is 11; valid: 1 to 10"),
+        (["--num_candidates", "0"], "num_candidates is 0"),
+        (["--score_weights", "beauty:1"], "unknown score 'beauty'"),
+        (["--score_weights", "class:much"], "score_weights class:much; valid: class:1 quality:0.5"),
+        (["--good_prompts", "a good photo"], "templates with {} for the subject"),
+        (["--dataset", "fashion_mnist_12k"], "draws the classes cat, dog"),
+        (["--class_labels", "cow"], "unknown class 'cow'"),
+        (["--styles", "thick:2"], "from 0 to 1"),
+        (["--bad_prompts", "a very" + " very" * 40 + " blurry {}"], "tokens; valid: up to 32"),
+    ],
+)
+def test_select_refuses(pets, clip, tmp_path, capsys, flags, message):
+    if flags and "nowhere" not in flags:
+        flags = ["--clip", clip, *flags]
+    assert select_pets(pets, tmp_path / "best", *flags) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "best").exists()
 
 
 def test_two_processes_evaluate_as_one(pets, tmp_path):
