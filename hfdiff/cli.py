@@ -206,7 +206,11 @@ class Select(Drawing):
                 **choice,
                 **self.given(),
             )
-        settings = {"model": self.model, "clip": self.clip or pipeline.clip_model.name_or_path, "seed": self.seed}
+        settings = {
+            "model": self.model,
+            "clip": self.clip or Path(pipeline.clip_model.name_or_path).name,
+            "seed": self.seed,
+        }
         settings |= {"num_candidates": self.num_candidates, "top_k": self.top_k, "early_stopping": self.early_stopping}
         selection.write(out, settings | self.given())
         print("\n".join([selection.describe(), f"the best, and selection.json with all scores: {out}"]))

@@ -48,9 +48,13 @@ DATASETS: dict[str, DataSet] = {
         str(ASSETS / "fashion_mnist_12k"),
         "embedded: 10,000 + 2,000 pictures of Fashion-MNIST's train split, 28x28 grey, 10 classes",
         judge="judge_fashion_mnist",
+        clip="clip_fashion_mnist",
     ),
     "fashion_mnist": DataSet(
-        "zalando-datasets/fashion_mnist", "70,000 pictures of clothes, 28x28 grey, 10 classes", "judge_fashion_mnist"
+        "zalando-datasets/fashion_mnist",
+        "70,000 pictures of clothes, 28x28 grey, 10 classes",
+        judge="judge_fashion_mnist",
+        clip="clip_fashion_mnist",
     ),
     "cifar10": DataSet("uoft-cs/cifar10", "60,000 photographs, 32x32 colour, 10 classes", "judge_cifar10"),
 }

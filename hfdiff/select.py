@@ -66,8 +66,10 @@ class Candidates:
 
     @property
     def random(self) -> Tensor:
-        """Rows of the first candidates drawn, whatever they scored."""
-        return torch.tensor([row for row, number in enumerate(self.order) if number < RANDOM])
+        """Rows of the first candidates drawn, whatever they scored; none where hopeless ones were not finished."""
+        chance = len(self.order) == len(self.seeds)
+        rows = [row for row, number in enumerate(self.order) if chance and number < RANDOM]
+        return torch.tensor(rows, dtype=torch.int64)
 
     @property
     def high_quality(self) -> float:
@@ -204,11 +206,10 @@ class Selection:
     cells: list[Candidates]
     references: list[Reference | None]  # of each
     judge: Judge | None
-    clip: str
 
     def right(self, cell: Candidates, rows: Tensor) -> float | None:
         """The share of pictures in rows of a cell that the judge puts into the class asked for."""
-        if self.judge is None:
+        if self.judge is None or not len(rows):
             return None
         verdict = judged(self.judge, to_bytes(cell.images[rows]))
         return (verdict.classes == cell.asked.class_id).double().mean().item()
@@ -228,10 +229,11 @@ class Selection:
             known = beside.summary() if beside else {}
             totals += [known[name]["mean_scores"]["total"] if known else math.nan for name in KINDS]
             share = known["real"]["high_quality_share"] if known else math.nan
-            line = f"{cell.name:<28.28} " + " ".join(f"{value:7.3f}" for value in totals)
-            line += f"    {cell.high_quality:.2f}, {share:.2f}"
+            line = f"{cell.name:<28.28} " + " ".join(map(_number, totals))
+            line += f"    {_number(cell.high_quality, 2)}, {_number(share, 2)}"
             if self.judge is not None:
-                line += f"   right: random {self.right(cell, random):.2f}, best {self.right(cell, best):.2f}"
+                right = [_number(self.right(cell, rows), 2) for rows in (random, best)]
+                line += f"   right: random {right[0]}, best {right[1]}"
             lines.append(line)
         return "\n".join(lines)
 
@@ -253,7 +255,7 @@ class Selection:
             entry["high_quality_share"] = sum(shares) / len(shares)
         prompts = {"quality": dict(self.cells[0].asked.quality_prompts)}
         judge = self.judge and {"trained_on": self.judge.trained_on, "accuracy_on_real": self.judge.test_accuracy}
-        return {"clip": self.clip, "prompts": prompts, "judge": judge, "classes": classes}
+        return {"prompts": prompts, "judge": judge, "classes": classes}
 
     def figure(self) -> Figure:
         """The best and the worst of each class and style, with their total scores."""
@@ -277,6 +279,12 @@ class Selection:
         write_file(folder / "selection.json", (text + "\n").encode())
 
 
+def _number(value: float | None, digits: int = 3) -> str:
+    """A number for the table, a dash for none."""
+    text = "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return f"{text:>{digits + 4}}"
+
+
 def select(
     pipeline: ClassStylePipeline,
     class_labels: Sequence[int | str],
@@ -297,4 +305,4 @@ def select(
         real = witnesses.real
         cells.append(cell)
         references.append(None if real is None else reference(pipeline.scorer, cell.asked, real, weights, seed))
-    return Selection(cells, references, witnesses.judge, pipeline.clip_model.name_or_path)
+    return Selection(cells, references, witnesses.judge)

@@ -324,6 +324,9 @@ def test_select_keeps_the_best_and_says_what_the_scores_are_worth(pets, clip, tm
 
 def test_select_without_real_pictures_or_a_judge(pets, clip, tmp_path):
     flags = ["--clip", clip, "--num_candidates", "4", "--top_k", "1", "--early_stopping", "--class_labels", "cat"]
+    assert select_pets(pets, tmp_path / "judged", *flags, "--dataset", pets["data"], "--judge", pets["judge"]) == 0
+    judged = json.loads((tmp_path / "judged" / "selection.json").read_text())["classes"]["cat"]["by_style"]["plain"]
+    assert judged["right"]["random"] is None  # none was finished whatever it scored
     assert select_pets(pets, tmp_path, *flags) == 0
     cat = json.loads((tmp_path / "selection.json").read_text())["classes"]["cat"]
     assert cat["by_style"]["plain"]["beside"] is None
