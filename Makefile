@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/hfdiff evaluate $(DEMO) --num_images 260 --num_styled 100 --minutes 0.7
 
 test: .venv/installed
-	$(BIN)/pytest --numprocesses logical --dist loadfile
+	$(BIN)/pytest
 
 check: .venv/installed
 	$(BIN)/ruff format --check

@@ -180,7 +180,7 @@ def test_unknown_model_and_command(tmp_path, capsys):
     assert hfdiff("sample", "absent", "--output_dir", "/proc/x") == 2
     assert "output_dir '/proc/x' cannot be written" in capsys.readouterr().err
     assert hfdiff("simple") == 2
-    assert "unknown command 'simple'; valid: plan, sample, evaluate, show" in capsys.readouterr().err
+    assert "unknown command 'simple'; valid: plan, sample, select, evaluate, show" in capsys.readouterr().err
 
 
 def test_help_lists_the_commands(capsys):
