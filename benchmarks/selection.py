@@ -26,7 +26,15 @@ from hfdiff.errors import run_program
 from hfdiff.evaluation import covered, frechet
 from hfdiff.explain import right_scores
 from hfdiff.judge import judged, load_judge
-from hfdiff.pipelines.class_style import SCORE_WEIGHTS, SCORES, ClassStylePipeline, Scorer, score_pictures
+from hfdiff.pipelines.class_style import (
+    SCORE_WEIGHTS,
+    SCORES,
+    STOPPING_SHARE,
+    SURVIVING_SHARE,
+    ClassStylePipeline,
+    Scorer,
+    score_pictures,
+)
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,9 @@ def early_stopping(bench: Bench, scale: float) -> str:
         seconds[early] = time.perf_counter() - started
         pictures = drawn
     name = f"class + quality, guidance {scale:g}, early stopping ({seconds[True] / seconds[False]:.2f} of the time)"
-    return bench.row(name, pictures, 10 * given.num_candidates * (0.3 + 0.7 * 0.3))
+    return bench.row(
+        name, pictures, 10 * given.num_candidates * (STOPPING_SHARE + (1 - STOPPING_SHARE) * SURVIVING_SHARE)
+    )
 
 
 def clarity(

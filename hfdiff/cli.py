@@ -84,6 +84,13 @@ class Drawing:
         """The flags that are arguments of the pipeline."""
         return {key: getattr(self, key) for key in SETTINGS if getattr(self, key) is not None}
 
+    def stated(self) -> dict[str, Any]:
+        """What a JSON says of these flags; it knows no infinity."""
+        stated = {"model": self.model, "seed": self.seed, "spacing": self.spacing, **self.given()}
+        if self.guidance_interval:
+            stated["guidance_interval"] = [v if math.isfinite(v) else str(v) for v in self.guidance_interval]
+        return stated
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(Drawing):
@@ -125,10 +132,7 @@ class Sample(Drawing):
             write_file(out / name, png.getvalue())
             records.append({"file": name, "class": class_name, "styles": weights})
         save_picture(out / "grid.png", grid.figure())
-        settings: dict[str, Any] = {"model": self.model, "seed": self.seed, "sampler": sampler_of(pipeline.scheduler)}
-        settings |= {"spacing": self.spacing, **files, **arguments}
-        if self.guidance_interval:  # JSON knows no infinity
-            settings["guidance_interval"] = [v if math.isfinite(v) else str(v) for v in self.guidance_interval]
+        settings = {"sampler": sampler_of(pipeline.scheduler), **files, **arguments, **self.stated()}
         write_file(out / "samples.json", (json.dumps({**settings, "images": records}, indent=2) + "\n").encode())
         print(f"{len(images)} pictures in {out}; all of them on one sheet: {out / 'grid.png'}")
         return 0
@@ -207,35 +211,29 @@ class Select(Drawing):
                 **self.given(),
             )
         settings = {
-            "model": self.model,
             "clip": self.clip or Path(pipeline.clip_model.name_or_path).name,
-            "seed": self.seed,
+            "sampler": sampler_of(pipeline.scheduler),
+            "num_candidates": self.num_candidates,
+            "top_k": self.top_k,
+            "early_stopping": self.early_stopping,
+            "score_weights": dict(choice["score_weights"]),
         }
-        settings |= {"num_candidates": self.num_candidates, "top_k": self.top_k, "early_stopping": self.early_stopping}
-        selection.write(out, settings | self.given())
+        selection.write(out, settings | self.stated())
         print("\n".join([selection.describe(), f"the best, and selection.json with all scores: {out}"]))
         return 0
 
     def choice(self) -> dict[str, Any]:
         """The arguments of the pipeline that say how to choose."""
-        given: dict[str, Any] = {}
-        if self.score_weights:
-            pairs = [text.partition(":") for text in self.score_weights]
-            try:
-                given["score_weights"] = {name: float(weight) if colon else 1.0 for name, colon, weight in pairs}
-            except ValueError:
-                raise BadInput(f"score_weights {' '.join(self.score_weights)}; valid: class:1 quality:0.5") from None
-        if self.good_prompts or self.bad_prompts:
-            defaults = [[text for text, good in QUALITY_PROMPTS.items() if good is kind] for kind in (True, False)]
-            good, bad = self.good_prompts or defaults[0], self.bad_prompts or defaults[1]
-            given["quality_prompts"] = dict.fromkeys(good, True) | dict.fromkeys(bad, False)
+        pairs = [text.partition(":") for text in self.score_weights]
+        try:
+            weights = {name: float(weight) if colon else 1.0 for name, colon, weight in pairs} or SCORE_WEIGHTS
+        except ValueError:
+            raise BadInput(f"score_weights {' '.join(self.score_weights)}; valid: class:1 quality:0.5") from None
+        defaults = [[text for text, good in QUALITY_PROMPTS.items() if good is kind] for kind in (True, False)]
+        good, bad = self.good_prompts or defaults[0], self.bad_prompts or defaults[1]
+        given = {"score_weights": weights, "quality_prompts": dict.fromkeys(good, True) | dict.fromkeys(bad, False)}
         with as_bad_input():
-            Choice(
-                self.num_candidates,
-                self.top_k,
-                self.early_stopping,
-                **{"score_weights": SCORE_WEIGHTS, "quality_prompts": QUALITY_PROMPTS} | given,
-            )
+            Choice(self.num_candidates, self.top_k, self.early_stopping, **given)
         return given
 
     def real_pictures(self, pipeline: ClassStylePipeline) -> Witnesses:

@@ -67,7 +67,7 @@ def _noisy(pixels: Tensor, amount: Tensor) -> Tensor:
     return (pixels + scale * torch.randn_like(pixels)).clamp(0, 1)
 
 
-# Word of a caption -> the damage that it names: pixels (B, C, H, W) in [0, 1], amount (B,) in (0, 1] -> pixels.
+# Word of a caption -> the damage that it names: pixels (B, C, H, W) in [0, 1], amount (B,) in [0, 1) -> pixels.
 DAMAGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"blurry": _blurry, "noisy": _noisy}
 
 
@@ -250,6 +250,9 @@ def train_clip(
 ) -> Iterator[Epoch]:
     """Train in place with the symmetric contrastive loss, in which pictures with the same caption share it."""
     torch.manual_seed(seed)
+    if len(table) < 2:
+        raise BadInput(f"{len(table)} pictures of {table.name!r} to train on; valid: 2 or more")
+    batch_size = min(batch_size, len(table))
     model = scorer.model
     model.vision_model.to(memory_format=torch.channels_last)
     steps = len(table) // batch_size

@@ -153,8 +153,12 @@ class Reference:
 
 
 @torch.no_grad()
-def reference(scorer: Scorer, asked: Asked, real: ImageTable, weights: Mapping[str, float], seed: int = 0) -> Reference:
-    """Score held-out pictures of the class asked for, the same ones blurred, and noise of their size."""
+def reference(
+    scorer: Scorer, asked: Asked, real: ImageTable | None, weights: Mapping[str, float], seed: int = 0
+) -> Reference | None:
+    """Score held-out pictures of the class asked for, the same ones blurred, and noise of their size; None without."""
+    if real is None or asked.class_id not in real.labels:
+        return None
     images = to_unit_range(real.pixels[real.labels == asked.class_id][:MAX_REFERENCE])
     blurred = gaussian_blur2d(images, (9, 9), (1.5, 1.5))
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
@@ -188,6 +192,8 @@ def preferences(candidates: Candidates, judge: Judge | None) -> dict[str, dict[s
 
 def _spearman(a: Tensor, b: Tensor) -> float:
     """0 where one of the two does not vary."""
+    if len(a) < 2:
+        return 0.0
     return spearman_corrcoef(a, b).nan_to_num().item()
 
 
@@ -297,12 +303,13 @@ def select(
     **arguments: Any,
 ) -> Selection:
     """Draw the candidates of every class in every style, each from a seed of its own; score real pictures beside."""
+    pipeline.conditions(list(class_labels), None)  # names what is unknown before anything is drawn
+    pipeline.conditions([class_labels[0]] * len(styles), list(styles))
     cells, references = [], []
     for i, (label, style) in enumerate(product(class_labels, styles)):
         seeds = [seed + i * num_candidates + number for number in range(num_candidates)]
         cell = draw_candidates(pipeline, label, style, seeds, top_k=top_k, **arguments)
         weights = arguments.get("score_weights", SCORE_WEIGHTS)
-        real = witnesses.real
         cells.append(cell)
-        references.append(None if real is None else reference(pipeline.scorer, cell.asked, real, weights, seed))
+        references.append(reference(pipeline.scorer, cell.asked, witnesses.real, weights, seed))
     return Selection(cells, references, witnesses.judge)

@@ -855,7 +855,8 @@ class ClassStylePipeline(DiffusionPipeline):
         else:
             sample = self._noised(request, timesteps[0])
         branches = plan.guidance.plan(scheduler, timesteps, styled=bool(self.style_names))
-        stop = math.ceil(STOPPING_SHARE * len(timesteps)) if choice and choice.early_stopping else None
+        # Not at the first evaluation, where a model of the noise says nothing of the picture.
+        stop = max(1, math.ceil(STOPPING_SHARE * len(timesteps)) - 1) if choice and choice.early_stopping else None
         for index, (t, told) in enumerate(zip(timesteps, branches, strict=True)):
             # Between the two evaluations of a second-order step, the state belongs to the scheduler.
             if request.mask is not None and getattr(scheduler, "state_in_first_order", True):

@@ -266,6 +266,10 @@ def test_evaluate_within_a_time(pets, tmp_path, capsys):
         (["--num_images", "0"], "num_images is 0; valid: 1 to"),
         (["--minutes", "-1"], "minutes is -1.0; valid"),
         (["--output", "."], "output is '.'; valid: a file"),
+        (["--output", "/dev/null"], "output /dev/null is no plain file"),
+        (["--output", "report/"], "output is 'report/'; valid: a file"),
+        (["--guidance_scale", "nan"], "guidance_scale nan; valid"),
+        (["--autoguidance_scale", "2"], "autoguidance_scale 2.0 without a guide_unet"),
         (["--judge", "nowhere"], "unknown judge 'nowhere'"),
         (["--judge", "fashion_mnist"], "the judge knows the classes T"),
         (["--dataset", "fashion_mnist_12k"], "draws the classes cat, dog; data set 'fashion_mnist_12k' has T"),
@@ -307,9 +311,12 @@ def select_pets(pets: dict[str, str], out: Path, *flags: str) -> int:
 def test_select_keeps_the_best_and_says_what_the_scores_are_worth(pets, clip, tmp_path, capsys):
     out, beside = tmp_path / "best", ["--dataset", pets["data"], "--judge", pets["judge"]]
     flags = ["--clip", clip, "--num_candidates", "6", "--top_k", "2", "--score_weights", "class:2", "quality"]
+    beside += ["--guidance_interval", "0", "inf"]
     assert select_pets(pets, out, *flags, *beside, "--styles", "plain", "thick:0.5") == 0
     found = json.loads((out / "selection.json").read_text())
     assert found["clip"] == clip
+    assert found["score_weights"] == {"class": 2, "quality": 1}
+    assert found["guidance_interval"] == [0.0, "inf"]
     assert found["prompts"]["quality"]["a blurry photo of {}"] is False
     assert set(found["classes"]) == set(CATS)
     cell = found["classes"]["dog"]["by_style"]["thick:0.5"]

@@ -125,6 +125,12 @@ def test_training_learns_and_repeats(table):
     assert first[-1] < first[0]
 
 
+def test_fewer_pictures_than_a_batch(table):
+    assert [epoch.number for epoch in train_clip(make_clip(table), table.part(slice(0, 9)), epochs=1)] == [1]
+    with pytest.raises(BadInput, match="1 pictures of 'fashion_mnist_12k' to train on; valid: 2 or more"):
+        next(train_clip(make_clip(table), table.part(slice(0, 1)), epochs=1))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

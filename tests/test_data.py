@@ -7,7 +7,7 @@ import torch
 from conftest import SHARED_DATA, class_folders, metadata_folder, picture, png
 from PIL import Image
 
-from hfdiff.data import ASSETS, Reading, load_test_data, load_training_data
+from hfdiff.data import ASSETS, ImageTable, Reading, load_test_data, load_training_data
 from hfdiff.errors import BadInput
 
 
@@ -256,3 +256,17 @@ def test_full_data_sets(name, shape, held_out):
     assert train.pixels.shape[1:] == shape
     assert len(validation) == held_out
     assert len(train.class_names) == 10
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_an_only_split_is_no_test_of_itself(tmp_path, split):
+    class_folders(tmp_path / split, {"cat": 15, "dog": 15})
+    train, _ = load_training_data(str(tmp_path))
+    test = load_test_data(str(tmp_path))
+
+    def keys(table: ImageTable) -> set[tuple[int, bytes]]:
+        return {(label, picture.numpy().tobytes()) for label, picture in zip(table.labels.tolist(), table.pixels)}
+
+    assert (len(keys(train)), len(keys(test))) == (27, 3)
+    assert not keys(train) & keys(test)
+    assert test.split == "validation"

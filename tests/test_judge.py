@@ -146,3 +146,20 @@ def test_a_folder_without_a_judge(tmp_path):
         load_judge(str(tmp_path))
     with pytest.raises(BadInput, match="unknown judge 'nothing'.*fashion_mnist"):
         load_judge("nothing")
+
+
+def test_a_half_that_does_not_exist():
+    with pytest.raises(ValueError, match="half_seen 'third'; valid: first, second, whole"):
+        Judge(1, ["a", "b"], half_seen="third")
+
+
+def test_what_cannot_have_a_judge_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("HFDIFF_CACHE", str(tmp_path / "cache"))
+    tiny = load_training_data(str(class_folders(tmp_path / "tiny", {"cat": 1, "dog": 1})))
+    with pytest.raises(BadInput, match="too small for a judge"):
+        judge_for(tiny[0], tiny[1].part(slice(0, 0)))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HFDIFF_CACHE", str(tmp_path / "file"))
+    train, validation = load_training_data(str(class_folders(tmp_path / "data", {"cat": 40, "dog": 40})))
+    with pytest.raises(BadInput, match="HFDIFF_CACHE .* is no folder"):
+        judge_for(train, validation)

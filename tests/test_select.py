@@ -189,6 +189,24 @@ def test_a_candidate_is_drawn_again_from_its_seed(choosing):
     assert torch.allclose(again.images[0], cell.images[0], atol=1e-5)
 
 
+def test_a_class_without_real_pictures_has_nothing_beside_it(choosing, fashion):
+    others = fashion[1].part(fashion[1].labels != 1)
+    selection = select(choosing, ["Bag"], ["plain"], Witnesses(others, None), num_candidates=1, top_k=1)
+    row = json.loads(json.dumps(selection.report(), allow_nan=False))["classes"]["Bag"]["by_style"]["plain"]
+    assert row["beside"] is None
+    assert set(row["preferences"]["total"].values()) == {0.0}
+    assert "Bag" in selection.describe()
+
+
+def test_what_is_unknown_is_named_before_anything_is_drawn(choosing):
+    drawn: list[int] = []
+    watch = {"callback_on_step_end": lambda *a: drawn.append(1)}
+    for labels, styles in ((["Bag", "cow"], ["plain"]), (["Bag"], ["plain", "curly"])):
+        with pytest.raises(ValueError, match="unknown"):
+            select(choosing, labels, styles, Witnesses(None, None), **watch)
+    assert not drawn
+
+
 def test_stopped_candidates_are_told_apart(choosing):
     cell = draw_candidates(choosing, "Bag", None, range(10), top_k=2, early_stopping=True)
     records = cell.records()
