@@ -12,6 +12,7 @@ demo: .venv/installed
 		train_scripts/train.py --config train_scripts/configs/demo.yaml --dataset $(DATASET) --output_dir $(DEMO) $(ARGS)
 	$(BIN)/hfdiff sample $(DEMO) --num_images 2 --output_dir $(DEMO)/pictures
 	$(BIN)/hfdiff evaluate $(DEMO) --num_images 260 --num_styled 100 --minutes 0.7
+	$(BIN)/hfdiff select $(DEMO) --output_dir $(DEMO)/best
 
 test: .venv/installed
 	$(BIN)/pytest

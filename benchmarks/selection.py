@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics.functional.regression import spearman_corrcoef
 
-from hfdiff.clip import load_clip
+from hfdiff.clip import caption, load_clip
 from hfdiff.config import command_line
 from hfdiff.data import to_bytes, to_unit_range
 from hfdiff.errors import run_program
@@ -55,6 +55,9 @@ class Arguments:
     guidance_scale: tuple[float, ...] = (1.0, 3.0)
     stronger: tuple[float, ...] = (1.5, 2.0)
     """Guidance scales that the selection at the first one is compared with."""
+    pushes: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4)
+    """Scales of guidance by CLIP's gradient towards a style that the model is not asked for."""
+    num_pushed: int = 500
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,10 @@ def main(argv: Sequence[str]) -> int:
     drawn = [bench.draw(seed, 1, given.guidance_scale[0], num_inference_steps=100).images for seed in given.seeds]
     print(bench.row(f"no choice, guidance {given.guidance_scale[0]:g}, 100 steps", drawn, 100), flush=True)
     print(early_stopping(bench, given.guidance_scale[0]), flush=True)
+    print("\n| pushed to | scale | strength by the judge | error by the judge | time |\n|---|---|---|---|---|")
+    for style in pipeline.style_names:
+        for line in steering(bench, style):
+            print(line, flush=True)
     print(
         "\nclarity on damage that no caption named: Spearman of the quality score with the damage, of real pictures\n"
     )
@@ -167,6 +174,34 @@ def early_stopping(bench: Bench, scale: float) -> str:
     return bench.row(
         name, pictures, 10 * given.num_candidates * (STOPPING_SHARE + (1 - STOPPING_SHARE) * SURVIVING_SHARE)
     )
+
+
+def steering(bench: Bench, style: str) -> Iterator[str]:
+    """A row for each scale: how much of a style there is in plain drawings that CLIP's gradient pushes to it."""
+    given, pipeline = bench.given, bench.pipeline
+    per_class = given.num_pushed // len(pipeline.class_names)
+    labels = torch.arange(len(pipeline.class_names)).repeat_interleave(per_class)
+    seconds: dict[float, float] = {}
+    for push in given.pushes:
+        started = time.perf_counter()
+        images = [
+            pipeline(
+                [i] * per_class,
+                generator=[torch.Generator().manual_seed(1000 * i + row) for row in range(per_class)],
+                guidance_scale=given.guidance_scale[0],
+                style_guidance_scale=given.guidance_scale[0],
+                output_type="pt",
+                clip_guidance_scale=push,
+                clip_prompt=caption(name, style),
+            ).images
+            for i, name in enumerate(pipeline.class_names)
+        ]
+        seconds[push] = time.perf_counter() - started
+        verdict = judged(bench.judge, to_bytes(torch.cat(images)))
+        strength = verdict.strengths[:, bench.judge.style_names.index(style)].mean()
+        wrong = (verdict.classes != labels).double().mean()
+        cost = seconds[push] / seconds[given.pushes[0]]
+        yield f"| {style} | {push:g} | {strength:.3f} | {wrong:.3f} | {cost:.2f} |"
 
 
 def clarity(

@@ -24,6 +24,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import logging as transformers_logging
 
 from hfdiff.config import from_mapping, read_yaml, to_mapping
 from hfdiff.errors import BadInput, existing_folder, first_line
@@ -228,7 +229,21 @@ def make_pipeline(
 
 def export_pipeline(pipeline: ClassStylePipeline, target: Path) -> None:
     """Save a pipeline so that `target` always holds a whole one."""
-    write_folder(target, pipeline.save_pretrained)
+    with without_bars():
+        write_folder(target, pipeline.save_pretrained)
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Models of well under a second to read or write need no progress bars of diffusers and transformers."""
+    showing = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in showing:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in showing:
+            library.enable_progress_bar()
 
 
 def find_pipeline(model: str) -> str:
@@ -268,9 +283,8 @@ def load_pipeline(model: str) -> ClassStylePipeline:
     folder = find_pipeline(model)
     verbosity = diffusers_logging.get_verbosity()
     diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
-    diffusers_logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), without_bars():
             warnings.simplefilter("ignore")
             pipeline = ClassStylePipeline.from_pretrained(folder, use_safetensors=True)
             process_of(pipeline.scheduler)

@@ -19,7 +19,7 @@ from accelerate import PartialState
 from PIL import Image
 
 from hfdiff.checkpoint import load_pipeline, run_config, run_of
-from hfdiff.clip import load_clip
+from hfdiff.clip import describe_clip, find_clip, load_clip, no_clip
 from hfdiff.config import command_line, parse
 from hfdiff.data import ImageTable, open_picture, upright
 from hfdiff.errors import BadInput, as_bad_input, file_to_write, first_line, folder_to_write, run_program, unknown
@@ -27,10 +27,11 @@ from hfdiff.evaluation import METRICS, Real, check_judge, inception_network, lac
 from hfdiff.files import slug, write_file
 from hfdiff.judge import Judge, find_judge, judge_for, load_judge, unseen
 from hfdiff.pictures import Grid, class_style_grid, save_picture
-from hfdiff.pipelines.class_style import PLAIN, QUALITY_PROMPTS, SCORE_WEIGHTS, Choice, ClassStylePipeline
+from hfdiff.pipelines.class_style import PLAIN, QUALITY_PROMPTS, SCORE_WEIGHTS, Choice, ClassStylePipeline, Scorer
 from hfdiff.plan import measure
 from hfdiff.report import (
     SETTINGS,
+    Pictures,
     Protocol,
     check_fits,
     describe_report,
@@ -192,17 +193,16 @@ class Select(Drawing):
         check_range("top_k", self.top_k, 1, self.num_candidates)
         choice = self.choice()
         pipeline = self.pipeline()
-        real = self.real_pictures(pipeline)
-        if self.clip is not None or pipeline.clip_model is None:
-            run = run_config(self.model)
-            model, processor = load_clip(self.clip, self.dataset or (run.dataset if run else None))
-            pipeline.register_modules(clip_model=model.to(pipeline.device), clip_processor=processor)
+        given = self.real_pictures(pipeline)
+        scorer = open_clip(self.clip, pipeline, given.training if given else None)
+        if scorer is None:
+            raise no_clip(given.training.name if given else None)
         with as_bad_input():
             selection = select(
                 pipeline,
                 list(self.class_labels or range(len(pipeline.class_names))),
                 list(self.styles),
-                real,
+                self.witnesses(given),
                 num_candidates=self.num_candidates,
                 top_k=self.top_k,
                 early_stopping=self.early_stopping,
@@ -211,7 +211,7 @@ class Select(Drawing):
                 **self.given(),
             )
         settings = {
-            "clip": self.clip or Path(pipeline.clip_model.name_or_path).name,
+            "clip": describe_clip(scorer.model),
             "sampler": sampler_of(pipeline.scheduler),
             "num_candidates": self.num_candidates,
             "top_k": self.top_k,
@@ -236,13 +236,19 @@ class Select(Drawing):
             Choice(self.num_candidates, self.top_k, self.early_stopping, **given)
         return given
 
-    def real_pictures(self, pipeline: ClassStylePipeline) -> Witnesses:
-        """Held-out pictures of the model's classes and a judge, where there are any."""
+    def real_pictures(self, pipeline: ClassStylePipeline) -> Pictures | None:
+        """Pictures of the model's classes, where any are known."""
         if self.dataset is None and run_config(self.model) is None:
-            return Witnesses(None, None)
+            return None
         given = real_pictures(self.model, self.dataset, self.resolution)
         check_fits(pipeline, given.training)
         check_fits(pipeline, given.held_out)
+        return given
+
+    def witnesses(self, given: Pictures | None) -> Witnesses:
+        """Held-out pictures and a judge, where there are any."""
+        if given is None:
+            return Witnesses(None, None)
         judge = load_judge(self.judge) if self.judge else find_judge(given.training)
         if judge is None:
             return Witnesses(given.held_out, None)
@@ -270,6 +276,8 @@ class Evaluate(Drawing):
     """Resize the real pictures to this many pixels a side."""
     judge: str | None = None
     """Folder of a judge; by default the data set's own, trained where there is none yet."""
+    clip: str | None = None
+    """Folder or Hub id of a CLIP or SigLIP model for the metrics in its features; by default as in select."""
 
     def main(self) -> int:
         output = self.checked_output()
@@ -289,7 +297,8 @@ class Evaluate(Drawing):
             with as_bad_input():
                 protocol = within(self.minutes, pipeline, protocol)
             process.print(f"{self.minutes:g} minutes: {protocol.n:,} plain samples, {protocol.num_styled:,} in styles")
-        real = Real.of(judge, training, held_out, self.seed, copied=given.copied)
+        scorer = open_clip(self.clip, pipeline, training)
+        real = Real.of(judge, training, held_out, self.seed, copied=given.copied, scorer=scorer)
         asked = self.metrics or [name for name, row in METRICS.items() if row.default]
         lacks = {name: lacking(name, real, protocol.n, protocol.num_styled) for name in asked}
         missing = [lack for lack in lacks.values() if lack]
@@ -304,6 +313,7 @@ class Evaluate(Drawing):
             run = run_config(self.model)
             about: dict[str, Any] = {"model": self.model, "best_by": run and run.best_by, "spacing": self.spacing}
             about |= {"resized_to": given.resolution, "missing": missing}
+            about["clip"] = None if scorer is None else describe_clip(scorer.model)
             report = report_of(pipeline, real, protocol, drawn, names, **about)
             write_file(output, (json.dumps(report, indent=2) + "\n").encode())
             print("\n".join([describe_report(report), *missing, f"the whole report: {output}"]))
@@ -396,6 +406,17 @@ class Plan(TrainConfig):
 def open_judge(given: str | None, training: ImageTable, held_out: ImageTable, device: torch.device) -> Judge:
     """The judge in the folder given, else the data set's own."""
     return load_judge(given).to(device) if given else judge_for(training, held_out, device=device)
+
+
+def open_clip(given: str | None, pipeline: ClassStylePipeline, training: ImageTable | None) -> Scorer | None:
+    """The CLIP model asked for becomes the pipeline's; by default that which it carries, else the data set's own."""
+    if given is None and pipeline.clip_model is None and training is not None:
+        given = find_clip(training)
+    if given is not None:
+        model, processor = load_clip(given)
+        pipeline.register_modules(clip_model=model.to(pipeline.device), clip_processor=processor)
+    with as_bad_input():
+        return None if pipeline.clip_model is None else pipeline.scorer
 
 
 def check_range(name: str, value: float, low: float, high: float) -> None:

@@ -4,6 +4,7 @@ The small one is trained as in Radford et al. 2021 (https://arxiv.org/abs/2103.0
 with captions that name class, style and quality. It saves and loads as the transformers classes do.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +27,10 @@ from transformers import (
     VisionTextDualEncoderModel,
     VisionTextDualEncoderProcessor,
 )
-from transformers import logging as transformers_logging
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from hfdiff.augment import mirror_and_shift
+from hfdiff.checkpoint import without_bars
 from hfdiff.data import ASSETS, DATASETS, Half, ImageTable, to_unit_range
 from hfdiff.errors import BadInput, first_line
 from hfdiff.files import write_folder
@@ -90,26 +91,43 @@ def load_clip(name_or_folder: str | None = None, dataset: str | None = None) -> 
     if name_or_folder is None:
         row = DATASETS.get(dataset or "")
         if row is None or row.clip is None:
-            raise BadInput(
-                f"no CLIP model is embedded for data set {dataset!r}; train one in minutes, accelerate launch "
-                f"train_scripts/train_clip.py --dataset {dataset or 'D'} --output_dir runs/clip, and give its folder"
-            )
+            raise no_clip(dataset)
         name_or_folder = str(ASSETS / row.clip)
-    showing = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
     try:
-        model = AutoModel.from_pretrained(name_or_folder, use_safetensors=True).float().eval()
-        processor = AutoProcessor.from_pretrained(name_or_folder)
+        with without_bars():
+            model = AutoModel.from_pretrained(name_or_folder, use_safetensors=True).float().eval()
+            processor = AutoProcessor.from_pretrained(name_or_folder)
         Scorer(model, processor)
     except Exception as error:  # whatever the libraries raise, it is this name that gives no model
         raise BadInput(
             f"{name_or_folder!r} gives no CLIP model: {first_line(error)[:200]}; valid: a folder or Hub id of a CLIP "
             "or SigLIP model; accelerate launch train_scripts/train_clip.py makes a small one"
         ) from error
-    finally:
-        if showing:
-            transformers_logging.enable_progress_bar()
     return model, processor
+
+
+def no_clip(dataset: str | None) -> BadInput:
+    return BadInput(
+        f"no CLIP model is embedded for data set {dataset!r}; train one in minutes, accelerate launch "
+        f"train_scripts/train_clip.py --dataset {dataset or 'D'} --output_dir runs/clip, and give its folder"
+    )
+
+
+def describe_clip(model: PreTrainedModel) -> dict[str, str]:
+    """What a report says of a CLIP model: its name, and of a small one what it was trained on."""
+    known = {key: getattr(model.config, key, None) for key in ("trained_on", "half_seen")}
+    name = model.config.name_or_path
+    return {"name": Path(name).name if Path(name).is_dir() else name} | {k: v for k, v in known.items() if v}
+
+
+def find_clip(table: ImageTable) -> str | None:
+    """Folder of the small CLIP of these training pictures that is embedded; None where there is none."""
+    for name, row in DATASETS.items():
+        if row.clip and not table.style_names:
+            seen = json.loads((ASSETS / row.clip / "config.json").read_text()).get("fingerprint")
+            if name == table.name or seen == table.fingerprint:
+                return str(ASSETS / row.clip)
+    return None
 
 
 def make_clip(table: ImageTable, seed: int = 0) -> Scorer:
@@ -305,6 +323,18 @@ class Worth:
 
 
 @torch.no_grad()
+def image_features(scorer: Scorer, pixels: Tensor) -> Tensor:
+    """Pixels (N, C, H, W) uint8 -> unit vectors (N, D) float32, on the CPU."""
+    return _by_parts(lambda part: scorer.images(to_unit_range(part)).cpu(), pixels)
+
+
+def yardsticks(images: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """What a score of pictures is to be read beside: these real ones (N, C, H, W) in [0, 1], blurred, and noise."""
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
+    return {"real": images, "blurred": gaussian_blur2d(images, (9, 9), (1.5, 1.5)), "noise": noise}
+
+
+@torch.no_grad()
 def measure_clip(scorer: Scorer, table: ImageTable, seed: int = 0) -> Worth:
     """Zero-shot measures on real pictures of the classes and styles that the scorer knows."""
     torch.manual_seed(seed)
@@ -350,10 +380,14 @@ def save_clip(scorer: Scorer, folder: Path, table: ImageTable, half: Half, worth
         f"Trained on {seen} the training pictures of {table.name}; {worth.describe()}.\n"
     )
 
+    config = scorer.model.config
+    config.trained_on, config.fingerprint, config.half_seen = table.name, table.fingerprint, half
+
     def fill(place: Path) -> None:
         scorer.model.half().save_pretrained(place)
         scorer.model.float()
         scorer.processor.save_pretrained(place)
         (place / "README.md").write_text(card)
 
-    write_folder(folder, fill)
+    with without_bars():
+        write_folder(folder, fill)

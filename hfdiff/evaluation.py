@@ -5,7 +5,7 @@ reach in place of samples. Intervals are over the samples: the real pictures cou
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
@@ -15,16 +15,20 @@ from torchmetrics.functional import spearman_corrcoef
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
+from hfdiff.clip import caption, image_features, yardsticks
 from hfdiff.data import ImageTable, to_bytes, to_unit_range
 from hfdiff.errors import BadInput, first_line, unknown
 from hfdiff.judge import Judge, Verdict, judged, unseen
+from hfdiff.pipelines.class_style import Scorer
 from hfdiff.styles import STYLES, apply_styles
 
 Z95 = 1.96  # standard errors in half of a 95% interval
 GROUPS = 10
 T95 = 2.262  # the same for an error estimated from GROUPS values (Student's t, 9 degrees of freedom)
+BESIDE = 1000  # held-out real pictures that are damaged, to say what a score is worth
 NEIGHBOURS = 3  # of precision and recall (Kynkaanniemi et al. 2019, Section 3)
 NEAREST = 50  # training pictures that tell how dense the data is around a picture (Carlini et al. 2023, Section 5.1)
+CMMD_WIDTH, CMMD_SCALE = 10.0, 1000.0  # of the kernel and of the value (Jayasumana et al. 2024, Section 4)
 RARE = 0.01  # share of held-out real pictures that count as copies, by definition of the threshold
 
 
@@ -36,13 +40,15 @@ class Judged:
     labels: Tensor  # (N,) int64
     verdict: Verdict
     strengths: Tensor  # (N, S) float32 in [0, 1], asked for, in the order of the judge's styles
+    clip: Tensor | None = None  # (N, D) float32, unit vectors of a CLIP model
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: slice | Tensor) -> "Judged":
         verdict = Verdict(*(value[rows] for value in vars(self.verdict).values()))
-        return Judged(self.pixels[rows], self.labels[rows], verdict, self.strengths[rows])
+        clip = None if self.clip is None else self.clip[rows]
+        return Judged(self.pixels[rows], self.labels[rows], verdict, self.strengths[rows], clip)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Real:
     others: Judged  # training pictures that the judge never saw: they stand for samples
     copied: ImageTable  # what the model was trained on
     split: str = "test"  # that the reference comes from
+    scorer: Scorer | None = None  # for the metrics in CLIP's features
 
     @classmethod
     def of(
@@ -65,6 +72,7 @@ class Real:
         seed: int = 0,
         most: int | None = None,
         copied: ImageTable | None = None,
+        scorer: Scorer | None = None,
     ) -> "Real":
         """Let the judge see real pictures that it was not trained on, in random order, at most so many of each kind;
         `copied` is `training` where not given."""
@@ -78,9 +86,9 @@ class Real:
             table = table.part(order[:most])
             given = torch.zeros(len(table), len(judge.style_names))
             given[:, [judge.style_names.index(name) for name in table.style_names]] = table.style_weights
-            sides.append(judge_pictures(judge, table.pixels, table.labels, given))
+            sides.append(judge_pictures(judge, table.pixels, table.labels, given, scorer))
         reference, others = sides
-        return cls(judge, training, reference, others, copied or training, held_out.split)
+        return cls(judge, training, reference, others, copied or training, held_out.split, scorer)
 
 
 @dataclass(frozen=True)
@@ -121,13 +129,17 @@ class Metric:
     per_class: int = 0  # the same for each class
     per_style: int = 0  # the same for each style that the judge tells
     styled: bool = False  # is it measured on the drawings in styles?
+    clip: bool = False  # does it need a CLIP model?
     default: bool = True
 
 
-def judge_pictures(judge: Judge, pixels: Tensor, labels: Tensor, strengths: Tensor | None = None) -> Judged:
-    """Let the judge see pixels (N, C, H, W) uint8; strengths (N, S) are 0 where not given."""
+def judge_pictures(
+    judge: Judge, pixels: Tensor, labels: Tensor, strengths: Tensor | None = None, scorer: Scorer | None = None
+) -> Judged:
+    """Let the judge, and a CLIP model, see pixels (N, C, H, W) uint8; strengths (N, S) are 0 where not given."""
     strengths = torch.zeros(len(pixels), len(judge.style_names)) if strengths is None else strengths
-    return Judged(pixels.cpu(), labels.cpu(), judged(judge, pixels), strengths)
+    clip = None if scorer is None else image_features(scorer, pixels)
+    return Judged(pixels.cpu(), labels.cpu(), judged(judge, pixels), strengths, clip)
 
 
 def check_judge(judge: Judge, table: ImageTable, style_names: Sequence[str] = ()) -> None:
@@ -150,6 +162,8 @@ def lacking(name: str, real: Real, n: int, num_styled: int) -> str | None:
     if name not in METRICS:
         raise unknown("metric", name, METRICS)
     metric = METRICS[name]
+    if metric.clip and real.scorer is None:
+        return f"{name} needs a CLIP model, and the model has none; give --clip"
     judge = real.judge
     least = max(metric.least, metric.per_class * len(judge.class_names), metric.per_style * len(judge.style_names))
     counts = {"samples in styles": num_styled} if metric.styled else {"samples": n}
@@ -219,12 +233,20 @@ def frechet(a: Tensor, b: Tensor) -> float:
     return distance.compute().item()
 
 
-def kernel_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Unbiased squared maximum mean discrepancy with the cubic kernel, of ten disjoint parts of features (N, F) and
-    (M, F) each: (10,) float64 (Binkowski et al. 2018, Section 4)."""
+def kernel_distances(mmd: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """Unbiased squared maximum mean discrepancy, of ten disjoint parts of features (N, F) and (M, F) each: (10,)
+    float64 (Binkowski et al. 2018, Section 4). `mmd`: of one part, `poly_mmd` for the cubic kernel."""
     size = _part(a, b)
     parts = [slice(i * size, (i + 1) * size) for i in range(GROUPS)]
-    return torch.stack([poly_mmd(a[part].double(), b[part].double()) for part in parts])
+    return torch.stack([mmd(a[part].double(), b[part].double()) for part in parts])
+
+
+def cmmd(a: Tensor, b: Tensor) -> Tensor:
+    """The same of unit vectors (N, D) and (N, D) with the Gaussian kernel of width 10, times 1000 (Jayasumana et al.
+    2024, https://arxiv.org/abs/2401.09603, Equation 5)."""
+    inside = [torch.exp(-torch.pdist(x).square() / (2 * CMMD_WIDTH**2)).mean() for x in (a, b)]
+    across = torch.exp(-torch.cdist(a, b).square() / (2 * CMMD_WIDTH**2)).mean()
+    return CMMD_SCALE * (inside[0] + inside[1] - 2 * across)
 
 
 def _part(a: Tensor, b: Tensor) -> int:
@@ -255,10 +277,16 @@ def _inception(pixels: Tensor) -> Tensor:
         return torch.cat([network(part.to(device)).cpu() for part in colour.split(100)])
 
 
+def _clip(pictures: Judged) -> Tensor:
+    assert pictures.clip is not None  # see `lacking`
+    return pictures.clip
+
+
 # Name -> what turns pictures into features (N, F).
 EXTRACTORS: Mapping[str, Callable[[Judged], Tensor]] = {
     "judge": lambda pictures: pictures.verdict.features,
     "inception": lambda pictures: _inception(pictures.pixels),
+    "clip": lambda pictures: _clip(pictures),
 }
 
 
@@ -285,14 +313,40 @@ def _frechet(extractor: str, evidence: Evidence) -> Result:
     return Result(frechet(f.samples, f.reference), len(f.samples), floor, interval, extractor, details=details)
 
 
-def _kernel(extractor: str, evidence: Evidence) -> Result:
+def _kernel(extractor: str, mmd: Callable[[Tensor, Tensor], Tensor], evidence: Evidence) -> Result:
     f = _features(evidence, extractor)
-    parts = kernel_distances(f.samples, f.reference)
+    parts = kernel_distances(mmd, f.samples, f.reference)
     value, error = parts.mean().item(), (parts.std() / len(parts) ** 0.5).item()
-    floor = kernel_distances(f.others, f.reference).mean().item()
+    floor = kernel_distances(mmd, f.others, f.reference).mean().item()
     interval = (value - T95 * error, value + T95 * error)
     n = GROUPS * _part(f.samples, f.reference)
     return Result(value, n, floor, interval, extractor, details={"reference_n": n})
+
+
+def _clip_score(evidence: Evidence) -> Result:
+    """Mean cosine with the prompt of what each sample should show (Hessel et al. 2021, Equation 1, unscaled)."""
+    real = evidence.real
+    assert real.scorer is not None
+    cosines, reference = _cosines(real, evidence.samples), _cosines(real, real.reference)
+    error = Z95 * cosines.double().std().item() / len(cosines) ** 0.5
+    value, held_out = cosines.double().mean().item(), real.reference[:BESIDE]
+    damaged = {
+        name: _cosines(real, replace(held_out, clip=image_features(real.scorer, to_bytes(images)))).mean().item()
+        for name, images in yardsticks(to_unit_range(held_out.pixels)).items()
+        if name != "real"
+    }
+    details = {"beside": damaged | {"n": len(held_out)}}
+    interval = (value - error, value + error)
+    return Result(value, len(cosines), reference.mean().item(), interval, "clip", len(reference), details)
+
+
+def _cosines(real: Real, pictures: Judged) -> Tensor:
+    """(N,) of pictures and what they should show."""
+    names, styles = real.judge.class_names, real.judge.style_names
+    given = [{name: v for name, v in zip(styles, row) if v > 0} for row in pictures.strengths.tolist()]
+    assert real.scorer is not None
+    texts = [caption(names[label], own) for label, own in zip(pictures.labels.tolist(), given)]
+    return (_clip(pictures) * real.scorer.texts(texts).cpu()).sum(dim=1)
 
 
 def covered(points: Tensor, manifold: Tensor) -> Tensor:
@@ -479,7 +533,10 @@ METRICS: Mapping[str, Metric] = {
         "do measured strengths follow those asked for?", _style_fidelity, 100, per_style=12, styled=True
     ),
     "frechet_judge": Metric("distance of Gaussians in the judge's features", partial(_frechet, "judge"), 256),
-    "kernel_judge": Metric("kernel distance in the judge's features", partial(_kernel, "judge"), 200),
+    "kernel_judge": Metric("kernel distance in the judge's features", partial(_kernel, "judge", poly_mmd), 200),
+    "frechet_clip": Metric("distance of Gaussians in CLIP's features", partial(_frechet, "clip"), 256, clip=True),
+    "cmmd": Metric("kernel distance in CLIP's features", partial(_kernel, "clip", cmmd), 200, clip=True),
+    "clip_score": Metric("mean cosine with the prompt of what was asked for", _clip_score, 1, clip=True),
     "frechet_inception": Metric(
         "distance in Inception's features", partial(_frechet, "inception"), 4096, default=False
     ),

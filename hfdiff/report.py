@@ -204,7 +204,8 @@ def draw_samples(pipeline: ClassStylePipeline, real: Real, protocol: Protocol, q
     with tqdm(total=total, unit="img", desc="drawing", disable=quiet or not state.is_main_process) as bar:
         for number, request in enumerate(filter(len, requests)):
             pixels = draw(pipeline, request, seed_of(protocol.seed, number), bar.update, **protocol.given)
-            pictures.append(judge_pictures(real.judge, pixels, request.labels, strengths_of(request, real.judge)))
+            strengths = strengths_of(request, real.judge)
+            pictures.append(judge_pictures(real.judge, pixels, request.labels, strengths, real.scorer))
     return Drawn(pictures[0], pictures[1] if len(pictures) > 1 else None, time.perf_counter() - started)
 
 

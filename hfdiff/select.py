@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from kornia.filters import gaussian_blur2d, laplacian, sobel
+from kornia.filters import laplacian, sobel
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.regression import spearman_corrcoef
 
+from hfdiff.clip import yardsticks
 from hfdiff.data import ImageTable, to_bytes, to_unit_range
 from hfdiff.explain import right_scores
 from hfdiff.files import slug, write_file
@@ -160,10 +161,8 @@ def reference(
     if real is None or asked.class_id not in real.labels:
         return None
     images = to_unit_range(real.pixels[real.labels == asked.class_id][:MAX_REFERENCE])
-    blurred = gaussian_blur2d(images, (9, 9), (1.5, 1.5))
-    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
     label = torch.zeros(len(images), dtype=torch.int64)
-    parts = zip(KINDS, (images, blurred, noise))
+    parts = yardsticks(images, seed).items()
     return Reference({name: score_pictures(scorer, part, [asked], label, weights) for name, part in parts})
 
 

@@ -233,6 +233,8 @@ class Scorer:
             )
         if not all(hasattr(processor, name) for name in ("image_processor", "tokenizer")):
             raise ValueError(f"{type(processor).__name__}; valid: a processor with image_processor and tokenizer")
+        if model.device.type == "cpu":
+            model.float()  # half precision is ten times slower there
         self.model, self.processor = model, processor
         self._texts: dict[str, torch.Tensor] = {}
 

@@ -356,7 +356,8 @@ def test_select_without_real_pictures_or_a_judge(pets, clip, tmp_path):
         (["--bad_prompts", "a very" + " very" * 40 + " blurry {}"], "tokens; valid: up to 32"),
     ],
 )
-def test_select_refuses(pets, clip, tmp_path, capsys, flags, message):
+def test_select_refuses(pets, clip, tmp_path, capsys, monkeypatch, flags, message):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no retries where there is no network
     if flags and "nowhere" not in flags:
         flags = ["--clip", clip, *flags]
     assert select_pets(pets, tmp_path / "best", *flags) == 2

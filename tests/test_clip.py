@@ -1,9 +1,31 @@
 """The small CLIP: its captions, its loss, its files, and what it is worth on real pictures."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import SHARED_DATA
-from transformers import AutoModel, AutoProcessor
+from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    AutoModel,
+    AutoProcessor,
+    CLIPConfig,
+    CLIPModel,
+    CLIPProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+    SiglipConfig,
+    SiglipModel,
+    SiglipProcessor,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from hfdiff.clip import (
     DAMAGES,
@@ -12,6 +34,8 @@ from hfdiff.clip import (
     captioned,
     contrastive_loss,
     damage,
+    describe_clip,
+    find_clip,
     load_clip,
     make_clip,
     measure_clip,
@@ -20,6 +44,7 @@ from hfdiff.clip import (
 )
 from hfdiff.data import load_test_data, to_unit_range
 from hfdiff.errors import BadInput
+from hfdiff.judge import load_judge
 from hfdiff.pipelines.class_style import Scorer
 
 
@@ -129,6 +154,82 @@ def test_fewer_pictures_than_a_batch(table):
     assert [epoch.number for epoch in train_clip(make_clip(table), table.part(slice(0, 9)), epochs=1)] == [1]
     with pytest.raises(BadInput, match="1 pictures of 'fashion_mnist_12k' to train on; valid: 2 or more"):
         next(train_clip(make_clip(table), table.part(slice(0, 1)), epochs=1))
+
+
+def big(kind: str) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The architectures that one finds on the Hub, with few weights."""
+    words = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "bag", "[EOS]", "a", "clear", "blurry"))}
+    core = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    core.pre_tokenizer = Whitespace()
+    core.post_processor = TemplateProcessing(single="$A [EOS]", special_tokens=[("[EOS]", 3)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]", eos_token="[EOS]")
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**shape, "vocab_size": 10, "max_position_embeddings": 16, "pad_token_id": 0, "eos_token_id": 3}
+    vision = {**shape, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    if kind == "siglip":
+        siglip = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
+        images = SiglipImageProcessorPil(size={"height": 32, "width": 32})
+        return siglip.eval(), SiglipProcessor(images, tokenizer)
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return clip.eval(), CLIPProcessor(images, tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_scores_of_models_of_the_hub_are_transformers_own(kind, tmp_path):
+    for part in big(kind):
+        part.save_pretrained(tmp_path)
+    model, processor = load_clip(str(tmp_path))
+    pixels = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    texts = ["a clear photo of a bag", "a blurry bag"]
+    images = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pixels]
+    told = processor(text=texts, images=images, return_tensors="pt", padding="max_length", max_length=16)
+    expected = model(**{k: v for k, v in told.items() if kind == "clip" or k != "attention_mask"}).logits_per_image
+    scorer = Scorer(model, processor)
+    logits = scorer.scale * scorer.images(to_unit_range(pixels)) @ scorer.texts(texts).T + getattr(
+        model, "logit_bias", 0
+    )
+    assert torch.allclose(logits, expected, atol=1e-4)
+    with pytest.raises(ValueError, match="has 17 tokens; valid: up to 16"):
+        scorer.texts(["bag " * 16])
+
+
+def test_grey_pictures_of_another_size_are_converted():
+    scorer = Scorer(*big("clip"))
+    grey = torch.rand(2, 1, 28, 28)
+    assert scorer.images(grey).shape == (2, 16)
+    assert torch.allclose(scorer.images(grey), scorer.images(grey.expand(-1, 3, -1, -1)))
+
+
+def test_half_precision_is_not_for_the_cpu(table):
+    scorer = make_clip(table)
+    assert Scorer(scorer.model.half(), scorer.processor).model.dtype == torch.float32
+
+
+def test_the_clip_of_pictures_is_found_by_name_and_by_fingerprint(fashion, tmp_path, monkeypatch):
+    train = fashion[0]
+    assert Path(find_clip(train)).name == "clip_fashion_mnist"
+    assert find_clip(replace(train, name="mine")) is None
+    save_clip(
+        make_clip(train),
+        tmp_path / "clip_fashion_mnist",
+        train,
+        "second",
+        measure_clip(make_clip(train), train.part(slice(0, 40))),
+    )
+    monkeypatch.setattr("hfdiff.clip.ASSETS", tmp_path)
+    assert find_clip(replace(train, name="mine")) == str(tmp_path / "clip_fashion_mnist")
+    model, _ = load_clip(find_clip(train))
+    assert describe_clip(model) == {"name": "clip_fashion_mnist", "trained_on": train.name, "half_seen": "second"}
+
+
+def test_the_scorer_and_the_judge_saw_other_pictures(fashion):
+    model, judge = load_clip(dataset="fashion_mnist")[0], load_judge("fashion_mnist")
+    halves = [fashion[0].half(half) for half in (model.config.half_seen, judge.half_seen)]
+    assert sum(map(len, halves)) == len(fashion[0])
+    keys = [{picture.numpy().tobytes() for picture in half.pixels} for half in halves]
+    assert len(keys[0] & keys[1]) <= 0.001 * len(fashion[0])  # the data set's own doubles
 
 
 @pytest.mark.parametrize(

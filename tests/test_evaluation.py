@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from kornia.filters import gaussian_blur2d
+from torchmetrics.image.kid import poly_mmd
 
+from hfdiff.clip import load_clip
 from hfdiff.data import to_bytes, to_unit_range
 from hfdiff.errors import BadInput
 from hfdiff.evaluation import (
@@ -15,6 +17,7 @@ from hfdiff.evaluation import (
     Real,
     check_judge,
     closeness,
+    cmmd,
     covered,
     frechet,
     jackknife,
@@ -25,6 +28,7 @@ from hfdiff.evaluation import (
     wilson,
 )
 from hfdiff.judge import Judge, load_judge, make_judge
+from hfdiff.pipelines.class_style import Scorer
 from hfdiff.styles import apply_styles
 
 
@@ -40,6 +44,7 @@ def real(fashion) -> Real:
         load_judge("fashion_mnist_12k"),
         train.part(torch.arange(0, 10_000, 5)),
         validation.part(torch.arange(0, 1_800, 3)),
+        scorer=Scorer(*load_clip(dataset="fashion_mnist_12k")),
     )
 
 
@@ -61,7 +66,7 @@ def test_identical_sets_have_no_distance():
     a = normal(500, 6)
     assert frechet(a, a) == pytest.approx(0, abs=1e-6)
     # The unbiased estimate of identical parts is short of 0 by 2 (k(x, x) - k(x, y)) / m.
-    assert kernel_distances(a, a).abs().max() < 2 * 30 / 50
+    assert kernel_distances(poly_mmd, a, a).abs().max() < 2 * 30 / 50
 
 
 def test_kernel_distance_of_shifted_gaussians_in_closed_form():
@@ -69,8 +74,19 @@ def test_kernel_distance_of_shifted_gaussians_in_closed_form():
     a, b = normal(100_000, 1), normal(100_000, 1, seed=1) + 1
     moments = [(0.0, 1.0), (1.0, 2.0), (0.0, 4.0)]  # E x, E x^2, E x^3 of N(0, 1) and of N(1, 1)
     expected = sum(weight * (p - q) ** 2 for weight, (p, q) in zip((3, 3, 1), moments))
-    values = kernel_distances(a, b)
+    values = kernel_distances(poly_mmd, a, b)
     assert values.mean().item() == pytest.approx(expected, abs=4 * values.std().item() / 10**0.5)
+
+
+def test_cmmd_is_the_unbiased_sum_over_pairs():
+    a, b = (torch.nn.functional.normalize(normal(7, 3, seed=seed), dim=1) for seed in (0, 1))
+
+    def kernel(x, y):
+        return torch.exp(-((x - y) ** 2).sum() / 200)
+
+    inside = sum(kernel(x[i], x[j]) for x in (a, b) for i in range(7) for j in range(7) if i != j) / (7 * 6)
+    across = sum(kernel(x, y) for x in a for y in b) / 49
+    assert cmmd(a, b).item() == pytest.approx(1000 * (inside - 2 * across).item(), rel=1e-9)
 
 
 def test_precision_and_recall_of_mixtures():
@@ -112,8 +128,9 @@ def test_real_pictures_reach_the_floor_of_every_metric(real):
         near = {"rel": 0.5} if name == "frechet_judge" else {"abs": 0.1} if result.value < 1 else {"rel": 0.1}
         assert result.value == pytest.approx(result.floor, **near), name
         assert result.ci95[0] <= result.value <= result.ci95[1], name
-    result = METRICS["kernel_judge"].measure(held_out)
-    assert result.ci95[0] < 0 < result.ci95[1]
+    for name in ("kernel_judge", "cmmd"):
+        result = METRICS[name].measure(held_out)
+        assert result.ci95[0] < 0 < result.ci95[1]
 
 
 def test_copies_raise_memorisation_by_their_share(evidence):
@@ -144,18 +161,23 @@ def test_shuffled_labels_move_accuracy_alone(evidence):
     order = torch.randperm(len(evidence.samples), generator=torch.Generator().manual_seed(0))
     shuffled = replace(evidence, samples=replace(evidence.samples, labels=evidence.samples.labels[order]))
     assert METRICS["class_accuracy"].measure(shuffled).value < 0.2
-    for name in ("frechet_judge", "kernel_judge", "precision", "recall"):
+    score = METRICS["clip_score"].measure(shuffled)
+    assert score.value < score.floor - 0.2
+    for name in ("frechet_judge", "kernel_judge", "frechet_clip", "cmmd", "precision", "recall"):
         assert METRICS[name].measure(shuffled).value == METRICS[name].measure(evidence).value
 
 
 def test_blur_moves_distances_and_is_no_memorisation(evidence):
     pixels = to_bytes(gaussian_blur2d(to_unit_range(evidence.real.reference.pixels[:500]), (5, 5), (1.5, 1.5)))
     sharp = replace(evidence, samples=evidence.real.reference[:500])
-    blurred = replace(evidence, samples=judge_pictures(evidence.real.judge, pixels, sharp.samples.labels))
+    seen = judge_pictures(evidence.real.judge, pixels, sharp.samples.labels, scorer=evidence.real.scorer)
+    blurred = replace(evidence, samples=seen)
     before, after = ({k: METRICS[k].measure(e).value for k in METRICS if METRICS[k].default and k != "style_fidelity"}
                      for e in (sharp, blurred))  # fmt: skip
     assert after["frechet_judge"] > 3 * max(before["frechet_judge"], 0.1)
-    assert after["kernel_judge"] > before["kernel_judge"]
+    for name in ("kernel_judge", "frechet_clip", "cmmd"):
+        assert after[name] > before[name]
+    assert after["clip_score"] < before["clip_score"]
     assert after["precision"] < before["precision"]
     assert after["memorisation"] < before["memorisation"] + 0.03
 

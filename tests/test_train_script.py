@@ -267,7 +267,10 @@ def test_full_data_sets_train_with_their_configuration(script, tmp_path, name):
     assert script["main"]([*flags, *small, "--max_train_images", "320"]) == 0
     points = lines(tmp_path / "run")
     assert points[-1]["images"] == 320
-    assert isinstance(load_pipeline(str(tmp_path / "run")), ClassStylePipeline)
+    pipeline = load_pipeline(str(tmp_path / "run"))
+    assert isinstance(pipeline, ClassStylePipeline)
+    assert pipeline.clip_model.dtype == torch.float16
+    assert pipeline.clip_model.config.half_seen == "second"
 
 
 def program(*flags: str, **environment: str) -> subprocess.CompletedProcess:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 # Before torch: threads that spin while they wait stall each other on a machine that is shared (5 times here).
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -20,6 +21,7 @@ from accelerate import Accelerator, PartialState
 
 from hfdiff import checkpoint
 from hfdiff.checkpoint import RunFolder
+from hfdiff.clip import find_clip, load_clip
 from hfdiff.config import parse
 from hfdiff.data import ImageTable, describe, load_training_data
 from hfdiff.errors import BadInput, TrainingFailed, run_program
@@ -63,6 +65,7 @@ class Run:
     accelerator: Accelerator
     fingerprint: str
     watch: QualityWatch | None  # where the data has a judge
+    clip: dict[str, Any]  # components of the saved pipeline, where the data has a CLIP
 
     def pipeline(self) -> ClassStylePipeline:
         """A pipeline around the averaged weights."""
@@ -70,6 +73,12 @@ class Run:
         return checkpoint.make_pipeline(
             self.state.averaged(), scheduler, table.class_names, table.style_names, self.config.styles
         )
+
+    def export(self) -> None:
+        """Save the pipeline, with all that it needs elsewhere."""
+        pipeline = self.pipeline()
+        pipeline.register_modules(**self.clip)
+        checkpoint.export_pipeline(pipeline, self.folder.pipeline)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -155,8 +164,12 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
         needed = config.best_by == "frechet_judge"
         watch = QualityWatch(judge.to(device), table, validation, config.seed, needed)
         watch.check()
+    clip = {}
+    if folder_of_clip := find_clip(table):
+        model, processor = load_clip(folder_of_clip)
+        clip = {"clip_model": model.half(), "clip_processor": processor}
     table, validation = table.to(device), validation.to(device)
-    return Run(folder, config, table, validation, state, objective, accelerator, fingerprint, watch)
+    return Run(folder, config, table, validation, state, objective, accelerator, fingerprint, watch, clip)
 
 
 def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
@@ -180,7 +193,7 @@ def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
     score = val_loss if config.best_by == "val_loss" else quality.get("frechet_judge")
     if main and score is not None and score < state.best_score:
         state.best_score = score
-        checkpoint.export_pipeline(run.pipeline(), run.folder.pipeline)
+        run.export()
     if val_loss is not None or due(config.logging_images):
         log.write(step, val_loss, quality)
     if main and val_loss is not None:
