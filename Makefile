@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 DEMO := runs/demo$(if $(filter-out fashion_mnist_12k,$(DATASET)),-$(notdir $(patsubst %/,%,$(DATASET))))
 
-.PHONY: demo test check clean
+.PHONY: demo test test-faults check clean
 
 demo: .venv/installed
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
@@ -16,6 +16,9 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/pytest
+
+test-faults: .venv/installed
+	$(BIN)/pytest -m faults -s
 
 check: .venv/installed
 	$(BIN)/ruff format --check

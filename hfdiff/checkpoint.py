@@ -120,6 +120,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(hashes, dict) or NUMBERS not in hashes or len(hashes) < 2:
         raise ValueError(f"{MANIFEST} does not list the files of a checkpoint")
     for name, expected in hashes.items():
+        if name != Path(name).name:
+            raise ValueError(f"{MANIFEST} lists {name}, which is no file in it")
         if _sha256(path / name) != expected:
             raise ValueError(f"{name} does not match its hash")
     groups = {Path(name).stem: load_file(path / name) for name in hashes if name.endswith(".safetensors")}
@@ -138,6 +140,8 @@ def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> Checkpoint
     recover_folder(run.pipeline)
     for path in checkpoints.glob(".step-*.old"):
         recover_folder(path.with_name(path.name.removeprefix(".").removesuffix(".old")))
+    for path in checkpoints.glob(".step-*.new"):
+        shutil.rmtree(path)
     paths = list_checkpoints(checkpoints)
     for path in paths:
         try:

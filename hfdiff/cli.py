@@ -179,7 +179,7 @@ class Select(Drawing):
     good_prompts: tuple[str, ...] = ()
     """Prompts that speak well of a picture, with {} for its subject; by default "a good photo of {}" and "a clear"."""
     bad_prompts: tuple[str, ...] = ()
-    """Prompts that do not; by default "a blurry photo of {}"."""
+    """Prompts that do not; by default "a blurry photo of {}" and "a noisy"."""
     dataset: str | None = None
     """Real pictures to score beside; by default those that the run was trained on."""
     resolution: int | None = None

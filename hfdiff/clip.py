@@ -55,7 +55,7 @@ SPECIAL = ("[PAD]", "[BOS]", "[UNK]", "[EOS]")  # not id 2 for the end: transfor
 MAX_WORDS = 32
 WIDTHS, DEPTHS = (32, 64, 128), (1, 2, 2)  # of the tower for pictures, by stage
 FEATURES = 1280  # of that tower, fixed by transformers at width_coefficient 1
-DEFAULT_EPOCHS = 16
+DEFAULT_EPOCHS = 24
 
 
 def _blurry(pixels: Tensor, amount: Tensor) -> Tensor:

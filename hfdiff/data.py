@@ -263,7 +263,12 @@ def unknown_dataset(dataset: str) -> BadInput:
 
 def _open_folder(folder: Path) -> datasets.DatasetDict:
     """A folder of parquet files, of class folders, or of pictures with metadata.csv or metadata.jsonl."""
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    files = []
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise BadInput(f"{path} is a link that leads out of the folder {folder}; copy what it stands for")
+        if path.is_file() and not path.name.startswith("."):
+            files.append(path)
     pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
     parquet = any(path.suffix == ".parquet" for path in files)
     if not (pictures or parquet):

@@ -198,6 +198,7 @@ QUALITY_PROMPTS: Mapping[str, bool] = {
     "a good photo of {}": True,
     "a clear photo of {}": True,
     "a blurry photo of {}": False,
+    "a noisy photo of {}": False,
 }
 SURVIVING_SHARE, STOPPING_SHARE = 0.3, 0.3  # of the candidates, after this share of the evaluations
 SCORE_WEIGHTS: Mapping[str, float] = {"class": 1.0, "quality": 1.0}

@@ -250,6 +250,6 @@ def test_the_embedded_clip_on_the_real_test_set():
     scorer = Scorer(*load_clip(dataset="fashion_mnist"))
     worth = measure_clip(scorer, load_test_data(str(SHARED_DATA / "fashion_mnist")).part(slice(0, 2_000)))
     assert worth.n == 2_000
-    assert worth.class_accuracy >= 0.87
-    assert worth.clear_auc >= 0.95
+    assert worth.class_accuracy >= 0.90
+    assert worth.clear_auc >= 0.97
     assert worth.style_accuracy >= 0.96

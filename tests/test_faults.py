@@ -1,0 +1,47 @@
+"""What a run survives. The long ones, `make test-faults`, print their counts for docs/reliability.md."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import class_folders
+
+FAULTS = Path(__file__).parent / "faults.py"
+
+
+def counts(kind: str, folder: Path, *more: object) -> dict:
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, str(FAULTS), kind, str(folder), *map(str, more)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(kind, *more[1:], result)
+    return result
+
+
+@pytest.fixture
+def data(tmp_path) -> str:
+    return str(class_folders(tmp_path / "data", {"cat": 16, "dog": 14}))
+
+
+@pytest.mark.parametrize("kind", ["crash", "full"])
+def test_every_file_system_call_of_a_save_may_fail(tmp_path, kind):
+    for case, result in counts(kind, tmp_path / kind).items():
+        assert result["calls"] >= 3, case
+        assert result["lost"] == 0, case
+
+
+@pytest.mark.faults
+def test_thirty_kills_of_one_run_lose_nothing(tmp_path, data):
+    result = counts("killed", tmp_path / "killed", data, 30, 4000)
+    assert result == {"kills": 30, "lost": 0, "ends_equal": 1}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("world", [1, 2])
+def test_runs_stopped_by_a_signal_end_as_others(tmp_path, data, world):
+    result = counts("signalled", tmp_path / "signalled", data, 20, 1600, world)
+    assert result == {"signals": 20, "wrong_exit_code": 0, "unequal": 0}

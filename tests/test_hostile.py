@@ -1,0 +1,192 @@
+"""Folders from strangers: none of their code runs, no pickle is read, and nothing outside them is."""
+
+import contextlib
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import class_folders
+from PIL import Image
+
+from hfdiff.checkpoint import RunFolder, load_pipeline, newest_checkpoint, save_checkpoint
+from hfdiff.clip import load_clip, make_clip, measure_clip, save_clip
+from hfdiff.data import load_training_data
+from hfdiff.errors import BadInput
+from hfdiff.judge import load_judge, make_judge, save_judge
+
+EVIL = """
+from pathlib import Path
+Path({canary!r}).touch()
+from diffusers import DiffusionPipeline, ModelMixin, ConfigMixin, SchedulerMixin
+class Evil(ModelMixin, ConfigMixin, SchedulerMixin):
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        Path({canary!r}).touch()
+class EvilPipeline(DiffusionPipeline):
+    pass
+"""
+
+
+class Canary:
+    """What a pickle can do when it is read."""
+
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.fixture
+def canary(tmp_path) -> Path:
+    return tmp_path / "canary"
+
+
+@pytest.fixture
+def folder(pipeline, fashion, tmp_path) -> Path:
+    """A pipeline with all that one can carry, and code in every part of it."""
+    clip = make_clip(fashion[0])
+    pipeline.register_modules(clip_model=clip.model, clip_processor=clip.processor)
+    pipeline.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def plant(folder: Path, canary: Path) -> None:
+    """Code beside every component, under every name that a library looks for."""
+    for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        for name in ("evil", "pipeline", "modeling", "unet", "class_style", "None", "__init__"):
+            (place / f"{name}.py").write_text(EVIL.format(canary=str(canary)))
+
+
+def change(file: Path, **values) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+INDEXES = {
+    "as it was saved": {},
+    "a class of the folder (CVE-2026-44513)": {"_class_name": ["evil", "EvilPipeline"]},
+    "a component of the folder (CVE-2026-44513)": {"unet": ["evil", "Evil"]},
+    "a scheduler of the folder": {"scheduler": ["evil", "Evil"]},
+    "a CLIP of the folder": {"clip_model": ["evil", "Evil"]},
+    "a processor of the folder": {"clip_processor": ["evil", "Evil"]},
+    "a guide of the folder": {"guide_unet": ["evil", "Evil"]},
+    "a component that nobody asked for": {"evil": ["evil", "Evil"]},
+    "no library": {"unet": [None, "Evil"]},
+    "another pipeline by name": {"_class_name": "EvilPipeline", "custom_pipeline": "evil"},
+    "a module of the system": {"unet": ["os", "system"]},
+    "a module that is a path": {"scheduler": ["../evil", "Evil"]},
+}
+
+
+@pytest.mark.parametrize("index", INDEXES.values(), ids=INDEXES)
+def test_no_code_of_a_folder_runs(folder, canary, index, monkeypatch):
+    plant(folder, canary)
+    change(folder / "model_index.json", **index)
+    monkeypatch.chdir(folder)
+    with contextlib.suppress(BadInput):
+        load_pipeline(str(folder))
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("part", ["clip_model", "clip_processor"])
+def test_no_code_of_a_clip_runs(folder, canary, part, tmp_path):
+    """`auto_map` is how transformers names code in a folder."""
+    plant(folder, canary)
+    named = dict.fromkeys(("AutoModel", "AutoConfig", "AutoProcessor"), "evil.Evil")
+    named["AutoTokenizer"] = ["evil.Evil", None]
+    for file in (folder / part).glob("*.json"):
+        if file.name != "tokenizer.json":
+            change(file, auto_map=named, trust_remote_code=True)
+    if part == "clip_model":
+        change(folder / part / "config.json", model_type="evil", _attn_implementation_internal="evil/evil")
+    with contextlib.suppress(BadInput):
+        load_pipeline(str(folder))
+    shutil.copytree(folder / "clip_processor", folder / "clip_model", dirs_exist_ok=True)
+    with contextlib.suppress(BadInput):
+        load_clip(str(folder / "clip_model"))
+    assert not canary.exists()
+
+
+PICKLES = (
+    "pytorch_model.bin diffusion_pytorch_model.bin model.pt optimizer.bin optimizer.pt scheduler.bin scaler.pt "
+    "random_states_0.pkl custom_checkpoint_0.pkl state.pkl"
+).split()
+
+
+def pickles(folder: Path, canary: Path) -> None:
+    """A pickle under every name that a library of the field reads one from."""
+    for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        for name in PICKLES:
+            (place / name).write_bytes(pickle.dumps(Canary(canary)))
+
+
+def small_run(root: Path) -> tuple[RunFolder, Path]:
+    """A run's folder with one checkpoint."""
+    run, weights = RunFolder(root / "run"), {"a": torch.ones(3)}
+    groups = {"unet": weights, "ema": weights, "optimizer": weights}
+    return run, save_checkpoint(run.checkpoints, groups, {"step": 1, "data": "d"}, 1)
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["beside safetensors", "in their place"])
+def test_no_pickle_is_read(folder, fashion, tmp_path, canary, gone):
+    table = fashion[0].part(slice(0, 40))
+    save_judge(make_judge(table), tmp_path / "judge", table)
+    clip = make_clip(table)
+    save_clip(clip, tmp_path / "clip", table, "second", measure_clip(clip, table))
+    run, _ = small_run(tmp_path)
+    places = {
+        folder: lambda: load_pipeline(str(folder)),
+        tmp_path / "judge": lambda: load_judge(str(tmp_path / "judge")),
+        tmp_path / "clip": lambda: load_clip(str(tmp_path / "clip")),
+        run.path: lambda: newest_checkpoint(run, lambda text: None),
+    }
+    for place, load in places.items():
+        pickles(place, canary)
+        for file in place.rglob("*.safetensors") if gone else ():
+            file.unlink()
+        if gone:
+            with pytest.raises(BadInput):
+                load()
+        else:
+            load()
+        assert not canary.exists()
+    with pickle.loads(pickle.dumps(Canary(canary))):  # the canary sings, where it is read
+        assert canary.exists()
+
+
+def test_a_listed_file_outside_a_checkpoint_is_not_taken(tmp_path):
+    run, path = small_run(tmp_path)
+    hashes = json.loads((path / "manifest.json").read_text())
+    (path / "unet.safetensors").rename(tmp_path / "unet.safetensors")
+    hashes["../../../unet.safetensors"] = hashes.pop("unet.safetensors")
+    (path / "manifest.json").write_text(json.dumps(hashes))
+    with pytest.raises(BadInput, match="no usable checkpoint"):
+        newest_checkpoint(run, lambda text: None)
+
+
+def test_metadata_does_not_lead_out_of_the_folder(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    secret = tmp_path / "secret.png"
+    Image.new("L", (8, 8), 77).save(secret)
+    for i in range(4):
+        Image.new("L", (8, 8), i).save(folder / f"{i}.png")
+    rows = [*(f"{i}.png,cat" for i in range(4)), "../secret.png,cat"]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,class", *rows]) + "\n")
+    with pytest.raises(BadInput):
+        load_training_data(str(folder))
+    (folder / "metadata.csv").write_text("\n".join(["file_name,class", *rows[:4], f"{secret},cat"]) + "\n")
+    with pytest.raises(BadInput):
+        load_training_data(str(folder))
+
+
+def test_a_link_out_of_the_folder_is_named(tmp_path):
+    folder = class_folders(tmp_path / "data", {"cat": 6, "dog": 6})
+    secret = tmp_path / "secret.png"
+    Image.new("L", (12, 12), 77).save(secret)
+    (folder / "cat" / "link.png").symlink_to(secret)
+    with pytest.raises(BadInput, match=r"link\.png.* leads out of the folder"):
+        load_training_data(str(folder))
