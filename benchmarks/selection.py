@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -55,7 +56,7 @@ class Arguments:
     guidance_scale: tuple[float, ...] = (1.0, 3.0)
     stronger: tuple[float, ...] = (1.5, 2.0)
     """Guidance scales that the selection at the first one is compared with."""
-    pushes: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4)
+    pushes: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
     """Scales of guidance by CLIP's gradient towards a style that the model is not asked for."""
     num_pushed: int = 500
 
@@ -161,15 +162,13 @@ def scored(bench: Bench, images: Tensor) -> dict[str, Tensor]:
 
 def early_stopping(bench: Bench, scale: float) -> str:
     """A row of the best of ten that were mostly not finished, with the share of the time that it took."""
-    given, pictures, seconds = bench.given, [], {}
+    given, seconds = bench.given, {}
+    chosen = {"num_candidates": given.num_candidates}
     for early in (False, True):
         started = time.perf_counter()
-        drawn = [
-            bench.draw(seed, 1, scale, num_candidates=given.num_candidates, early_stopping=early).images
-            for seed in given.seeds
-        ]
+        pictures = [bench.draw(given.seeds[0], 1, scale, early_stopping=early, **chosen).images]
         seconds[early] = time.perf_counter() - started
-        pictures = drawn
+    pictures += [bench.draw(seed, 1, scale, early_stopping=True, **chosen).images for seed in given.seeds[1:]]
     name = f"class + quality, guidance {scale:g}, early stopping ({seconds[True] / seconds[False]:.2f} of the time)"
     return bench.row(
         name, pictures, 10 * given.num_candidates * (STOPPING_SHARE + (1 - STOPPING_SHARE) * SURVIVING_SHARE)
@@ -226,10 +225,10 @@ def _jpeg(image: Tensor, amount: float) -> Tensor:
     return decoded.reshape(image.shape[1], image.shape[2], -1).permute(2, 0, 1) / 255
 
 
-def _rescaled(image: Tensor, amount: float) -> Tensor:
+def _rescaled(image: Tensor, amount: float, mode: str) -> Tensor:
     side = max(2, round(image.shape[-1] * (1 - 0.85 * amount)))
     small = torch.nn.functional.interpolate(image[None], size=(side, side), mode="area")
-    return torch.nn.functional.interpolate(small, size=image.shape[-2:], mode="nearest")[0]
+    return torch.nn.functional.interpolate(small, size=image.shape[-2:], mode=mode)[0]
 
 
 def _salt_and_pepper(image: Tensor, amount: float) -> Tensor:
@@ -240,7 +239,8 @@ def _salt_and_pepper(image: Tensor, amount: float) -> Tensor:
 
 DAMAGES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "JPEG blocks": _jpeg,
-    "down- and upscaling": _rescaled,
+    "down- and upscaling, blocks": partial(_rescaled, mode="nearest"),
+    "down- and upscaling, smooth": partial(_rescaled, mode="bilinear"),
     "salt and pepper": _salt_and_pepper,
 }
 
