@@ -4,6 +4,7 @@ import io
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
-from hfdiff.data import ImageTable, load_training_data
+from hfdiff.data import ImageTable, load_test_data, load_training_data
 from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.styles import STYLES
@@ -33,6 +34,14 @@ TINY = {
     "batch_size": 8,
     "mixed_precision": "no",
 }
+
+
+@cache
+def full_data(name: str) -> tuple[ImageTable, ImageTable]:
+    """A full data set: training and test pictures."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the folder with the full data sets is absent")
+    return load_training_data(str(SHARED_DATA / name))[0], load_test_data(str(SHARED_DATA / name))
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import json
 import os
 import random
 import runpy
+import shutil
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 import hfdiff.checkpoint as checkpoint
+import hfdiff.training
 from hfdiff.checkpoint import RunFolder, list_checkpoints, newest_checkpoint, read_checkpoint, save_checkpoint
 from hfdiff.files import recover_folder, write_file, write_folder
 
@@ -236,16 +238,38 @@ TINY = (
 ).split()
 
 
-def training(script: dict, flags: list[str], output: Path, rank: int = 0, world: int = 1, port: int = 0) -> None:
-    """The training program, as a launcher would start it."""
+def training(
+    script: dict,
+    flags: list[str],
+    output: Path,
+    rank: int = 0,
+    world: int = 1,
+    port: int = 0,
+    faults: Faults | None = None,
+) -> None:
+    """The training program, as a launcher would start it; beside its output it notes each step's pictures and noise."""
     if world > 1:
         given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
         os.environ |= {key: str(value) for key, value in given.items()}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    seen, now = output.with_suffix(f".seen{rank}").open("a"), [0]
+
+    def draw_batch(config, table, batch_size, step, device, original=hfdiff.training.draw_batch):
+        now[0] = step
+        return original(config, table, batch_size, step, device)
+
+    def make_inputs(config, table, objective, draw, original=hfdiff.training.make_inputs):
+        for row, noise in zip(draw.rows.tolist(), draw.noise):
+            seen.write(f"{now[0]} {row} {hashlib.sha256(noise.numpy().tobytes()).hexdigest()}\n")
+        seen.flush()
+        return original(config, table, objective, draw)
+
+    hfdiff.training.draw_batch, hfdiff.training.make_inputs = draw_batch, make_inputs
     with output.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-        script["run_program"](lambda: script["main"](flags))
+        with faults() if faults else contextlib.nullcontext():
+            script["run_program"](lambda: script["main"](flags))
 
 
 def start(script: dict, flags: list[str], output: Path, world: int = 1) -> list[int]:
@@ -336,11 +360,94 @@ def signalled(root: Path, data: str, trials: int, images: int, world: int) -> di
     return {"signals": done, "wrong_exit_code": wrong_code, "unequal": unequal}
 
 
+def full_runs(root: Path, data: str, trials: int) -> dict[str, int]:
+    """Runs whose disk is full from some file-system call on, evenly spread over all that a whole run makes."""
+    script = runpy.run_path(str(SCRIPT), run_name="train")
+    flags = ["--dataset", data, *TINY, "--max_train_images", "80"]
+    run, count = root / "whole", root / "count"
+
+    def counted() -> None:
+        faults = Faults(0, "count")
+        try:
+            training(script, [*flags, "--output_dir", str(run)], root / "log", faults=faults)
+        finally:
+            faults.active = False
+            count.write_text(str(-faults.left))
+
+    assert in_child(counted) == 0, (root / "log").read_text()[-2000:]
+    calls, wrong_code, unclear, lost = int(count.read_text()), 0, 0, 0
+    for trial in range(trials):
+        log, run = root / f"log{trial}", root / f"run{trial}"
+
+        def full(trial=trial, log=log, run=run) -> None:
+            faults = Faults(1 + calls * trial // trials, "full")
+            training(script, [*flags, "--output_dir", str(run)], log, faults=faults)
+
+        wrong_code += in_child(full) != 1
+        lines = [line for line in log.read_text().splitlines() if "it/s" not in line and "img/s" not in line]
+        unclear += (
+            not lines or "No space left on device" not in lines[-1] or not lines[-1].startswith("hfdiff: error: ")
+        )
+        lost += not whole(run)
+    return {"calls": calls, "trials": trials, "wrong_exit_code": wrong_code, "unclear": unclear, "lost": lost}
+
+
+def seen_by(run: Path, since: int) -> set[str]:
+    """The pictures and noise of the steps from `since` on, of all processes."""
+    lines = [line for file in run.parent.glob(f"{run.name}.seen*") for line in file.read_text().splitlines()]
+    return {line for line in lines if not line.startswith("validation") and int(line.split()[0]) >= since}
+
+
+def resumed(root: Path, data: str, images: int) -> dict[str, float]:
+    """A run gone on with in a fresh process after each of its steps; then, without dropout, by 2 processes and by 1.
+
+    Dropout is drawn for each micro-batch, so with it the number of processes matters.
+    """
+    script = runpy.run_path(str(SCRIPT), run_name="train")
+    flags = ["--dataset", data, *TINY, "--max_train_images", str(images), "--checkpointing_images", "8"]
+    flags += ["--gradient_accumulation_steps", "2", "--logging_images", "8", "--keep_checkpoints", "99"]
+
+    def run(name: str, world: int, dropout: float) -> Path:
+        words = [*flags, "--dropout", str(dropout), "--output_dir", str(root / name)]
+        codes = finish(script, words, root / f"{name}.log", world)
+        assert set(codes) == {0}, (root / f"{name}.log").read_text()[-2000:]
+        return root / name
+
+    def again(old: Path, step: int, world: int, dropout: float) -> Path:
+        name = f"{old.name}-{step}"
+        shutil.copytree(old, root / name)
+        for path in list_checkpoints(root / name / "checkpoints"):
+            if int(path.name.removeprefix("step-")) > step:
+                shutil.rmtree(path)
+        return run(name, world, dropout)
+
+    def losses(folder: Path) -> list[float]:
+        return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+    steps, unequal, other_pictures = images // 8, 0, 0
+    whole = run("whole", 1, 0.1)
+    for step in range(1, steps):
+        rerun = again(whole, step, 1, 0.1)
+        unequal += final(rerun) != final(whole)
+        other_pictures += seen_by(rerun, 0) != seen_by(whole, step)
+    one, two = run("one", 1, 0), run("two", 2, 0)
+    more, fewer = again(one, steps // 2, 2, 0), again(two, steps // 2, 1, 0)
+    for folder in (more, fewer):
+        other_pictures += seen_by(folder, 0) != seen_by(one, steps // 2)
+    pairs = [pair for folder in (two, more, fewer) for pair in zip(losses(folder), losses(one), strict=True)]
+    difference = max(abs(a / b - 1) for a, b in pairs)
+    return {"resumes": steps + 1, "unequal": unequal, "other_pictures": other_pictures, "difference": difference}
+
+
 def main(kind: str, folder: str, *more: str) -> None:
     root = Path(folder)
     if kind in ("crash", "full"):
         trials = [("checkpoint", 1), ("checkpoint", 2), ("folder", 1), ("file", 1)]
         print(json.dumps({f"{case} keep={keep}": at_every_call(kind, root, case, keep) for case, keep in trials}))
+    elif kind == "resumed":
+        print(json.dumps(resumed(root, more[0], int(more[1]))))
+    elif kind == "full_run":
+        print(json.dumps(full_runs(root, more[0], int(more[1]))))
     elif kind == "killed":
         print(json.dumps(killed(root, more[0], int(more[1]), int(more[2]))))
     else:

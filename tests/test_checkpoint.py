@@ -141,6 +141,12 @@ def begun(config: TrainConfig) -> RunFolder:
         ("objective", "epsilon"),
         ("drop_both", 0.2),
         ("ema_share", 0.2),
+        ("resolution", 16),
+        ("weight_decay", 0.5),
+        ("dropout", 0.5),
+        ("gradient_accumulation_steps", 2),
+        ("conditioning", "concat"),
+        ("best_by", "frechet_judge"),
     ],
 )
 def test_another_configuration_is_refused_by_name(tiny_config, key, value):

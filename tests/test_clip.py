@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHARED_DATA
+from conftest import full_data
 from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -42,7 +42,7 @@ from hfdiff.clip import (
     save_clip,
     train_clip,
 )
-from hfdiff.data import load_test_data, to_unit_range
+from hfdiff.data import to_unit_range
 from hfdiff.errors import BadInput
 from hfdiff.judge import load_judge
 from hfdiff.pipelines.class_style import Scorer
@@ -245,10 +245,9 @@ def test_what_gives_no_clip_is_named(arguments, message):
         load_clip(*arguments)
 
 
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full data sets is absent")
 def test_the_embedded_clip_on_the_real_test_set():
     scorer = Scorer(*load_clip(dataset="fashion_mnist"))
-    worth = measure_clip(scorer, load_test_data(str(SHARED_DATA / "fashion_mnist")).part(slice(0, 2_000)))
+    worth = measure_clip(scorer, full_data("fashion_mnist")[1].part(slice(0, 2_000)))
     assert worth.n == 2_000
     assert worth.class_accuracy >= 0.90
     assert worth.clear_auc >= 0.97

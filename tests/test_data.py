@@ -4,7 +4,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import SHARED_DATA, class_folders, metadata_folder, picture, png
+from conftest import class_folders, full_data, metadata_folder, picture, png
 from PIL import Image
 
 from hfdiff.data import ASSETS, ImageTable, Reading, load_test_data, load_training_data
@@ -247,14 +247,13 @@ def test_unknown_column(tmp_path):
         load_training_data(str(class_folders(tmp_path, {"a": 3, "b": 3})), Reading(label_column="labels"))
 
 
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full data sets is absent")
 @pytest.mark.parametrize(
-    ("name", "shape", "held_out"), [("fashion_mnist", (1, 28, 28), 1000), ("cifar10", (3, 32, 32), 1000)]
+    ("name", "shape", "count"), [("fashion_mnist", (1, 28, 28), 59_000), ("cifar10", (3, 32, 32), 49_000)]
 )
-def test_full_data_sets(name, shape, held_out):
-    train, validation = load_training_data(str(SHARED_DATA / name))
-    assert train.pixels.shape[1:] == shape
-    assert len(validation) == held_out
+def test_full_data_sets(name, shape, count):
+    train, test = full_data(name)
+    assert train.pixels.shape == (count, *shape)
+    assert test.pixels.shape == (10_000, *shape)
     assert len(train.class_names) == 10
 
 

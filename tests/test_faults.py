@@ -34,6 +34,19 @@ def test_every_file_system_call_of_a_save_may_fail(tmp_path, kind):
         assert result["lost"] == 0, case
 
 
+def test_a_run_may_stop_after_any_step_and_go_on_in_more_or_fewer_processes(tmp_path, data):
+    result = counts("resumed", tmp_path / "resumed", data, 32)
+    assert result.pop("difference") < 1e-5
+    assert result == {"resumes": 5, "unequal": 0, "other_pictures": 0}
+
+
+@pytest.mark.faults
+def test_a_disk_that_is_full_from_any_moment_on(tmp_path, data):
+    result = counts("full_run", tmp_path / "full", data, 40)
+    assert result.pop("calls") > 100
+    assert result == {"trials": 40, "wrong_exit_code": 0, "unclear": 0, "lost": 0}
+
+
 @pytest.mark.faults
 def test_thirty_kills_of_one_run_lose_nothing(tmp_path, data):
     result = counts("killed", tmp_path / "killed", data, 30, 4000)

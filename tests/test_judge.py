@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHARED_DATA, class_folders
+from conftest import class_folders, full_data
 from torchmetrics.functional import spearman_corrcoef
 
-from hfdiff.data import ASSETS, load_test_data, load_training_data, to_bytes, to_unit_range
+from hfdiff.data import ASSETS, load_training_data, to_bytes, to_unit_range
 from hfdiff.errors import BadInput
 from hfdiff.judge import Judge, accuracy, find_judge, judge_for, judged, load_judge, make_judge, train_judge, unseen
 from hfdiff.styles import apply_styles
@@ -22,22 +22,18 @@ def test_embedded_judges_are_small(name):
     assert (ASSETS / f"judge_{name}" / "model.safetensors").stat().st_size < 1.3 * 2**20
 
 
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full data sets is absent")
 @pytest.mark.parametrize(("name", "least"), [("fashion_mnist", 0.92), ("cifar10", 0.85)])
 def test_embedded_judges_on_the_real_test_sets(name, least):
-    judge, test = load_judge(name), load_test_data(str(SHARED_DATA / name))
+    judge, test = load_judge(name), full_data(name)[1]
     assert tuple(judge.class_names) == test.class_names
     right = accuracy(judge, test)
     assert right >= least
     assert right == pytest.approx(judge.test_accuracy, abs=0.002)
 
 
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full data sets is absent")
-def test_full_data_sets_find_their_judge():
-    for name in ("fashion_mnist", "cifar10"):
-        found = find_judge(load_training_data(str(SHARED_DATA / name))[0])
-        assert found is not None
-        assert found.trained_on == name
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+def test_full_data_sets_find_their_judge(name):
+    assert find_judge(full_data(name)[0]).trained_on == name
 
 
 def test_the_embedded_judge_knows_the_embedded_pictures(fashion):
@@ -80,9 +76,8 @@ def test_what_a_judge_has_seen(fashion):
     assert torch.equal(unseen(half, table).pixels, table.half("first").pixels)
 
 
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full data sets is absent")
 def test_the_embedded_judge_tells_strengths(fashion):
-    judge, table = load_judge("fashion_mnist"), load_test_data(str(SHARED_DATA / "fashion_mnist")).part(slice(0, 1000))
+    judge, table = load_judge("fashion_mnist"), full_data("fashion_mnist")[1].part(slice(0, 1000))
     strengths = 1 - torch.rand(1000, 1, generator=torch.Generator().manual_seed(0))
     for column, name in enumerate(judge.style_names):
         pixels = to_bytes(apply_styles(to_unit_range(table.pixels), strengths, [name]))

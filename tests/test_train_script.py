@@ -317,7 +317,7 @@ def test_bad_flags_are_named_and_nothing_is_written(start, tmp_path, flags, mess
 
 
 def test_a_signal_saves_and_the_rerun_ends_equal(folder, tmp_path, start):
-    flags = ("--max_train_images", "2400", "--checkpointing_images", "100000", "--validation_images", "1200")
+    flags = ("--max_train_images", "1000", "--checkpointing_images", "100000", "--validation_images", "500")
     start("whole", *flags)
     arguments = ["--dataset", folder, "--output_dir", str(tmp_path / "parts"), *TINY_FLAGS, *flags]
     process = subprocess.Popen(

@@ -8,7 +8,7 @@ The same command again resumes the run. --config FILE gives defaults, the other 
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,11 @@ def train_run(run: Run, claims: contextlib.ExitStack) -> int:
             claims.enter_context(checkpoint.claimed(run.folder))
         checkpoint.save_config(run.folder, config)
     run.accelerator.wait_for_everyone()
-    with StopSignals(run.accelerator) as signals, RunLog(run.folder, config, state, run.accelerator) as log:
+    with (
+        StopSignals(run.accelerator) as signals,
+        RunLog(run.folder, config, state, run.accelerator) as log,
+        naming_the_last_good_state(run.folder),
+    ):
         for step in train(config, run.table, state, run.objective, run.accelerator):
             log.count(step, config.batch_size)
             stopping = signals.received()
@@ -111,6 +115,17 @@ def train_run(run: Run, claims: contextlib.ExitStack) -> int:
     for what in (run.folder.pipeline, run.folder.samples, run.folder.losses, run.folder.metrics):
         say(f"  {what}")
     return 0
+
+
+@contextlib.contextmanager
+def naming_the_last_good_state(folder: RunFolder) -> Iterator[None]:
+    """While entered, a failure of training says what is left to go on from."""
+    try:
+        yield
+    except TrainingFailed as error:
+        saved = checkpoint.list_checkpoints(folder.checkpoints)
+        left = f"the last good state is {saved[0]}" if saved else "there was nothing saved before"
+        raise TrainingFailed(f"{error}; {left}") from error
 
 
 def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:

@@ -1,0 +1,144 @@
+"""Watching changes nothing, what is not finite is never kept, and secrets stay where they are."""
+
+import json
+import math
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from test_train_script import folder, lines, newest_tensors, script, start  # noqa: F401
+
+import hfdiff.training
+from hfdiff.checkpoint import list_checkpoints, load_pipeline
+from hfdiff.errors import TrainingFailed
+
+OFTEN = ("--logging_images", "8", "--validation_images", "16", "--sample_images", "24", "--checkpointing_images", "8")
+SAVING = (
+    "--logging_images",
+    "8",
+    "--validation_images",
+    "24",
+    "--sample_images",
+    "9999",
+    "--checkpointing_images",
+    "8",
+)
+NEVER = ("--logging_images", "9999", "--validation_images", "9999", "--checkpointing_images", "9999")
+
+
+def test_watching_changes_nothing(start, tmp_path):  # noqa: F811
+    flags = ("--max_train_images", "48", "--dropout", "0.1")
+    start("watched", *flags, *OFTEN, "--report_to", "tensorboard")
+    start("alone", *flags, *NEVER)
+    watched, alone = newest_tensors(tmp_path / "watched"), newest_tensors(tmp_path / "alone")
+    assert watched.keys() == alone.keys()
+    assert all(torch.equal(watched[name], alone[name]) for name in watched)
+
+
+def test_a_tracker_that_fails_is_given_up(start, tmp_path, monkeypatch, capsys):  # noqa: F811
+    def fail(*args, **kwargs):
+        raise ConnectionError("no route to the tracker")
+
+    monkeypatch.setattr(Accelerator, "log", fail)
+    assert start("run", "--max_train_images", "32", "--report_to", "tensorboard") == 0
+    assert "the tracker failed and is given up: no route to the tracker" in capsys.readouterr().out
+    assert len(lines(tmp_path / "run")) == 2
+
+
+def poisoned_unet(state) -> None:
+    next(state.unet.parameters()).data[0] = math.nan
+
+
+def poisoned_average(state) -> None:
+    state.ema.shadow_params[0].fill_(math.inf)
+
+
+def poisoned_moments(state) -> None:
+    for moments in state.optimizer.state.values():
+        moments["exp_avg"].fill_(math.inf)
+
+
+STATES = {"weights": poisoned_unet, "averaged weights": poisoned_average, "moments of the optimizer": poisoned_moments}
+
+
+def poisoned(name: str):
+    """A function of hfdiff.training whose result is not finite, as the place says; from the third step on."""
+
+    def make_inputs(config, table, objective, draw, original=hfdiff.training.make_inputs):
+        inputs = original(config, table, objective, draw)
+        getattr(inputs.noised, name).flatten()[0] = math.nan
+        return inputs
+
+    def errors_of(unet, inputs, accelerator, original=hfdiff.training.errors_of):
+        return original(unet, inputs, accelerator) * math.inf
+
+    def lr_factor(*args, original=hfdiff.training.lr_factor, **kwargs):
+        return math.nan
+
+    def gradients(config, table, state, *args, original=hfdiff.training._gradients):
+        done = original(config, table, state, *args)
+        next(state.unet.parameters()).grad[0] = math.nan
+        return done
+
+    made = {"an error": ("errors_of", errors_of), "the learning rate": ("lr_factor", lr_factor)}
+    made["a gradient"] = ("_gradients", gradients)
+    return made.get(name, ("make_inputs", make_inputs))
+
+
+PLACES = ("sample", "target", "weight", "an error", "the learning rate", "a gradient", *STATES, "the validation loss")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_what_is_not_finite_is_never_kept(start, script, tmp_path, monkeypatch, request, precision, place):  # noqa: F811
+    names = script["main"].__globals__
+    if precision == "fp16":
+        monkeypatch.setitem(names, "precision_of", lambda *_: ("fp16", "for the test"))
+        fp16_on_cpu = request.getfixturevalue("fp16_on_cpu")
+        monkeypatch.setitem(names, "Accelerator", lambda **_: fp16_on_cpu)
+    original = names["after_step"]
+
+    def after_step(run, step, log, stopping):
+        original(run, step, log, stopping)
+        if step.step == 3 and place in STATES:
+            STATES[place](run.state)
+        elif step.step == 3 and place == "the validation loss":
+            monkeypatch.setitem(names, "validate", lambda *_: math.nan)
+        elif step.step == 3:
+            monkeypatch.setattr(hfdiff.training, *poisoned(place))
+
+    monkeypatch.setitem(names, "after_step", after_step)
+    flags = ("--max_train_images", "56", *SAVING, "--keep_checkpoints", "9")
+    good = 5 if place == "the validation loss" else 3  # which is next due at the sixth step
+    with pytest.raises(TrainingFailed, match=f"the last good state is .*step-00000000{good}$"):
+        start("run", *flags, "--mixed_precision", precision if precision == "bf16" else "no")
+    run = tmp_path / "run"
+    assert len(list_checkpoints(run / "checkpoints")) == good
+    for kept in (newest_tensors(run), load_pipeline(str(run)).unet.state_dict()):
+        assert all(torch.isfinite(value).all() for value in kept.values())
+
+
+def test_what_a_run_writes_holds_no_pickle_and_no_secret(start, tmp_path, monkeypatch):  # noqa: F811
+    secret = "hf_" + "Canary" * 6
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, secret)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert start("run", "--max_train_images", "40", *OFTEN, "--report_to", "tensorboard") == 0
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 15
+    for path in files:
+        content = path.read_bytes()
+        assert secret.encode() not in content, path
+        assert not (content[:1] == b"\x80" and content[1:2] <= b"\x05"), path  # how a pickle begins
+        assert path.suffix == ".webp" or not zipfile.is_zipfile(path), path  # how torch wraps one
+    kinds = {path.suffix for path in files if "tfevents" not in path.name}
+    assert kinds == {".safetensors", ".json", ".jsonl", ".yaml", ".yml", ".png", ".py"}
+    assert secret not in json.dumps(lines(tmp_path / "run"))
+
+
+def test_paths_of_a_run_are_not_in_its_pipeline(start, tmp_path):  # noqa: F811
+    assert start("run", "--max_train_images", "16") == 0
+    for path in (Path(p) for p in (tmp_path / "run" / "pipeline").rglob("*.json")):
+        assert str(tmp_path) not in path.read_text(), path
