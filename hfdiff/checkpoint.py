@@ -24,11 +24,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import logging as transformers_logging
 
 from hfdiff.config import from_mapping, read_yaml, to_mapping
 from hfdiff.errors import BadInput, existing_folder, first_line
-from hfdiff.files import recover_folder, write_file, write_folder
+from hfdiff.files import recover_folder, without_bars, write_file, write_folder
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.samplers import process_of
 from hfdiff.styles import STYLES
@@ -235,19 +234,6 @@ def export_pipeline(pipeline: ClassStylePipeline, target: Path) -> None:
     """Save a pipeline so that `target` always holds a whole one."""
     with without_bars():
         write_folder(target, pipeline.save_pretrained)
-
-
-@contextlib.contextmanager
-def without_bars() -> Iterator[None]:
-    """Models of well under a second to read or write need no progress bars of diffusers and transformers."""
-    showing = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
-    for library in showing:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library in showing:
-            library.enable_progress_bar()
 
 
 def find_pipeline(model: str) -> str:

@@ -1,12 +1,15 @@
 """Files and folders that appear complete or not at all: written under another name, synced to disk, then renamed."""
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
+from transformers import logging as transformers_logging
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
@@ -76,3 +79,16 @@ def _sync_entry(folder: Path) -> None:
 def slug(text: str) -> str:
     """What can be part of a file's name: "T-shirt/top" -> "t-shirt-top"."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Models of well under a second to read or write need no progress bars of diffusers and transformers."""
+    showing = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in showing:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in showing:
+            library.enable_progress_bar()
