@@ -421,8 +421,8 @@ def resumed(root: Path, data: str, images: int) -> dict[str, float]:
                 shutil.rmtree(path)
         return run(name, world, dropout)
 
-    def losses(folder: Path) -> list[float]:
-        return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    def noted(folder: Path) -> list[dict]:
+        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
     steps, unequal, other_pictures = images // 8, 0, 0
     whole = run("whole", 1, 0.1)
@@ -434,8 +434,9 @@ def resumed(root: Path, data: str, images: int) -> dict[str, float]:
     more, fewer = again(one, steps // 2, 2, 0), again(two, steps // 2, 1, 0)
     for folder in (more, fewer):
         other_pictures += seen_by(folder, 0) != seen_by(one, steps // 2)
-    pairs = [pair for folder in (two, more, fewer) for pair in zip(losses(folder), losses(one), strict=True)]
-    difference = max(abs(a / b - 1) for a, b in pairs)
+    points = [point for folder in (two, more, fewer) for point in zip(noted(folder), noted(one), strict=True)]
+    difference = max(abs(a["loss"] / b["loss"] - 1) for a, b in points)
+    assert all(a["lr"] == b["lr"] for a, b in points)
     return {"resumes": steps + 1, "unequal": unequal, "other_pictures": other_pictures, "difference": difference}
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -50,15 +51,16 @@ def test_only_the_newest_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["unet.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+@pytest.mark.parametrize("damage", ["truncated", "gone", *(f"flipped {i}" for i in range(10))])
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_taken(tmp_path, name, damage):
     save(tmp_path, 1)
     file = save(tmp_path, 2) / name
     content = bytearray(file.read_bytes())
     if damage == "truncated":
         file.write_bytes(content[: len(content) // 2])
-    elif damage == "flipped":
-        content[len(content) // 2] ^= 4
+    elif damage.startswith("flipped"):
+        draw = random.Random(damage)
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
         file.write_bytes(content)
     else:
         file.unlink()

@@ -110,6 +110,15 @@ def test_odd_picture_modes_become_plain_pixels(tmp_path):
     assert any(r > 200 and g < 60 and b < 60 for r, g, b in rows)  # cyan-less print is red
 
 
+def test_of_an_animation_the_first_picture_counts(tmp_path):
+    class_folders(tmp_path, {"a": 3, "b": 3})
+    frames = [Image.new("L", (12, 12), grey) for grey in (17, 200, 250)]
+    frames[0].save(tmp_path / "a" / "moving.gif", save_all=True, append_images=frames[1:])
+    train, _ = load_training_data(str(tmp_path))
+    assert len(train) == 7
+    assert [picture.unique().tolist() for picture in train.pixels].count([17]) == 1
+
+
 def test_large_pictures_are_taken_quietly_and_huge_ones_refused(tmp_path, monkeypatch, recwarn):
     class_folders(tmp_path, {"a": 2, "b": 2})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow warns from here on, and refuses from twice as many

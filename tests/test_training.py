@@ -107,6 +107,14 @@ def test_learning_rate_is_a_function_of_images_seen(tiny_config, schedule):
         assert lr_factor(config, step * 8) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_the_learning_rate_of_every_step_knows_nothing_of_micro_batches(tiny_config, table, accelerator, parts):
+    config = tiny_config(max_train_images=80, lr_warmup_images=24, gradient_accumulation_steps=parts)
+    state = make_state(config, build_unet(config, table), accelerator)
+    rates = [step.learning_rate for step in train(config, table, state, make_objective(ObjectiveConfig()), accelerator)]
+    assert rates == [config.learning_rate * lr_factor(config, 8 * step) for step in range(10)]
+
+
 def test_the_clock_brings_the_learning_rate_down(tiny_config):
     config = tiny_config(max_minutes=10.0, max_train_images=10**9, lr_warmup_images=0, lr_decay_share=0.4)
     factors = [lr_factor(config, 1000, seconds, decays_by_time=True) for seconds in (0, 360, 480, 600)]
@@ -180,7 +188,7 @@ def test_after_overflows_the_same_batch_is_taken_again(tiny_config, table, fp16_
 
 def test_accumulation_is_the_same_step(tiny_config, table, accelerator):
     results = [
-        weights_after(tiny_config(max_train_images=80, gradient_accumulation_steps=parts), table, accelerator)
+        weights_after(tiny_config(max_train_images=400, gradient_accumulation_steps=parts), table, accelerator)
         for parts in (1, 2, 4)
     ]
     whole, losses = results[0]
