@@ -25,7 +25,7 @@ from hfdiff.data import ImageTable, open_picture, upright
 from hfdiff.errors import BadInput, as_bad_input, file_to_write, first_line, folder_to_write, run_program, unknown
 from hfdiff.evaluation import METRICS, Real, check_judge, inception_network, lacking
 from hfdiff.files import slug, write_file
-from hfdiff.judge import Judge, find_judge, judge_for, load_judge, unseen
+from hfdiff.judge import Judge, find_judge, independent, judge_for, load_judge, unseen
 from hfdiff.pictures import Grid, class_style_grid, save_picture
 from hfdiff.pipelines.class_style import PLAIN, QUALITY_PROMPTS, SCORE_WEIGHTS, Choice, ClassStylePipeline, Scorer
 from hfdiff.plan import measure
@@ -111,14 +111,25 @@ class Sample(Drawing):
     """How far from the picture to go: above 0, to 1. By default 0.6, with a mask 1."""
     mask: str | None = None
     """A picture, white where the image is drawn anew and black where it is kept."""
+    clip_guidance_scale: float | None = None
+    """Push every step towards clip_prompt by CLIP's gradient: 1, for example."""
+    clip_prompt: str | None = None
+    """What to push to, with {} for "a thick sneaker"; by default "a clear photo of {}"."""
+    clip: str | None = None
+    """Folder or Hub id of a CLIP or SigLIP model for that; by default the pipeline's own."""
 
     def main(self) -> int:
         out = folder_to_write(self.output_dir)
         check_range("num_images", self.num_images, 1, MAX_IMAGES)
+        if self.clip_guidance_scale is None and (self.clip_prompt or self.clip):
+            raise BadInput("clip_prompt and clip go with clip_guidance_scale; give it, 1 for example")
         files = {key: file for key, file in (("image", self.image), ("mask", self.mask)) if file is not None}
         pictures = {key: _read_picture(key, file) for key, file in files.items()}
         pipeline = self.pipeline()
-        arguments = self.given() | ({} if self.strength is None else {"strength": self.strength})
+        own = ("strength", "clip_guidance_scale", "clip_prompt")
+        arguments = self.given() | {key: getattr(self, key) for key in own if getattr(self, key) is not None}
+        if self.clip_guidance_scale is not None:
+            open_clip(self.clip, pipeline, None)
         with as_bad_input():
             grid = self.draw(pipeline, arguments | pictures)
         out.mkdir(parents=True, exist_ok=True)
@@ -202,7 +213,7 @@ class Select(Drawing):
                 pipeline,
                 list(self.class_labels or range(len(pipeline.class_names))),
                 list(self.styles),
-                self.witnesses(given),
+                self.witnesses(given, scorer),
                 num_candidates=self.num_candidates,
                 top_k=self.top_k,
                 early_stopping=self.early_stopping,
@@ -218,6 +229,10 @@ class Select(Drawing):
             "early_stopping": self.early_stopping,
             "score_weights": dict(choice["score_weights"]),
         }
+        judge = selection.judge
+        if judge and not independent(judge, scorer.model.config):
+            print("warning: the judge and the CLIP model saw the same pictures; what the judge says is no proof")
+        settings["judge_is_independent"] = judge and independent(judge, scorer.model.config)
         selection.write(out, settings | self.stated())
         print("\n".join([selection.describe(), f"the best, and selection.json with all scores: {out}"]))
         return 0
@@ -245,15 +260,14 @@ class Select(Drawing):
         check_fits(pipeline, given.held_out)
         return given
 
-    def witnesses(self, given: Pictures | None) -> Witnesses:
-        """Held-out pictures and a judge, where there are any."""
+    def witnesses(self, given: Pictures | None, scorer: Scorer) -> Witnesses:
+        """Pictures that the scorer never saw and a judge, where there are any."""
         if given is None:
             return Witnesses(None, None)
         judge = load_judge(self.judge) if self.judge else find_judge(given.training)
-        if judge is None:
-            return Witnesses(given.held_out, None)
-        check_judge(judge, given.training)
-        return Witnesses(unseen(judge, given.held_out), judge)
+        if judge is not None:
+            check_judge(judge, given.training)
+        return Witnesses(unseen(scorer.model.config, given.held_out), judge)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ with captions that name class, style and quality. It saves and loads as the tran
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from hfdiff.augment import mirror_and_shift
 from hfdiff.data import ASSETS, DATASETS, Half, ImageTable, to_unit_range
-from hfdiff.errors import BadInput, first_line
+from hfdiff.errors import BadInput, TrainingFailed, first_line
 from hfdiff.files import without_bars, write_folder
 from hfdiff.pipelines.class_style import (
     QUALITY_PROMPTS,
@@ -94,9 +95,9 @@ def load_clip(name_or_folder: str | None = None, dataset: str | None = None) -> 
         name_or_folder = str(ASSETS / row.clip)
     try:
         with without_bars():
-            model = AutoModel.from_pretrained(name_or_folder, use_safetensors=True).float().eval()
-            processor = AutoProcessor.from_pretrained(name_or_folder)
-        Scorer(model, processor)
+            model = AutoModel.from_pretrained(name_or_folder, use_safetensors=True, trust_remote_code=False)
+            processor = AutoProcessor.from_pretrained(name_or_folder, trust_remote_code=False)
+        Scorer(model.float().eval(), processor)
     except Exception as error:  # whatever the libraries raise, it is this name that gives no model
         raise BadInput(
             f"{name_or_folder!r} gives no CLIP model: {first_line(error)[:200]}; valid: a folder or Hub id of a CLIP "
@@ -291,6 +292,8 @@ def train_clip(
             with torch.no_grad():
                 model.logit_scale.clamp_(max=4.6052)  # 100, as in the paper
             total += loss.item()
+        if not math.isfinite(total):
+            raise TrainingFailed(f"epoch {number}: the loss is {total / steps}; give a lower learning_rate")
         model.eval()
         scorer.forget()
         yield Epoch(number, total / steps)
@@ -311,13 +314,13 @@ class Worth:
 
     class_accuracy: float  # of clean pictures, zero-shot
     clear_auc: float  # clean against blurred and noised: area under the curve of the quality score
-    style_accuracy: float  # the style named right among all, at strengths from 0.5
+    style_accuracy: float  # the style named right among all styles, at strengths from 0.5, the class given
     n: int
 
     def describe(self) -> str:
         return (
             f"of {self.n:,} unseen pictures {self.class_accuracy:.4f} put into their class, {self.style_accuracy:.4f} "
-            f"into their style; clear against damaged: AUC {self.clear_auc:.4f}"
+            f"into their style among styles; clear against blurred and noised: AUC {self.clear_auc:.4f}"
         )
 
 

@@ -56,7 +56,9 @@ DATASETS: dict[str, DataSet] = {
         judge="judge_fashion_mnist",
         clip="clip_fashion_mnist",
     ),
-    "cifar10": DataSet("uoft-cs/cifar10", "60,000 photographs, 32x32 colour, 10 classes", "judge_cifar10"),
+    "cifar10": DataSet(
+        "uoft-cs/cifar10", "60,000 photographs, 32x32 colour, 10 classes", "judge_cifar10", "clip_cifar10"
+    ),
 }
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev", "eval")

@@ -5,7 +5,7 @@ reach in place of samples. Intervals are over the samples: the real pictures cou
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
@@ -52,6 +52,27 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What a CLIP model says of real pictures that it never saw: unit vectors, float32."""
+
+    scorer: Scorer
+    reference: Tensor  # (M, D), of held-out pictures
+    others: Tensor  # (N, D), of training pictures: they stand for samples
+    table: ImageTable  # the pictures of the reference
+
+    @classmethod
+    def of(cls, scorer: Scorer, training: ImageTable, held_out: ImageTable, seed: int) -> "Scored":
+        config = scorer.model.config
+        tables = [in_random_order(unseen(config, table), seed) for table in (held_out, training)]
+        reference, others = (image_features(scorer, table.pixels) for table in tables)
+        return cls(scorer, reference, others, tables[0])
+
+
+def in_random_order(table: ImageTable, seed: int) -> ImageTable:
+    return table.part(torch.randperm(len(table), generator=torch.Generator().manual_seed(seed)))
+
+
+@dataclass(frozen=True)
 class Real:
     """The real pictures that samples are held against, and the judge of both."""
 
@@ -61,7 +82,7 @@ class Real:
     others: Judged  # training pictures that the judge never saw: they stand for samples
     copied: ImageTable  # what the model was trained on
     split: str = "test"  # that the reference comes from
-    scorer: Scorer | None = None  # for the metrics in CLIP's features
+    scored: Scored | None = None  # for the metrics in CLIP's features
 
     @classmethod
     def of(
@@ -82,13 +103,13 @@ class Real:
                 raise BadInput(
                     f"the judge was trained on all {table.split} pictures of {table.name!r}; give one of half of them"
                 )
-            order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
-            table = table.part(order[:most])
+            table = in_random_order(table, seed).part(slice(0, most))
             given = torch.zeros(len(table), len(judge.style_names))
             given[:, [judge.style_names.index(name) for name in table.style_names]] = table.style_weights
-            sides.append(judge_pictures(judge, table.pixels, table.labels, given, scorer))
+            sides.append(judge_pictures(judge, table.pixels, table.labels, given))
         reference, others = sides
-        return cls(judge, training, reference, others, copied or training, held_out.split, scorer)
+        scored = None if scorer is None else Scored.of(scorer, training, held_out, seed)
+        return cls(judge, training, reference, others, copied or training, held_out.split, scored)
 
 
 @dataclass(frozen=True)
@@ -162,12 +183,16 @@ def lacking(name: str, real: Real, n: int, num_styled: int) -> str | None:
     if name not in METRICS:
         raise unknown("metric", name, METRICS)
     metric = METRICS[name]
-    if metric.clip and real.scorer is None:
+    judge, scored = real.judge, real.scored
+    if metric.clip and scored is None:
         return f"{name} needs a CLIP model, and the model has none; give --clip"
-    judge = real.judge
     least = max(metric.least, metric.per_class * len(judge.class_names), metric.per_style * len(judge.style_names))
     counts = {"samples in styles": num_styled} if metric.styled else {"samples": n}
-    counts |= {"held-out real pictures": len(real.reference), "other real pictures": len(real.others)}
+    if metric.clip and scored is not None:
+        counts["held-out real pictures that CLIP never saw"] = len(scored.reference)
+        counts["other real pictures that CLIP never saw"] = len(scored.others)
+    else:
+        counts |= {"held-out real pictures": len(real.reference), "other real pictures": len(real.others)}
     what, count = min(counts.items(), key=lambda item: item[1])
     return f"{name} needs {least} {what}; there are {count}" if count < least else None
 
@@ -286,7 +311,6 @@ def _clip(pictures: Judged) -> Tensor:
 EXTRACTORS: Mapping[str, Callable[[Judged], Tensor]] = {
     "judge": lambda pictures: pictures.verdict.features,
     "inception": lambda pictures: _inception(pictures.pixels),
-    "clip": lambda pictures: _clip(pictures),
 }
 
 
@@ -300,8 +324,13 @@ class Features:
 
 
 def _features(evidence: Evidence, extractor: str) -> Features:
-    n = min(len(evidence.samples), len(evidence.real.others))
-    sets = (evidence.samples[:n], evidence.real.others[:n], evidence.real.reference)
+    real, scored = evidence.real, evidence.real.scored
+    if extractor == "clip":  # its own real pictures: the judge's are those that it was trained on
+        assert scored is not None  # see `lacking`
+        n = min(len(evidence.samples), len(scored.others))
+        return Features(_clip(evidence.samples[:n]), scored.others[:n], scored.reference)
+    n = min(len(evidence.samples), len(real.others))
+    sets = (evidence.samples[:n], real.others[:n], real.reference)
     return Features(*map(EXTRACTORS[extractor], sets))
 
 
@@ -325,28 +354,29 @@ def _kernel(extractor: str, mmd: Callable[[Tensor, Tensor], Tensor], evidence: E
 
 def _clip_score(evidence: Evidence) -> Result:
     """Mean cosine with the prompt of what each sample should show (Hessel et al. 2021, Equation 1, unscaled)."""
-    real = evidence.real
-    assert real.scorer is not None
-    cosines, reference = _cosines(real, evidence.samples), _cosines(real, real.reference)
-    error = Z95 * cosines.double().std().item() / len(cosines) ** 0.5
-    value, held_out = cosines.double().mean().item(), real.reference[:BESIDE]
-    damaged = {
-        name: _cosines(real, replace(held_out, clip=image_features(real.scorer, to_bytes(images)))).mean().item()
-        for name, images in yardsticks(to_unit_range(held_out.pixels)).items()
+    scored, samples, judge = evidence.real.scored, evidence.samples, evidence.real.judge
+    assert scored is not None
+    cosines = _cosines(scored, _clip(samples), samples.labels, samples.strengths, judge.style_names)
+    table = scored.table
+    asked = (table.labels, table.style_weights, table.style_names)
+    reference = _cosines(scored, scored.reference, *asked)
+    few, names = table.part(slice(0, BESIDE)), table.style_names
+    beside = {
+        name: _cosines(scored, image_features(scored.scorer, to_bytes(images)), few.labels, few.style_weights, names)
+        for name, images in yardsticks(to_unit_range(few.pixels)).items()
         if name != "real"
     }
-    details = {"beside": damaged | {"n": len(held_out)}}
+    value, error = cosines.mean().item(), Z95 * cosines.std().item() / len(cosines) ** 0.5
+    details = {"beside": {name: values.mean().item() for name, values in beside.items()} | {"n": len(few)}}
     interval = (value - error, value + error)
     return Result(value, len(cosines), reference.mean().item(), interval, "clip", len(reference), details)
 
 
-def _cosines(real: Real, pictures: Judged) -> Tensor:
-    """(N,) of pictures and what they should show."""
-    names, styles = real.judge.class_names, real.judge.style_names
-    given = [{name: v for name, v in zip(styles, row) if v > 0} for row in pictures.strengths.tolist()]
-    assert real.scorer is not None
-    texts = [caption(names[label], own) for label, own in zip(pictures.labels.tolist(), given)]
-    return (_clip(pictures) * real.scorer.texts(texts).cpu()).sum(dim=1)
+def _cosines(scored: Scored, features: Tensor, labels: Tensor, strengths: Tensor, styles: Sequence[str]) -> Tensor:
+    """Of unit vectors (N, D) and the prompts of classes (N,) in styles (N, S): (N,) float64."""
+    given = [{name: v for name, v in zip(styles, row) if v > 0} for row in strengths.tolist()]
+    texts = [caption(scored.table.class_names[label], own) for label, own in zip(labels.tolist(), given)]
+    return (features * scored.scorer.texts(texts).cpu()).sum(dim=1).double()
 
 
 def covered(points: Tensor, manifold: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -216,16 +216,25 @@ def accuracy(judge: Judge, table: ImageTable) -> float:
     return (judged(judge, table.pixels).classes == table.labels.cpu()).double().mean().item()
 
 
-def unseen(judge: Judge, table: ImageTable) -> ImageTable:
-    """The pictures that cannot have been in the judge's training: a test split, or all but its half.
+def unseen(judge: Any, table: ImageTable) -> ImageTable:
+    """The pictures that cannot have been in the training of a judge, or of a CLIP model by its config: a test split, or
+    all but its half.
 
-    The embedded judges were trained on larger data than some that they judge, so a validation split is halved as well.
+    The embedded ones were trained on larger data than some that they judge, so a validation split is halved as well.
+    A CLIP model that tells of no half was trained on other data.
     """
-    if table.split in TEST_NAMES:
+    half_seen = getattr(judge, "half_seen", None)
+    if table.split in TEST_NAMES or half_seen is None:
         return table
-    if judge.half_seen == "whole":
+    if half_seen == "whole":
         return table.part(slice(0, 0)) if table.split == "train" else table
-    return table.half("second" if judge.half_seen == "first" else "first")
+    return table.half("second" if half_seen == "first" else "first")
+
+
+def independent(judge: Judge, clip_config: Any) -> bool:
+    """Did a judge and a CLIP model see different pictures, as far as they tell?"""
+    other = getattr(clip_config, "half_seen", None)
+    return other is None or {judge.half_seen, other} == {"first", "second"}
 
 
 def load_judge(name: str) -> Judge:

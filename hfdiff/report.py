@@ -198,14 +198,14 @@ def draw_samples(pipeline: ClassStylePipeline, real: Real, protocol: Protocol, q
     """Draw what the protocol says and let the judge see it: plain samples, and samples in styles."""
     started = time.perf_counter()
     requests = [plain_request(real, protocol.n), styled_request(pipeline, protocol.num_styled, protocol.seed)]
-    state = PartialState()
+    state, scorer = PartialState(), real.scored.scorer if real.scored else None
     total = -(-sum(map(len, requests)) // state.num_processes)
     pictures: list[Judged] = []
     with tqdm(total=total, unit="img", desc="drawing", disable=quiet or not state.is_main_process) as bar:
         for number, request in enumerate(filter(len, requests)):
             pixels = draw(pipeline, request, seed_of(protocol.seed, number), bar.update, **protocol.given)
             strengths = strengths_of(request, real.judge)
-            pictures.append(judge_pictures(real.judge, pixels, request.labels, strengths, real.scorer))
+            pictures.append(judge_pictures(real.judge, pixels, request.labels, strengths, scorer))
     return Drawn(pictures[0], pictures[1] if len(pictures) > 1 else None, time.perf_counter() - started)
 
 

@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from hfdiff.pipelines.class_style import (
     prompt,
     score_pictures,
 )
+from hfdiff.training import seed_of
 
 RANDOM = 4  # samples that the best are compared with
 MAX_REFERENCE = 100  # real pictures of a class
@@ -55,6 +56,7 @@ class Candidates:
     images: Tensor  # (n, C, H, W) float32 in [0, 1]
     scores: Tensor  # (n, len(SCORE_NAMES)) float32
     top_k: int
+    number: int = 0  # of the class and style, in the order asked for
 
     @property
     def style(self) -> str:
@@ -66,16 +68,23 @@ class Candidates:
         return f"{self.class_name}, {self.style}"
 
     @property
+    def all_finished(self) -> bool:
+        """False where only those that looked well were: they tell nothing of the others."""
+        return len(self.order) == len(self.seeds)
+
+    @property
     def random(self) -> Tensor:
         """Rows of the first candidates drawn, whatever they scored; none where hopeless ones were not finished."""
-        chance = len(self.order) == len(self.seeds)
-        rows = [row for row, number in enumerate(self.order) if chance and number < RANDOM]
+        rows = [row for row, number in enumerate(self.order) if self.all_finished and number < RANDOM]
         return torch.tensor(rows, dtype=torch.int64)
 
     @property
-    def high_quality(self) -> float:
+    def high_quality(self) -> float | None:
         """The share that the prompts speak well of."""
-        return high_quality(self.scores)
+        return high_quality(self.scores) if self.all_finished else None
+
+    def file(self, rank: int) -> str:
+        return f"{self.number:03d}-{slug(self.class_name)}-{slug(self.style)}-{rank}.png"
 
     def records(self) -> list[dict[str, Any]]:
         """For each candidate: seed, styles, scores, rank from 1, and whether it was selected; by rank."""
@@ -85,11 +94,12 @@ class Candidates:
                 "scores": dict(zip(SCORE_NAMES, row)),
                 "rank": rank,
                 "selected": rank <= self.top_k,
+                "file": self.file(rank) if rank <= self.top_k else None,
             }
             for rank, (number, row) in enumerate(zip(self.order, self.scores.tolist()), start=1)
         ]
         stopped: list[dict[str, Any]] = [
-            {"seed": seed, "scores": None, "rank": None, "selected": False}
+            {"seed": seed, "scores": None, "rank": None, "selected": False, "file": None}
             for number, seed in enumerate(self.seeds)
             if number not in self.order
         ]
@@ -177,8 +187,11 @@ def properties(images: Tensor) -> dict[str, Tensor]:
     }
 
 
-def preferences(candidates: Candidates, judge: Judge | None) -> dict[str, dict[str, float]]:
-    """Spearman's correlation of each score with each property of the pictures, and with the judge's confidence."""
+def preferences(candidates: Candidates, judge: Judge | None) -> dict[str, dict[str, float | None]] | None:
+    """Spearman's correlation of each score with each property of the pictures, and with the judge's confidence; None
+    where only the best were finished."""
+    if not candidates.all_finished:
+        return None
     against = properties(candidates.images)
     if judge is not None:
         verdict = judged(judge, to_bytes(candidates.images))
@@ -189,16 +202,16 @@ def preferences(candidates: Candidates, judge: Judge | None) -> dict[str, dict[s
     }
 
 
-def _spearman(a: Tensor, b: Tensor) -> float:
-    """0 where one of the two does not vary."""
-    if len(a) < 2:
-        return 0.0
-    return spearman_corrcoef(a, b).nan_to_num().item()
+def _spearman(a: Tensor, b: Tensor) -> float | None:
+    """None where one of the two does not vary."""
+    if len(a) < 2 or len(a.unique()) < 2 or len(b.unique()) < 2:
+        return None
+    return spearman_corrcoef(a, b).item()
 
 
 @dataclass(frozen=True)
 class Witnesses:
-    """Who did not choose: held-out real pictures, and a judge."""
+    """Who did not choose: real pictures that the scorer never saw, and a judge."""
 
     real: ImageTable | None
     judge: Judge | None
@@ -240,24 +253,38 @@ class Selection:
                 right = [_number(self.right(cell, rows), 2) for rows in (random, best)]
                 line += f"   right: random {right[0]}, best {right[1]}"
             lines.append(line)
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.describe_preferences()])
+
+    def describe_preferences(self) -> list[str]:
+        """What the scores go with: a table of mean correlations over the classes and styles."""
+        known = [table for cell in self.cells if (table := preferences(cell, self.judge))]
+        if not known:
+            return []
+        columns = list(known[0]["total"])
+        lines = ["", f"{'Spearman with':<28} " + " ".join(f"{name:>12}" for name in columns)]
+        for score in SCORE_NAMES:
+            values = [[table[score][name] for table in known if table[score][name] is not None] for name in columns]
+            means = [sum(row) / len(row) if row else math.nan for row in values]  # type: ignore[arg-type]
+            lines.append(f"{score:<28} " + " ".join(f"{_number(mean, 2):>12}" for mean in means))
+        return lines
 
     def report(self) -> dict[str, Any]:
         """selection.json, but for the settings."""
         classes: dict[str, Any] = {}
         for cell, beside in zip(self.cells, self.references):
-            entry = classes.setdefault(cell.class_name, {"high_quality_share": 0.0, "candidates": [], "by_style": {}})
+            entry = classes.setdefault(cell.class_name, {"high_quality_share": None, "candidates": [], "by_style": {}})
             entry["candidates"] += cell.records()
             entry["by_style"][cell.style] = {
                 "prompt": prompt(cell.asked.subject),
                 "high_quality_share": cell.high_quality,
                 "beside": beside.summary() if beside else None,
+                "n": len(cell.order),
                 "preferences": preferences(cell, self.judge),
                 "right": {"random": self.right(cell, cell.random), "best": self.right(cell, torch.arange(cell.top_k))},
             }
         for entry in classes.values():
             shares = [row["high_quality_share"] for row in entry["by_style"].values()]
-            entry["high_quality_share"] = sum(shares) / len(shares)
+            entry["high_quality_share"] = None if None in shares else sum(shares) / len(shares)
         prompts = {"quality": dict(self.cells[0].asked.quality_prompts)}
         judge = self.judge and {"trained_on": self.judge.trained_on, "accuracy_on_real": self.judge.test_accuracy}
         return {"prompts": prompts, "judge": judge, "classes": classes}
@@ -266,7 +293,8 @@ class Selection:
         """The best and the worst of each class and style, with their total scores."""
         rows = []
         for cell in self.cells:
-            for name, part in (("best", slice(cell.top_k)), ("worst", slice(-cell.top_k, None))):
+            parts = {"best": slice(cell.top_k)} | ({"worst": slice(-cell.top_k, None)} if cell.all_finished else {})
+            for name, part in parts.items():
                 texts = [f"{value:.3f}" for value in cell.scores[part, -1].tolist()]
                 rows.append((f"{cell.name}, {name}", cell.images[part], texts))
         return selection_figure(rows)
@@ -278,7 +306,7 @@ class Selection:
             for rank, image in enumerate(cell.images[: cell.top_k], start=1):
                 png = io.BytesIO()
                 DiffusionPipeline.numpy_to_pil(image.permute(1, 2, 0).numpy())[0].save(png, "PNG")
-                write_file(folder / f"{slug(cell.class_name)}-{slug(cell.style)}-{rank}.png", png.getvalue())
+                write_file(folder / cell.file(rank), png.getvalue())
         save_picture(folder / "selection.png", self.figure())
         text = json.dumps({**settings, **self.report()}, indent=2, ensure_ascii=False)
         write_file(folder / "selection.json", (text + "\n").encode())
@@ -302,13 +330,17 @@ def select(
     **arguments: Any,
 ) -> Selection:
     """Draw the candidates of every class in every style, each from a seed of its own; score real pictures beside."""
-    pipeline.conditions(list(class_labels), None)  # names what is unknown before anything is drawn
-    pipeline.conditions([class_labels[0]] * len(styles), list(styles))
+    pairs = list(product(class_labels, styles))
+    ids, strengths = pipeline.conditions([label for label, _ in pairs], [style for _, style in pairs])
+    if len({(i, tuple(sorted(given.items()))) for i, given in zip(ids, strengths)}) < len(pairs):
+        raise ValueError(f"{len(pairs)} classes and styles, some of them twice; valid: each once")
+    templates = {key: value for key, value in arguments.items() if key == "quality_prompts"}
+    pipeline.check_prompts([pipeline.asked(*pair, **templates) for pair in zip(ids, strengths)])
+    weights = arguments.get("score_weights", SCORE_WEIGHTS)
     cells, references = [], []
-    for i, (label, style) in enumerate(product(class_labels, styles)):
-        seeds = [seed + i * num_candidates + number for number in range(num_candidates)]
-        cell = draw_candidates(pipeline, label, style, seeds, top_k=top_k, **arguments)
-        weights = arguments.get("score_weights", SCORE_WEIGHTS)
+    for i, (label, style) in enumerate(pairs):
+        seeds = [seed_of(seed, "candidate", i, number) for number in range(num_candidates)]
+        cell = replace(draw_candidates(pipeline, label, style, seeds, top_k=top_k, **arguments), number=i)
         cells.append(cell)
         references.append(reference(pipeline.scorer, cell.asked, witnesses.real, weights, seed))
     return Selection(cells, references, witnesses.judge)

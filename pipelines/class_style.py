@@ -221,7 +221,7 @@ def with_article(words: str) -> str:
 
 class Scorer:
     """What a CLIP or SigLIP model of transformers says of pictures and prompts; pictures are prepared in torch, so that
-    scores have a gradient.
+    scores have a gradient. A model of half precision on the CPU becomes one of float32: it is ten times as fast.
 
     ValueError for a model or a processor that has no way from pictures or prompts to one common space.
     """
@@ -235,7 +235,7 @@ class Scorer:
         if not all(hasattr(processor, name) for name in ("image_processor", "tokenizer")):
             raise ValueError(f"{type(processor).__name__}; valid: a processor with image_processor and tokenizer")
         if model.device.type == "cpu":
-            model.float()  # half precision is ten times slower there
+            model.float()
         self.model, self.processor = model, processor
         self._texts: dict[str, torch.Tensor] = {}
 
@@ -261,7 +261,7 @@ class Scorer:
         new = [text for text in dict.fromkeys(prompts) if text not in self._texts]
         if new:
             self._texts |= dict(zip(new, self.encode(new)))
-        return torch.stack([self._texts[text] for text in prompts])
+        return torch.stack([self._texts[text] for text in prompts]).to(self.model.device)
 
     def encode(self, prompts: list[str]) -> torch.Tensor:
         """Prompts -> unit vectors (P, D) float32, with a gradient."""
@@ -274,9 +274,15 @@ class Scorer:
     def _tokens(self, prompts: list[str]) -> dict[str, torch.Tensor]:
         most = self.model.config.text_config.max_position_embeddings
         tokenizer = self.processor.tokenizer
+        unknown = tokenizer.unk_token_id
+        if unknown in (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id):
+            unknown = None  # as in OpenAI's, which spells every word
         for text, ids in zip(prompts, tokenizer(prompts)["input_ids"]):
             if len(ids) > most:
                 raise ValueError(f"the prompt {text!r} has {len(ids)} tokens; valid: up to {most}")
+            if unknown is not None and unknown in ids:
+                words = [word for word in text.split() if unknown in tokenizer(word)["input_ids"]]
+                raise ValueError(f"the CLIP model does not know {', '.join(map(repr, words))} of the prompt {text!r}")
         # SigLIP reads its last position, and was trained with all of them filled.
         siglip = self.model.config.model_type.startswith("siglip")
         tokens = tokenizer(
@@ -338,7 +344,8 @@ class Choice:
         if not 1 <= self.top_k <= self.num_candidates:
             raise ValueError(f"top_k {self.top_k} of num_candidates {self.num_candidates}; valid: 1 to num_candidates")
         for name, weight in self.score_weights.items():
-            match_name("score", name, SCORES)
+            if name not in SCORES:
+                raise ValueError(f"unknown score {name!r}; valid: {', '.join(SCORES)}")
             _check_range(f"weight of score {name!r}", weight, -1000, 1000)
         if not any(self.score_weights.values()):
             raise ValueError(f"score_weights {dict(self.score_weights)}; valid: one at least that is not 0")
@@ -349,11 +356,13 @@ class Choice:
             )
 
     def survivors(self, labels: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
-        """Which of a part's B candidates are worth finishing: of each label (B,) the best by their totals (B,)."""
+        """Which of a part's B candidates are worth finishing: of each label (B,) the best by their totals (B,), so many
+        that `top_k` are left of all parts together."""
         kept = []
         for label in labels.unique():
             rows = (labels == label).nonzero().squeeze(1)
-            most = max(self.top_k, math.ceil(len(rows) * SURVIVING_SHARE))
+            share = max(SURVIVING_SHARE, self.top_k / self.num_candidates)  # a label may lie in several parts
+            most = math.ceil(round(len(rows) * share, 6))
             kept.append(rows[totals[rows].argsort(descending=True)[:most]])
         return torch.cat(kept).sort().values
 
@@ -469,7 +478,8 @@ class Push:
     """Guidance by the gradient of CLIP's cosine with a prompt (Bansal et al. 2023, https://arxiv.org/abs/2302.07121,
     Section 3.1, on the predicted clean picture itself, so that no gradient goes through the UNet).
 
-    `scale`: the root mean square of the push at noise level sigma is `scale` sigma, of pictures in [-1, 1].
+    `scale`: the root mean square of the push, of pictures in [-1, 1], is `scale` times the coefficient sigma of the
+    noise in the network's input.
     """
 
     scale: float
@@ -672,7 +682,8 @@ class ClassStylePipeline(DiffusionPipeline):
             generator: one for all pictures, or one for each picture.
             output_type: "pil", "np" (NHWC float32 in [0, 1]) or "pt" (NCHW float32 in [0, 1]).
             return_dict: False for the plain tuple (images,).
-            max_batch_size: the most rows that go through the UNet at once; it bounds the memory.
+            max_batch_size: the most rows that go through the UNet at once; it bounds the memory, but for the noise
+                of all pictures, which is drawn first so that no batch size changes it.
             image: begin with these pictures, to vary them, restyle them, change their class or repair a part: PIL,
                 numpy NHWC or torch NCHW in [0, 1] (or uint8), or a list; one for all, one for each label, or one for
                 each picture drawn. Another size is cut at the centre to the model's aspect and resized, transparency
@@ -722,13 +733,14 @@ class ClassStylePipeline(DiffusionPipeline):
         per_label = num_images_per_label if choice is None else choice.num_candidates
         ids, strengths = self.conditions(class_labels, styles, per_label)
         asked: list[Asked] = []
-        if choice or plan.push:
+        if choice or (plan.push and "{}" in clip_prompt):
             asked = [self.asked(*label, quality_prompts) for label in zip(ids[::per_label], strengths[::per_label])]
-        for label in asked if choice else []:  # a prompt that is too long shows before anything is drawn
-            self.scorer.texts([template.replace("{}", label.subject) for template in quality_prompts])
+        if choice:
+            self.check_prompts(asked)
         request = self._request(ids, strengths, per_label, generator, image, mask)
         if plan.push:
-            wanted = self.scorer.texts([clip_prompt.replace("{}", label.subject) for label in asked])
+            subjects = [label.subject for label in asked] or [""] * (len(ids) // per_label)
+            wanted = self.scorer.texts([clip_prompt.replace("{}", subject) for subject in subjects])
             request = replace(request, wanted=wanted.repeat_interleave(per_label, dim=0))
         most = sum(not branch.by_guide for branch in plan.guidance.branches(styled=bool(self.style_names)))
         parts = torch.arange(len(ids)).split(max(1, max_batch_size // max(1, most)))
@@ -767,6 +779,12 @@ class ClassStylePipeline(DiffusionPipeline):
         return Asked(
             tuple(subject(name, strengths, phrases) for name in self.class_names), class_id, dict(quality_prompts)
         )
+
+    def check_prompts(self, asked: Sequence[Asked]) -> None:
+        """ValueError for a prompt that the CLIP model cannot read whole, before anything is drawn."""
+        for label in asked:
+            self.scorer.texts([template.replace("{}", label.subject) for template in label.quality_prompts])
+            self.scorer.texts([prompt(rival) for rival in label.subjects])
 
     def check_settings(self, num_inference_steps: int | None = None, **guidance: Any) -> None:
         """ValueError for arguments of a call that this pipeline would refuse."""

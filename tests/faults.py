@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import random
+import re
+import resource
 import runpy
 import shutil
 import signal
@@ -297,14 +299,12 @@ def final(run: Path) -> dict[str, str]:
     return kept | {str(point["step"]): f"{point['loss']!r} {point['val_loss']!r} {point['lr']!r}" for point in points}
 
 
-def whole(run: Path) -> bool:
-    """Is the newest checkpoint whole, where there is one?"""
-
-    def check() -> None:
-        for path in list_checkpoints(run / "checkpoints")[:1]:
-            read_checkpoint(path)
-
-    return in_child(check) == 0
+def newest_step(run: Path) -> int:
+    """The step of the newest checkpoint, which must be whole; 0 where there is none."""
+    paths = list_checkpoints(run / "checkpoints")
+    if paths and in_child(lambda: read_checkpoint(paths[0])):
+        return -1
+    return int(paths[0].name.removeprefix("step-")) if paths else 0
 
 
 def killed(root: Path, data: str, trials: int, images: int) -> dict[str, int]:
@@ -315,18 +315,20 @@ def killed(root: Path, data: str, trials: int, images: int) -> dict[str, int]:
     started = time.monotonic()
     assert finish(script, [*flags, "--output_dir", str(root / "whole")], log) == [0], log.read_text()[-2000:]
     seconds = time.monotonic() - started
-    lost = kills = 0
+    lost = kills = step = 0
     again = [*flags, "--output_dir", str(root / "killed")]
     while kills < trials:
         (pid,) = start(script, again, log)
         time.sleep(draw.uniform(0.3, 1.0) * min(seconds, 6 + 2 * seconds * kills / trials))
         if os.waitpid(pid, os.WNOHANG) != (0, 0):  # done before it was killed: from the start
             (root / "killed").rename(root / f"done-{kills}-{draw.random()}")
+            step = 0
             continue
         os.killpg(pid, signal.SIGKILL)
         wait(pid)
         kills += 1
-        lost += not whole(root / "killed")
+        before, step = step, newest_step(root / "killed")
+        lost += step < before
     code = finish(script, again, log)[0]
     equal = code == 0 and final(root / "killed") == final(root / "whole")
     return {"kills": kills, "lost": lost, "ends_equal": int(equal)}
@@ -340,7 +342,7 @@ def signalled(root: Path, data: str, trials: int, images: int, world: int) -> di
     assert set(finish(script, [*flags, "--output_dir", str(root / "whole")], log, world)) == {0}, log.read_text()[
         -2000:
     ]
-    wanted, done, wrong_code, unequal = final(root / "whole"), 0, 0, 0
+    wanted, done, wrong_code, unsaved, unequal = final(root / "whole"), 0, 0, 0, 0
     while done < trials:
         number = (signal.SIGTERM, signal.SIGINT)[done % 2]
         run = root / f"run-{done}-{draw.randrange(10**6)}"
@@ -356,8 +358,12 @@ def signalled(root: Path, data: str, trials: int, images: int, world: int) -> di
             continue  # it was done
         done += 1
         wrong_code += codes != {128 + number}
+        told = re.findall(r"stopped by signal \d+ after ([\d,]+) images", log.read_text())
+        unsaved += not told or 8 * newest_step(run) != int(told[-1].replace(",", ""))
         unequal += set(finish(script, again, log, world)) != {0} or final(run) != wanted
-    return {"signals": done, "wrong_exit_code": wrong_code, "unequal": unequal}
+        resumed = re.findall(r"resuming after ([\d,]+) images", log.read_text())
+        unsaved += not told or not resumed or resumed[-1] != told[-1]
+    return {"signals": done, "wrong_exit_code": wrong_code, "unsaved": unsaved, "unequal": unequal}
 
 
 def full_runs(root: Path, data: str, trials: int) -> dict[str, int]:
@@ -380,15 +386,17 @@ def full_runs(root: Path, data: str, trials: int) -> dict[str, int]:
         log, run = root / f"log{trial}", root / f"run{trial}"
 
         def full(trial=trial, log=log, run=run) -> None:
+            if trial % 2:  # the system's own: no file grows beyond so much, which stops writes inside libraries too
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000 * 2 ** (trial // 2 % 8), resource.RLIM_INFINITY))
+                training(script, [*flags, "--output_dir", str(run)], log)
             faults = Faults(1 + calls * trial // trials, "full")
             training(script, [*flags, "--output_dir", str(run)], log, faults=faults)
 
         wrong_code += in_child(full) != 1
         lines = [line for line in log.read_text().splitlines() if "it/s" not in line and "img/s" not in line]
-        unclear += (
-            not lines or "No space left on device" not in lines[-1] or not lines[-1].startswith("hfdiff: error: ")
-        )
-        lost += not whole(run)
+        told = re.fullmatch("hfdiff: error: .*(No space left on device|File too large).*", lines[-1]) if lines else None
+        unclear += told is None
+        lost += newest_step(run) < 0
     return {"calls": calls, "trials": trials, "wrong_exit_code": wrong_code, "unclear": unclear, "lost": lost}
 
 

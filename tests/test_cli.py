@@ -314,7 +314,7 @@ def test_select_keeps_the_best_and_says_what_the_scores_are_worth(pets, clip, tm
     beside += ["--guidance_interval", "0", "inf"]
     assert select_pets(pets, out, *flags, *beside, "--styles", "plain", "thick:0.5") == 0
     found = json.loads((out / "selection.json").read_text())
-    assert found["clip"] == clip
+    assert found["clip"] == {"name": "clip", "trained_on": pets["data"], "half_seen": "second"}
     assert found["score_weights"] == {"class": 2, "quality": 1}
     assert found["guidance_interval"] == [0.0, "inf"]
     assert found["prompts"]["quality"]["a blurry photo of {}"] is False
@@ -346,6 +346,7 @@ def test_select_without_real_pictures_or_a_judge(pets, clip, tmp_path):
         ([], "no CLIP model is embedded for data set None; train one in minutes"),
         (["--clip", "nowhere"], "'nowhere' gives no CLIP model"),
         (["--top_k", "11"], "top_k is 11; valid: 1 to 10"),
+        (["--good_prompts", "a sharp photo of {}"], "the CLIP model does not know 'sharp'"),
         (["--num_candidates", "0"], "num_candidates is 0"),
         (["--score_weights", "beauty:1"], "unknown score 'beauty'"),
         (["--score_weights", "class:much"], "score_weights class:much; valid: class:1 quality:0.5"),

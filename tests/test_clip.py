@@ -224,6 +224,11 @@ def test_the_clip_of_pictures_is_found_by_name_and_by_fingerprint(fashion, tmp_p
     assert describe_clip(model) == {"name": "clip_fashion_mnist", "trained_on": train.name, "half_seen": "second"}
 
 
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+def test_full_data_sets_find_their_clip(name):
+    assert load_clip(find_clip(full_data(name)[0]))[0].config.trained_on == name
+
+
 def test_the_scorer_and_the_judge_saw_other_pictures(fashion):
     model, judge = load_clip(dataset="fashion_mnist")[0], load_judge("fashion_mnist")
     halves = [fashion[0].half(half) for half in (model.config.half_seen, judge.half_seen)]
@@ -235,7 +240,7 @@ def test_the_scorer_and_the_judge_saw_other_pictures(fashion):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((None, "cifar10"), "no CLIP model is embedded for data set 'cifar10'; train one"),
+        ((None, "flowers"), "no CLIP model is embedded for data set 'flowers'; train one"),
         ((None, None), "no CLIP model is embedded for data set None"),
         (("nowhere/at/all",), "'nowhere/at/all' gives no CLIP model"),
     ],
@@ -245,10 +250,12 @@ def test_what_gives_no_clip_is_named(arguments, message):
         load_clip(*arguments)
 
 
-def test_the_embedded_clip_on_the_real_test_set():
-    scorer = Scorer(*load_clip(dataset="fashion_mnist"))
-    worth = measure_clip(scorer, full_data("fashion_mnist")[1].part(slice(0, 2_000)))
+@pytest.mark.parametrize(
+    ("name", "class_accuracy", "style_accuracy"), [("fashion_mnist", 0.90, 0.96), ("cifar10", 0.57, 0.84)]
+)
+def test_the_embedded_clips_on_the_real_test_sets(name, class_accuracy, style_accuracy):
+    worth = measure_clip(Scorer(*load_clip(dataset=name)), full_data(name)[1].part(slice(0, 2_000)))
     assert worth.n == 2_000
-    assert worth.class_accuracy >= 0.90
+    assert worth.class_accuracy >= class_accuracy
     assert worth.clear_auc >= 0.97
-    assert worth.style_accuracy >= 0.96
+    assert worth.style_accuracy >= style_accuracy

@@ -1,13 +1,14 @@
 """Metrics against closed forms, known mixtures, and damage that must move one number and no other."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from kornia.filters import gaussian_blur2d
 from torchmetrics.image.kid import poly_mmd
 
-from hfdiff.clip import load_clip
+from hfdiff.clip import image_features, load_clip
 from hfdiff.data import to_bytes, to_unit_range
 from hfdiff.errors import BadInput
 from hfdiff.evaluation import (
@@ -27,7 +28,7 @@ from hfdiff.evaluation import (
     spread,
     wilson,
 )
-from hfdiff.judge import Judge, load_judge, make_judge
+from hfdiff.judge import Judge, independent, load_judge, make_judge, unseen
 from hfdiff.pipelines.class_style import Scorer
 from hfdiff.styles import apply_styles
 
@@ -51,7 +52,7 @@ def real(fashion) -> Real:
 @pytest.fixture(scope="module")
 def evidence(real) -> Evidence:
     """Training pictures in place of a model's samples: a model that copies, perfectly."""
-    return Evidence(real, real.others)
+    return Evidence(real, replace(real.others, clip=image_features(real.scored.scorer, real.others.pixels)))
 
 
 def test_frechet_distance_of_a_stretched_and_shifted_set_in_closed_form():
@@ -128,8 +129,11 @@ def test_real_pictures_reach_the_floor_of_every_metric(real):
         near = {"rel": 0.5} if name == "frechet_judge" else {"abs": 0.1} if result.value < 1 else {"rel": 0.1}
         assert result.value == pytest.approx(result.floor, **near), name
         assert result.ci95[0] <= result.value <= result.ci95[1], name
-    for name in ("kernel_judge", "cmmd"):
-        result = METRICS[name].measure(held_out)
+    scored = real.scored
+    count = len(scored.reference) // 2
+    few = replace(real.reference[:count], clip=scored.reference[-count:])
+    by_clip = Evidence(replace(real, scored=replace(scored, reference=scored.reference[:count])), few)
+    for result in (METRICS["kernel_judge"].measure(held_out), METRICS["cmmd"].measure(by_clip)):
         assert result.ci95[0] < 0 < result.ci95[1]
 
 
@@ -169,9 +173,12 @@ def test_shuffled_labels_move_accuracy_alone(evidence):
 
 def test_blur_moves_distances_and_is_no_memorisation(evidence):
     pixels = to_bytes(gaussian_blur2d(to_unit_range(evidence.real.reference.pixels[:500]), (5, 5), (1.5, 1.5)))
-    sharp = replace(evidence, samples=evidence.real.reference[:500])
-    seen = judge_pictures(evidence.real.judge, pixels, sharp.samples.labels, scorer=evidence.real.scorer)
-    blurred = replace(evidence, samples=seen)
+    labels = evidence.real.reference.labels[:500]
+    scorer = evidence.real.scored.scorer
+    sharp, blurred = (
+        replace(evidence, samples=judge_pictures(evidence.real.judge, given, labels, scorer=scorer))
+        for given in (evidence.real.reference.pixels[:500], pixels)
+    )
     before, after = ({k: METRICS[k].measure(e).value for k in METRICS if METRICS[k].default and k != "style_fidelity"}
                      for e in (sharp, blurred))  # fmt: skip
     assert after["frechet_judge"] > 3 * max(before["frechet_judge"], 0.1)
@@ -211,6 +218,16 @@ def test_style_fidelity_of_true_and_of_shuffled_strengths(evidence):
     assert set(true.details["per_style"]) == {"thick", "slanted"}
     assert true.details["per_style"]["thick"]["n"] == 300
     assert true.details["per_style"]["thick"]["mean_error"] < shuffled.details["per_style"]["thick"]["mean_error"]
+
+
+def test_the_yardsticks_of_clip_are_pictures_that_it_never_saw(fashion, real):
+    config, judge = real.scored.scorer.model.config, real.judge
+    seen = {picture.numpy().tobytes() for table in fashion for picture in table.half(config.half_seen).pixels}
+    assert not seen & {picture.numpy().tobytes() for picture in real.scored.table.pixels}
+    assert len(real.scored.others) == len(unseen(config, real.training)) > 900
+    assert independent(judge, config)
+    assert not independent(load_judge("fashion_mnist"), SimpleNamespace(half_seen="first"))
+    assert independent(judge, SimpleNamespace())  # a model of the Hub
 
 
 def test_what_is_too_small_is_said(evidence):

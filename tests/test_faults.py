@@ -57,4 +57,4 @@ def test_thirty_kills_of_one_run_lose_nothing(tmp_path, data):
 @pytest.mark.parametrize("world", [1, 2])
 def test_runs_stopped_by_a_signal_end_as_others(tmp_path, data, world):
     result = counts("signalled", tmp_path / "signalled", data, 20, 1600, world)
-    assert result == {"signals": 20, "wrong_exit_code": 0, "unequal": 0}
+    assert result == {"signals": 20, "wrong_exit_code": 0, "unsaved": 0, "unequal": 0}

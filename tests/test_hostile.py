@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import class_folders
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from hfdiff.checkpoint import RunFolder, load_pipeline, newest_checkpoint, save_checkpoint
@@ -66,7 +67,7 @@ def change(file: Path, **values) -> None:
 
 
 INDEXES = {
-    "as it was saved": {},
+    "code beside all that was saved": {},
     "a class of the folder (CVE-2026-44513)": {"_class_name": ["evil", "EvilPipeline"]},
     "a component of the folder (CVE-2026-44513)": {"unet": ["evil", "Evil"]},
     "a scheduler of the folder": {"scheduler": ["evil", "Evil"]},
@@ -83,18 +84,29 @@ INDEXES = {
 
 @pytest.mark.parametrize("index", INDEXES.values(), ids=INDEXES)
 def test_no_code_of_a_folder_runs(folder, canary, index, monkeypatch):
+    assert load_pipeline(str(folder)).clip_model is not None  # as it was saved
     plant(folder, canary)
     change(folder / "model_index.json", **index)
     monkeypatch.chdir(folder)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # to "do you wish to run the custom code?"
     with contextlib.suppress(BadInput):
         load_pipeline(str(folder))
     assert not canary.exists()
 
 
+def test_the_same_code_runs_where_it_is_trusted(folder, canary):
+    plant(folder, canary)
+    change(folder / "model_index.json", _class_name=["evil", "EvilPipeline"])
+    with contextlib.suppress(Exception):
+        DiffusionPipeline.from_pretrained(str(folder), trust_remote_code=True)
+    assert canary.exists()
+
+
 @pytest.mark.parametrize("part", ["clip_model", "clip_processor"])
-def test_no_code_of_a_clip_runs(folder, canary, part, tmp_path):
+def test_no_code_of_a_clip_runs(folder, canary, part, monkeypatch):
     """`auto_map` is how transformers names code in a folder."""
     plant(folder, canary)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
     named = dict.fromkeys(("AutoModel", "AutoConfig", "AutoProcessor"), "evil.Evil")
     named["AutoTokenizer"] = ["evil.Evil", None]
     for file in (folder / part).glob("*.json"):

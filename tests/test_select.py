@@ -18,7 +18,7 @@ from hfdiff.pipelines.class_style import (
     predicted_clean,
     score_pictures,
 )
-from hfdiff.select import Witnesses, draw_candidates, properties, select
+from hfdiff.select import Selection, Witnesses, draw_candidates, properties, select
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,12 @@ def test_clip_guidance_raises_the_cosine_with_its_prompt(choosing):
         ({"num_candidates": 0}, "num_candidates 0"),
         ({"num_images_per_label": 2}, "give top_k instead"),
         ({"score_weights": {"beauty": 1}}, "unknown score 'beauty'; valid: prompt, class, quality"),
+        ({"score_weights": {"Class": 1}}, "unknown score 'Class'"),
+        (
+            {"quality_prompts": {"a sharp {}": True, "a fuzzy {}": False}},
+            "does not know 'sharp' of the prompt 'a sharp",
+        ),
+        ({"clip_guidance_scale": 1, "clip_prompt": "a lovely {}"}, "does not know 'lovely' of the prompt"),
         ({"score_weights": {"class": float("nan")}}, "weight of score 'class' nan"),
         ({"score_weights": {"class": 0}}, "one at least that is not 0"),
         ({"quality_prompts": {"a good photo of {}": True}}, "one at least that speaks well"),
@@ -194,7 +200,7 @@ def test_a_class_without_real_pictures_has_nothing_beside_it(choosing, fashion):
     selection = select(choosing, ["Bag"], ["plain"], Witnesses(others, None), num_candidates=1, top_k=1)
     row = json.loads(json.dumps(selection.report(), allow_nan=False))["classes"]["Bag"]["by_style"]["plain"]
     assert row["beside"] is None
-    assert set(row["preferences"]["total"].values()) == {0.0}
+    assert set(row["preferences"]["total"].values()) == {None}  # of one candidate nothing is known
     assert "Bag" in selection.describe()
 
 
@@ -207,10 +213,39 @@ def test_what_is_unknown_is_named_before_anything_is_drawn(choosing):
     assert not drawn
 
 
+def test_what_is_asked_for_twice_is_refused(choosing):
+    with pytest.raises(ValueError, match="some of them twice"):
+        select(choosing, ["Bag", "bag"], ["plain"], Witnesses(None, None))
+
+
+def test_two_seeds_share_no_candidate(choosing):
+    few = {"num_candidates": 4, "top_k": 1}
+    cells = [select(choosing, ["Bag"], ["plain"], Witnesses(None, None), seed=s, **few).cells[0] for s in (0, 1)]
+    assert not set(cells[0].seeds) & set(cells[1].seeds)
+
+
+def test_early_stopping_finishes_its_share_of_many(choosing):
+    seen = []
+
+    def count(pipe, index, timestep, tensors):
+        seen.append((index, len(tensors["latents"])))
+
+    out = candidates(choosing, 40, top_k=12, early_stopping=True, max_batch_size=30, callback_on_step_end=count)
+    assert len(out.images) == 24
+    finished = sum(rows for index, rows in seen if index == 3)
+    assert 24 <= finished <= 24 + 2 * len([index for index, _ in seen if index == 0])  # rounded up in each part
+
+
 def test_stopped_candidates_are_told_apart(choosing):
     cell = draw_candidates(choosing, "Bag", None, range(10), top_k=2, early_stopping=True)
     records = cell.records()
     assert [row["rank"] for row in records] == [1, 2, 3] + [None] * 7
+    assert not len(cell.random)
+    selection = Selection([cell], [None], None)
+    told = selection.report()["classes"]["Bag"]
+    assert told["high_quality_share"] is told["by_style"]["plain"]["preferences"] is None
+    assert not any("worst" in axes.get_ylabel() for axes in selection.figure().axes)
+    assert "Spearman" not in selection.describe()
     assert {row["seed"] for row in records} == set(range(10))
 
 

@@ -123,8 +123,11 @@ def naming_the_last_good_state(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except TrainingFailed as error:
-        saved = checkpoint.list_checkpoints(folder.checkpoints)
-        left = f"the last good state is {saved[0]}" if saved else "there was nothing saved before"
+        try:
+            saved = checkpoint.newest_checkpoint(folder, warn=lambda text: None)
+        except BadInput:  # all are damaged
+            saved = None
+        left = f"the last good state is {saved.path}" if saved else "there is no good state to go on from"
         raise TrainingFailed(f"{error}; {left}") from error
 
 

@@ -43,9 +43,10 @@ class ClipConfig:
 
 def main(argv: Sequence[str]) -> int:
     config = parse(ClipConfig, argv, description=__doc__ or "")
-    if config.epochs < 1 or config.batch_size < 2:
+    if config.epochs < 1 or config.batch_size < 2 or not 0 < config.learning_rate <= 1:
         raise BadInput(
-            f"epochs {config.epochs}, batch_size {config.batch_size}; valid: epochs from 1, batch_size from 2"
+            f"epochs {config.epochs}, batch_size {config.batch_size}, learning_rate {config.learning_rate}; valid: "
+            "epochs from 1, batch_size from 2, learning_rate above 0, to 1"
         )
     out = folder_to_write(config.output_dir)
     if out.exists():
