@@ -1,0 +1,55 @@
+"""What saving costs: the seconds of a checkpoint, as a share of the training between two of them.
+
+python benchmarks/saving.py --config train_scripts/configs/fashion_mnist.yaml --dataset fashion_mnist_12k
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from hfdiff.checkpoint import save_checkpoint
+from hfdiff.config import parse
+from hfdiff.data import load_training_data
+from hfdiff.errors import run_program
+from hfdiff.objectives import make_objective
+from hfdiff.training import TrainConfig, build_unet, make_state, train, use_all_cores, with_shape
+
+STEPS, SAVES = 12, 5
+
+
+def median_seconds(action: Callable[[], object], times: int) -> float:
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - started)
+    return sorted(taken)[times // 2]
+
+
+def main(argv: Sequence[str]) -> int:
+    config = with_shape(replace(parse(TrainConfig, argv, __doc__ or ""), mixed_precision="no"))
+    accelerator = Accelerator()
+    use_all_cores(1)
+    table, _ = load_training_data(config.dataset, config.reading)
+    state = make_state(config, build_unet(config, table), accelerator)
+    steps = train(config, table, state, make_objective(config, side=max(table.size)), accelerator)
+    list(islice(steps, 2))  # slower
+    step = median_seconds(lambda: next(steps), STEPS)
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        tensors, numbers = state.tensors(accelerator), state.numbers() | {"data": table.fingerprint}
+        save = median_seconds(lambda: save_checkpoint(Path(folder), tensors, numbers, 2), SAVES)
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors")) / 2**20
+    between = config.checkpointing_images / config.batch_size * step
+    print(f"{size:.1f} MiB saved in {save:.2f} s (median of {SAVES}), {config.batch_size} pictures in {step:.2f} s")
+    print(f"a save every {config.checkpointing_images:,} images: {save / (between + save):.3%} of the time")
+    return 0
+
+
+if __name__ == "__main__":
+    run_program(lambda: main(sys.argv[1:]))
