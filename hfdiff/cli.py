@@ -73,7 +73,8 @@ class Drawing:
         """The model, ready to draw with the sampler asked for."""
         check_range("seed", self.seed, 0, 2**63 - 1)
         pipeline = load_pipeline(self.model)
-        pipeline.to(torch.accelerator.current_accelerator() or "cpu")
+        if device := torch.accelerator.current_accelerator():  # diffusers warns of half precision sent to a CPU
+            pipeline.to(device)
         if self.sampler is not None or self.spacing != "auto":
             name = sampler_of(pipeline.scheduler) if self.sampler is None else self.sampler
             pipeline.scheduler = make_scheduler(process_of(pipeline.scheduler), name, self.spacing)
@@ -112,7 +113,7 @@ class Sample(Drawing):
     mask: str | None = None
     """A picture, white where the image is drawn anew and black where it is kept."""
     clip_guidance_scale: float | None = None
-    """Push every step towards clip_prompt by CLIP's gradient: 1, for example."""
+    """Push every step towards clip_prompt by CLIP's gradient: 0.5, for example; from 1 on classes suffer."""
     clip_prompt: str | None = None
     """What to push to, with {} for "a thick sneaker"; by default "a clear photo of {}"."""
     clip: str | None = None
@@ -122,7 +123,7 @@ class Sample(Drawing):
         out = folder_to_write(self.output_dir)
         check_range("num_images", self.num_images, 1, MAX_IMAGES)
         if self.clip_guidance_scale is None and (self.clip_prompt or self.clip):
-            raise BadInput("clip_prompt and clip go with clip_guidance_scale; give it, 1 for example")
+            raise BadInput("clip_prompt and clip go with clip_guidance_scale; give it, 0.5 for example")
         files = {key: file for key, file in (("image", self.image), ("mask", self.mask)) if file is not None}
         pictures = {key: _read_picture(key, file) for key, file in files.items()}
         pipeline = self.pipeline()
@@ -204,6 +205,7 @@ class Select(Drawing):
         check_range("top_k", self.top_k, 1, self.num_candidates)
         choice = self.choice()
         pipeline = self.pipeline()
+        pipeline.set_progress_bar_config(disable=True)
         given = self.real_pictures(pipeline)
         scorer = open_clip(self.clip, pipeline, given.training if given else None)
         if scorer is None:
@@ -297,7 +299,9 @@ class Evaluate(Drawing):
         output = self.checked_output()
         process = PartialState(cpu=not torch.accelerator.is_available())
         use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if process.device.type == "cpu" else 1)
-        pipeline = self.pipeline().to(process.device)
+        pipeline = self.pipeline()
+        if process.device.type != "cpu":
+            pipeline.to(process.device)
         pipeline.set_progress_bar_config(disable=True)
         given = real_pictures(self.model, self.dataset, self.resolution)
         training, held_out = given.training, given.held_out

@@ -16,6 +16,7 @@ from kornia.filters import laplacian, sobel
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.regression import spearman_corrcoef
+from tqdm import tqdm
 
 from hfdiff.clip import yardsticks
 from hfdiff.data import ImageTable, to_bytes, to_unit_range
@@ -338,7 +339,7 @@ def select(
     pipeline.check_prompts([pipeline.asked(*pair, **templates) for pair in zip(ids, strengths)])
     weights = arguments.get("score_weights", SCORE_WEIGHTS)
     cells, references = [], []
-    for i, (label, style) in enumerate(pairs):
+    for i, (label, style) in enumerate(tqdm(pairs, desc="drawing", unit="class")):
         seeds = [seed_of(seed, "candidate", i, number) for number in range(num_candidates)]
         cell = replace(draw_candidates(pipeline, label, style, seeds, top_k=top_k, **arguments), number=i)
         cells.append(cell)
