@@ -18,7 +18,7 @@ test: .venv/installed
 	$(BIN)/pytest
 
 test-faults: .venv/installed
-	$(BIN)/pytest -m faults -s
+	$(BIN)/pytest -m long -s
 
 check: .venv/installed
 	$(BIN)/ruff format --check

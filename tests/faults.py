@@ -451,8 +451,8 @@ def resumed(root: Path, data: str, images: int) -> dict[str, float]:
 def main(kind: str, folder: str, *more: str) -> None:
     root = Path(folder)
     if kind in ("crash", "full"):
-        trials = [("checkpoint", 1), ("checkpoint", 2), ("folder", 1), ("file", 1)]
-        print(json.dumps({f"{case} keep={keep}": at_every_call(kind, root, case, keep) for case, keep in trials}))
+        trials = [trial.split(":") for trial in more]
+        print(json.dumps({" ".join(trial): at_every_call(kind, root, trial[0], int(trial[1])) for trial in trials}))
     elif kind == "resumed":
         print(json.dumps(resumed(root, more[0], int(more[1]))))
     elif kind == "full_run":

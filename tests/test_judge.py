@@ -22,13 +22,20 @@ def test_embedded_judges_are_small(name):
     assert (ASSETS / f"judge_{name}" / "model.safetensors").stat().st_size < 1.3 * 2**20
 
 
-@pytest.mark.parametrize(("name", "least"), [("fashion_mnist", 0.92), ("cifar10", 0.85)])
-def test_embedded_judges_on_the_real_test_sets(name, least):
-    judge, test = load_judge(name), full_data(name)[1]
+@pytest.mark.parametrize(
+    ("name", "least", "n"),
+    [
+        ("fashion_mnist", 0.91, 3_000),
+        pytest.param("fashion_mnist", 0.92, 10_000, marks=pytest.mark.long),
+        pytest.param("cifar10", 0.85, 10_000, marks=pytest.mark.long),
+    ],
+)
+def test_embedded_judges_on_the_real_test_sets(name, least, n):
+    judge, test = load_judge(name), full_data(name)[1].part(slice(0, n))
     assert tuple(judge.class_names) == test.class_names
     right = accuracy(judge, test)
     assert right >= least
-    assert right == pytest.approx(judge.test_accuracy, abs=0.002)
+    assert right == pytest.approx(judge.test_accuracy, abs=0.002 if n == 10_000 else 0.015)
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
@@ -77,8 +84,8 @@ def test_what_a_judge_has_seen(fashion):
 
 
 def test_the_embedded_judge_tells_strengths(fashion):
-    judge, table = load_judge("fashion_mnist"), full_data("fashion_mnist")[1].part(slice(0, 1000))
-    strengths = 1 - torch.rand(1000, 1, generator=torch.Generator().manual_seed(0))
+    judge, table = load_judge("fashion_mnist"), full_data("fashion_mnist")[1].part(slice(0, 500))
+    strengths = 1 - torch.rand(500, 1, generator=torch.Generator().manual_seed(0))
     for column, name in enumerate(judge.style_names):
         pixels = to_bytes(apply_styles(to_unit_range(table.pixels), strengths, [name]))
         measured = judged(judge, pixels).strengths[:, column]

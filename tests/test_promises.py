@@ -36,6 +36,7 @@ def test_watching_changes_nothing(start, tmp_path):  # noqa: F811
     assert all(torch.equal(watched[name], alone[name]) for name in watched)
 
 
+@pytest.mark.long
 def test_measuring_quality_changes_nothing(start, script, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr("hfdiff.quality.MOST", 520)
     data = ("--dataset", "fashion_mnist_12k", "--batch_size", "40")
@@ -109,8 +110,13 @@ def poisoned(name: str):
 PLACES = ("sample", "target", "weight", "an error", "the learning rate", "a gradient", *STATES, "the validation loss")
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+CASES = [(precision, place) for precision in ("bf16", "fp16") for place in PLACES]
+SHORT = (("bf16", "target"), ("bf16", "averaged weights"), ("fp16", "a gradient"), ("fp16", "weights"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "place"), [case if case in SHORT else pytest.param(*case, marks=pytest.mark.long) for case in CASES]
+)
 def test_what_is_not_finite_is_never_kept(start, script, tmp_path, monkeypatch, request, precision, place):  # noqa: F811
     names = script["main"].__globals__
     if precision == "fp16":

@@ -258,7 +258,7 @@ def _poison(run: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full data sets is absent")
-@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["fashion_mnist", pytest.param("cifar10", marks=pytest.mark.long)])
 def test_full_data_sets_train_with_their_configuration(script, tmp_path, name):
     config = ROOT / "train_scripts" / "configs" / f"{name}.yaml"
     flags = ["--config", str(config), "--dataset", str(SHARED_DATA / name), "--output_dir", str(tmp_path / "run")]
@@ -317,7 +317,7 @@ def test_bad_flags_are_named_and_nothing_is_written(start, tmp_path, flags, mess
 
 
 def test_a_signal_saves_and_the_rerun_ends_equal(folder, tmp_path, start):
-    flags = ("--max_train_images", "1000", "--checkpointing_images", "100000", "--validation_images", "500")
+    flags = ("--max_train_images", "400", "--checkpointing_images", "100000", "--validation_images", "200")
     start("whole", *flags)
     arguments = ["--dataset", folder, "--output_dir", str(tmp_path / "parts"), *TINY_FLAGS, *flags]
     process = subprocess.Popen(
