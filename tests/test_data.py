@@ -257,7 +257,8 @@ def test_unknown_column(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "count"), [("fashion_mnist", (1, 28, 28), 59_000), ("cifar10", (3, 32, 32), 49_000)]
+    ("name", "shape", "count"),
+    [("fashion_mnist", (1, 28, 28), 59_000), pytest.param("cifar10", (3, 32, 32), 49_000, marks=pytest.mark.long)],
 )
 def test_full_data_sets(name, shape, count):
     train, test = full_data(name)

@@ -31,7 +31,7 @@ LONG = pytest.mark.long
 SHORT_TRIALS = ["checkpoint:1", "file:1"]  # what is saved, and how many checkpoints are kept
 
 
-@pytest.mark.parametrize("kind", ["crash", "full"])
+@pytest.mark.parametrize("kind", ["crash", pytest.param("full", marks=LONG)])
 @pytest.mark.parametrize(
     "trials", [SHORT_TRIALS, pytest.param(["checkpoint:2", "folder:1"], marks=LONG)], ids=["short", "long"]
 )

@@ -38,7 +38,7 @@ def test_embedded_judges_on_the_real_test_sets(name, least, n):
     assert right == pytest.approx(judge.test_accuracy, abs=0.002 if n == 10_000 else 0.015)
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["fashion_mnist", pytest.param("cifar10", marks=pytest.mark.long)])
 def test_full_data_sets_find_their_judge(name):
     assert find_judge(full_data(name)[0]).trained_on == name
 
