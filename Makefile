@@ -12,7 +12,8 @@ demo: .venv/installed
 		train_scripts/train.py --config train_scripts/configs/demo.yaml --dataset $(DATASET) --output_dir $(DEMO) $(ARGS)
 	$(BIN)/hfdiff sample $(DEMO) --num_images 2 --output_dir $(DEMO)/pictures
 	$(BIN)/hfdiff evaluate $(DEMO) --num_images 260 --num_styled 100 --minutes 0.7
-	$(BIN)/hfdiff select $(DEMO) --output_dir $(DEMO)/best
+	if [ -d $(DEMO)/pipeline/clip_model ]; then $(BIN)/hfdiff select $(DEMO) --output_dir $(DEMO)/best; \
+		else echo "to choose the best by CLIP, train one of these pictures: train_scripts/train_clip.py"; fi
 
 test: .venv/installed
 	$(BIN)/pytest

@@ -23,10 +23,10 @@ from torchmetrics.functional.regression import spearman_corrcoef
 from hfdiff.clip import caption, load_clip
 from hfdiff.config import command_line
 from hfdiff.data import to_bytes, to_unit_range
-from hfdiff.errors import run_program
+from hfdiff.errors import BadInput, run_program
 from hfdiff.evaluation import covered, frechet
 from hfdiff.explain import right_scores
-from hfdiff.judge import judged, load_judge
+from hfdiff.judge import Judge, independent, judged, load_judge
 from hfdiff.pipelines.class_style import (
     SCORE_WEIGHTS,
     SCORES,
@@ -67,9 +67,10 @@ class Bench:
 
     given: Arguments
     pipeline: ClassStylePipeline
-    judge: Any
+    judge: Judge
     real: Tensor  # (M, F) the judge's features of real pictures
     labels: list[int]  # class of each selected picture
+    classifier: Judge | None
 
     def draw(self, seed: int, per_label: int, scale: float, **arguments: Any) -> Any:
         n = len(self.labels) * (arguments.get("num_candidates") or per_label)
@@ -98,10 +99,14 @@ def main(argv: Sequence[str]) -> int:
     given = command_line(Arguments, argv, __doc__ or "")
     pipeline, judge, real = opened(given.model, given.judge, given.reference)
     model, processor = load_clip(given.clip, given.judge if given.clip is None else None)
+    classifier = load_judge(given.classifier) if given.classifier else None
+    for chooser in filter(None, (model.config, classifier)):
+        if not independent(judge, chooser):
+            raise BadInput("the judge saw pictures that a chooser was trained on; valid: one of the other half")
     pipeline.register_modules(clip_model=model.to(pipeline.device), clip_processor=processor)
     per_seed = given.num_selected // len(given.seeds)
     labels = [i % len(pipeline.class_names) for i in range(per_seed)]
-    bench = Bench(given, pipeline, judge, judged(judge, real.pixels).features, labels)
+    bench = Bench(given, pipeline, judge, judged(judge, real.pixels).features, labels, classifier)
     n = per_seed * len(given.seeds)
     print(
         f"n = {n} pictures selected, seeds {given.seeds}, 1 of {given.num_candidates}, 10 steps; distance to {n} real"
@@ -155,8 +160,8 @@ def scored(bench: Bench, images: Tensor) -> dict[str, Tensor]:
     table = torch.cat([score_pictures(pipeline.scorer, part, asked, own, SCORE_WEIGHTS) for part, own in parts])
     scores = {"at random": -torch.arange(len(images)).double()}
     scores |= {name: table[:, i] for i, name in enumerate((*SCORES, "class + quality"))}
-    if given.classifier:
-        scores["classifier's confidence"] = right_scores(judged(load_judge(given.classifier), to_bytes(images)), labels)
+    if bench.classifier:
+        scores["classifier's confidence"] = right_scores(judged(bench.classifier, to_bytes(images)), labels)
     return scores
 
 

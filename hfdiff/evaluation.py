@@ -302,18 +302,6 @@ def _inception(pixels: Tensor) -> Tensor:
         return torch.cat([network(part.to(device)).cpu() for part in colour.split(100)])
 
 
-def _clip(pictures: Judged) -> Tensor:
-    assert pictures.clip is not None  # see `lacking`
-    return pictures.clip
-
-
-# Name -> what turns pictures into features (N, F).
-EXTRACTORS: Mapping[str, Callable[[Judged], Tensor]] = {
-    "judge": lambda pictures: pictures.verdict.features,
-    "inception": lambda pictures: _inception(pictures.pixels),
-}
-
-
 @dataclass(frozen=True)
 class Features:
     """Features of samples and of real pictures that stand for samples, as many; and of the reference."""
@@ -323,19 +311,32 @@ class Features:
     reference: Tensor  # (m, F)
 
 
-def _features(evidence: Evidence, extractor: str) -> Features:
-    real, scored = evidence.real, evidence.real.scored
-    if extractor == "clip":  # its own real pictures: the judge's are those that it was trained on
-        assert scored is not None  # see `lacking`
-        n = min(len(evidence.samples), len(scored.others))
-        return Features(_clip(evidence.samples[:n]), scored.others[:n], scored.reference)
-    n = min(len(evidence.samples), len(real.others))
-    sets = (evidence.samples[:n], real.others[:n], real.reference)
-    return Features(*map(EXTRACTORS[extractor], sets))
+def _seen(extract: Callable[[Judged], Tensor], evidence: Evidence) -> Features:
+    """`extract` of the samples and of the real pictures that the judge never saw."""
+    samples, real = evidence.samples, evidence.real
+    n = min(len(samples), len(real.others))
+    return Features(*map(extract, (samples[:n], real.others[:n], real.reference)))
+
+
+def _by_clip(evidence: Evidence) -> Features:
+    """With real pictures of its own: those that the judge never saw are those that it was trained on."""
+    scored, samples = evidence.real.scored, evidence.samples.clip
+    assert scored is not None  # see `lacking`
+    assert samples is not None
+    n = min(len(samples), len(scored.others))
+    return Features(samples[:n], scored.others[:n], scored.reference)
+
+
+# Name -> the features that distances are measured in.
+EXTRACTORS: Mapping[str, Callable[[Evidence], Features]] = {
+    "judge": partial(_seen, lambda pictures: pictures.verdict.features),
+    "inception": partial(_seen, lambda pictures: _inception(pictures.pixels)),
+    "clip": _by_clip,
+}
 
 
 def _frechet(extractor: str, evidence: Evidence) -> Result:
-    f = _features(evidence, extractor)
+    f = EXTRACTORS[extractor](evidence)
     interval = jackknife(lambda rows: frechet(f.samples[rows], f.reference), len(f.samples))
     floor = frechet(f.others, f.reference)
     details = {"reference_n": len(f.reference)}
@@ -343,7 +344,7 @@ def _frechet(extractor: str, evidence: Evidence) -> Result:
 
 
 def _kernel(extractor: str, mmd: Callable[[Tensor, Tensor], Tensor], evidence: Evidence) -> Result:
-    f = _features(evidence, extractor)
+    f = EXTRACTORS[extractor](evidence)
     parts = kernel_distances(mmd, f.samples, f.reference)
     value, error = parts.mean().item(), (parts.std() / len(parts) ** 0.5).item()
     floor = kernel_distances(mmd, f.others, f.reference).mean().item()
@@ -356,7 +357,8 @@ def _clip_score(evidence: Evidence) -> Result:
     """Mean cosine with the prompt of what each sample should show (Hessel et al. 2021, Equation 1, unscaled)."""
     scored, samples, judge = evidence.real.scored, evidence.samples, evidence.real.judge
     assert scored is not None
-    cosines = _cosines(scored, _clip(samples), samples.labels, samples.strengths, judge.style_names)
+    assert samples.clip is not None
+    cosines = _cosines(scored, samples.clip, samples.labels, samples.strengths, judge.style_names)
     table = scored.table
     asked = (table.labels, table.style_weights, table.style_names)
     reference = _cosines(scored, scored.reference, *asked)
@@ -388,14 +390,14 @@ def covered(points: Tensor, manifold: Tensor) -> Tensor:
 
 
 def _precision(evidence: Evidence) -> Result:
-    f = _features(evidence, "judge")
+    f = EXTRACTORS["judge"](evidence)
     hits, floor = covered(f.samples, f.reference), covered(f.others, f.reference)
     details = {"reference_n": len(f.reference)}
     return Result(_share(hits), len(hits), _share(floor), wilson(hits), "judge", details=details)
 
 
 def _recall(evidence: Evidence) -> Result:
-    f = _features(evidence, "judge")
+    f = EXTRACTORS["judge"](evidence)
 
     def recall(rows: Tensor) -> float:
         return _share(covered(f.reference, f.samples[rows]))

@@ -231,9 +231,9 @@ def unseen(judge: Any, table: ImageTable) -> ImageTable:
     return table.half("second" if half_seen == "first" else "first")
 
 
-def independent(judge: Judge, clip_config: Any) -> bool:
-    """Did a judge and a CLIP model see different pictures, as far as they tell?"""
-    other = getattr(clip_config, "half_seen", None)
+def independent(judge: Judge, chooser: Any) -> bool:
+    """Did a judge and a chooser (a CLIP model's config, another judge) see different pictures, as far as they tell?"""
+    other = getattr(chooser, "half_seen", None)
     return other is None or {judge.half_seen, other} == {"first", "second"}
 
 

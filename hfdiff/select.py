@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,19 @@ class Selection:
     references: list[Reference | None]  # of each
     judge: Judge | None
 
+    @cached_property
+    def preferences(self) -> list[dict[str, dict[str, float | None]] | None]:
+        """Of each cell."""
+        return [preferences(cell, self.judge) for cell in self.cells]
+
+    @cached_property
+    def verdicts(self) -> list[dict[str, float | None]]:
+        """The share of random and of the best pictures of each cell that the judge puts into the class asked for."""
+        return [
+            {"random": self.right(cell, cell.random), "best": self.right(cell, torch.arange(cell.top_k))}
+            for cell in self.cells
+        ]
+
     def right(self, cell: Candidates, rows: Tensor) -> float | None:
         """The share of pictures in rows of a cell that the judge puts into the class asked for."""
         if self.judge is None or not len(rows):
@@ -242,23 +256,21 @@ class Selection:
             + " ".join(f"{name:>7}" for name in ("random", "best", *KINDS))
             + "    high quality: all, real",
         ]
-        for cell, beside in zip(self.cells, self.references):
-            best, random = torch.arange(cell.top_k), cell.random
-            totals = [cell.scores[rows, -1].mean().item() for rows in (random, best)]
+        for cell, beside, right in zip(self.cells, self.references, self.verdicts):
+            totals = [rows.mean().item() for rows in (cell.scores[cell.random, -1], cell.scores[: cell.top_k, -1])]
             known = beside.summary() if beside else {}
             totals += [known[name]["mean_scores"]["total"] if known else math.nan for name in KINDS]
             share = known["real"]["high_quality_share"] if known else math.nan
             line = f"{cell.name:<28.28} " + " ".join(map(_number, totals))
             line += f"    {_number(cell.high_quality, 2)}, {_number(share, 2)}"
             if self.judge is not None:
-                right = [_number(self.right(cell, rows), 2) for rows in (random, best)]
-                line += f"   right: random {right[0]}, best {right[1]}"
+                line += f"   right: random {_number(right['random'], 2)}, best {_number(right['best'], 2)}"
             lines.append(line)
         return "\n".join([*lines, *self.describe_preferences()])
 
     def describe_preferences(self) -> list[str]:
         """What the scores go with: a table of mean correlations over the classes and styles."""
-        known = [table for cell in self.cells if (table := preferences(cell, self.judge))]
+        known = [table for table in self.preferences if table]
         if not known:
             return []
         columns = list(known[0]["total"])
@@ -272,7 +284,7 @@ class Selection:
     def report(self) -> dict[str, Any]:
         """selection.json, but for the settings."""
         classes: dict[str, Any] = {}
-        for cell, beside in zip(self.cells, self.references):
+        for cell, beside, liked, right in zip(self.cells, self.references, self.preferences, self.verdicts):
             entry = classes.setdefault(cell.class_name, {"high_quality_share": None, "candidates": [], "by_style": {}})
             entry["candidates"] += cell.records()
             entry["by_style"][cell.style] = {
@@ -280,8 +292,8 @@ class Selection:
                 "high_quality_share": cell.high_quality,
                 "beside": beside.summary() if beside else None,
                 "n": len(cell.order),
-                "preferences": preferences(cell, self.judge),
-                "right": {"random": self.right(cell, cell.random), "best": self.right(cell, torch.arange(cell.top_k))},
+                "preferences": liked,
+                "right": right,
             }
         for entry in classes.values():
             shares = [row["high_quality_share"] for row in entry["by_style"].values()]

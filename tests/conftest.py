@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import runpy
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
+from safetensors.torch import load_file
 
+from hfdiff.checkpoint import list_checkpoints
 from hfdiff.data import ImageTable, load_test_data, load_training_data
 from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.pipelines.class_style import ClassStylePipeline
@@ -24,7 +27,13 @@ from hfdiff.styles import STYLES
 from hfdiff.training import TrainConfig
 from hfdiff.unet import ClassStyleUNet2DModel
 
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "train_scripts" / "train.py"
+TINY_FLAGS = (
+    "--block_out_channels 8 16 --norm_num_groups 4 --attention_head_dim 8 --patch_size 4 --batch_size 8 "
+    "--mixed_precision no --logging_images 16 --validation_images 40 --sample_images 10000 --checkpointing_images 16"
+).split()
+SHARED_DATA = ROOT.parent / "shared" / "data"
 TINY = {
     "block_out_channels": (8, 16),
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
@@ -151,3 +160,36 @@ def metadata_folder(root: Path, rows: list[dict], jsonl: bool = True) -> Path:
         lines = [",".join(rows[0])] + [",".join(map(str, row.values())) for row in rows]
         (root / "metadata.csv").write_text("\n".join(lines) + "\n")
     return root
+
+
+@pytest.fixture(scope="module")
+def script() -> dict:
+    return runpy.run_path(str(SCRIPT), run_name="train")
+
+
+@pytest.fixture
+def folder(tmp_path) -> str:
+    """Thirty pictures of two classes."""
+    return str(class_folders(tmp_path / "data", {"cat": 16, "dog": 14}))
+
+
+@pytest.fixture
+def start(script, folder, tmp_path):
+    """Run the program in this process: start("run", "--flag", "value") -> exit code."""
+
+    def run(name: str, *flags: str) -> int:
+        return script["main"](["--dataset", folder, "--output_dir", str(tmp_path / name), *TINY_FLAGS, *flags])
+
+    return run
+
+
+def lines(run: Path) -> list[dict]:
+    """metrics.jsonl without what the clock and the machine decide."""
+    watched = ("images_per_second", "data_wait", "memory_gib")
+    points = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in point.items() if key not in watched} for point in points]
+
+
+def newest_tensors(run: Path) -> dict[str, torch.Tensor]:
+    newest = list_checkpoints(run / "checkpoints")[0]
+    return {f"{file.stem}/{k}": v for file in newest.glob("*.safetensors") for k, v in load_file(file).items()}

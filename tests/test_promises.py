@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from test_train_script import folder, lines, newest_tensors, script, start  # noqa: F401
+from conftest import lines, newest_tensors
 
 import hfdiff.training
 from hfdiff.checkpoint import RunFolder, list_checkpoints, load_pipeline
@@ -27,7 +27,7 @@ SAVING = (
 NEVER = ("--logging_images", "9999", "--validation_images", "9999", "--checkpointing_images", "9999")
 
 
-def test_watching_changes_nothing(start, tmp_path):  # noqa: F811
+def test_watching_changes_nothing(start, tmp_path):
     flags = ("--max_train_images", "48", "--dropout", "0.1")
     start("watched", *flags, *OFTEN, "--report_to", "tensorboard")
     start("alone", *flags, *NEVER)
@@ -37,7 +37,7 @@ def test_watching_changes_nothing(start, tmp_path):  # noqa: F811
 
 
 @pytest.mark.long
-def test_measuring_quality_changes_nothing(start, script, tmp_path, monkeypatch):  # noqa: F811
+def test_measuring_quality_changes_nothing(start, script, tmp_path, monkeypatch):
     monkeypatch.setattr("hfdiff.quality.MOST", 520)
     data = ("--dataset", "fashion_mnist_12k", "--batch_size", "40")
     flags = (*data, "--max_train_images", "80", "--sample_images", "40")
@@ -49,7 +49,7 @@ def test_measuring_quality_changes_nothing(start, script, tmp_path, monkeypatch)
     assert all(torch.equal(watched[name], alone[name]) for name in alone)
 
 
-def test_a_damaged_checkpoint_is_not_the_last_good_state(start, script, tmp_path):  # noqa: F811
+def test_a_damaged_checkpoint_is_not_the_last_good_state(start, script, tmp_path):
     start("run", "--max_train_images", "32", *SAVING)
     (tmp_path / "run" / "checkpoints" / "step-000000004" / "unet.safetensors").unlink()
     naming = script["naming_the_last_good_state"](RunFolder(tmp_path / "run"))
@@ -57,7 +57,7 @@ def test_a_damaged_checkpoint_is_not_the_last_good_state(start, script, tmp_path
         raise TrainingFailed("oh")
 
 
-def test_a_tracker_that_fails_is_given_up(start, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_tracker_that_fails_is_given_up(start, tmp_path, monkeypatch, capsys):
     def fail(*args, **kwargs):
         raise ConnectionError("no route to the tracker")
 
@@ -117,7 +117,7 @@ SHORT = (("bf16", "target"), ("bf16", "averaged weights"), ("fp16", "a gradient"
 @pytest.mark.parametrize(
     ("precision", "place"), [case if case in SHORT else pytest.param(*case, marks=pytest.mark.long) for case in CASES]
 )
-def test_what_is_not_finite_is_never_kept(start, script, tmp_path, monkeypatch, request, precision, place):  # noqa: F811
+def test_what_is_not_finite_is_never_kept(start, script, tmp_path, monkeypatch, request, precision, place):
     names = script["main"].__globals__
     if precision == "fp16":
         monkeypatch.setitem(names, "precision_of", lambda *_: ("fp16", "for the test"))
@@ -145,7 +145,7 @@ def test_what_is_not_finite_is_never_kept(start, script, tmp_path, monkeypatch, 
         assert all(torch.isfinite(value).all() for value in kept.values())
 
 
-def test_what_a_run_writes_holds_no_pickle_and_no_secret(start, tmp_path, monkeypatch, capfd):  # noqa: F811
+def test_what_a_run_writes_holds_no_pickle_and_no_secret(start, tmp_path, monkeypatch, capfd):
     secret = "hf_" + "Canary" * 6
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"):
         monkeypatch.setenv(name, secret)
@@ -163,7 +163,7 @@ def test_what_a_run_writes_holds_no_pickle_and_no_secret(start, tmp_path, monkey
     assert not any(secret in said for said in capfd.readouterr())
 
 
-def test_paths_of_a_run_are_not_in_its_pipeline(start, tmp_path):  # noqa: F811
+def test_paths_of_a_run_are_not_in_its_pipeline(start, tmp_path):
     assert start("run", "--max_train_images", "16") == 0
     for path in (Path(p) for p in (tmp_path / "run" / "pipeline").rglob("*.json")):
         assert str(tmp_path) not in path.read_text(), path

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -12,8 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import SHARED_DATA, class_folders
-from safetensors.torch import load_file
+from conftest import ROOT, SCRIPT, SHARED_DATA, TINY_FLAGS, class_folders, lines, newest_tensors
 
 from hfdiff.checkpoint import list_checkpoints, load_pipeline
 from hfdiff.errors import BadInput, TrainingFailed
@@ -21,46 +19,6 @@ from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.sizes import SIZES
 from hfdiff.transfer import check_fits
-
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "train_scripts" / "train.py"
-TINY_FLAGS = (
-    "--block_out_channels 8 16 --norm_num_groups 4 --attention_head_dim 8 --patch_size 4 --batch_size 8 "
-    "--mixed_precision no --logging_images 16 --validation_images 40 --sample_images 10000 --checkpointing_images 16"
-).split()
-
-
-@pytest.fixture(scope="module")
-def script() -> dict:
-    return runpy.run_path(str(SCRIPT), run_name="train")
-
-
-@pytest.fixture
-def folder(tmp_path) -> str:
-    """Thirty pictures of two classes."""
-    return str(class_folders(tmp_path / "data", {"cat": 16, "dog": 14}))
-
-
-@pytest.fixture
-def start(script, folder, tmp_path):
-    """Run the program in this process: start("run", "--flag", "value") -> exit code."""
-
-    def run(name: str, *flags: str) -> int:
-        return script["main"](["--dataset", folder, "--output_dir", str(tmp_path / name), *TINY_FLAGS, *flags])
-
-    return run
-
-
-def lines(run: Path) -> list[dict]:
-    """metrics.jsonl without what the clock and the machine decide."""
-    watched = ("images_per_second", "data_wait", "memory_gib")
-    points = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in point.items() if key not in watched} for point in points]
-
-
-def newest_tensors(run: Path) -> dict[str, torch.Tensor]:
-    newest = list_checkpoints(run / "checkpoints")[0]
-    return {f"{file.stem}/{k}": v for file in newest.glob("*.safetensors") for k, v in load_file(file).items()}
 
 
 def test_a_run_leaves_what_the_design_says(start, tmp_path):
