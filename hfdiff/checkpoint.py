@@ -24,6 +24,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import Module
 
 from hfdiff.config import from_mapping, read_yaml, to_mapping
 from hfdiff.errors import BadInput, existing_folder, first_line
@@ -52,6 +53,10 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "training.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -259,13 +264,30 @@ def run_of(model: str) -> RunFolder | None:
     return next((run for run in runs if run.config.is_file() and run.pipeline.is_dir()), None)
 
 
+def home_of(model: str) -> Path | None:
+    """The folder with what is known of MODEL: its run's, or its own where it was published. None for a Hub id."""
+    run, folder = run_of(model), existing_folder(model)
+    return run.path if run else folder if folder and (folder / MODEL_INDEX).is_file() else None
+
+
 def run_config(model: str) -> TrainConfig | None:
-    """The configuration of the run that MODEL comes from."""
-    run = run_of(model)
-    values = read_yaml(run.config) if run else None
-    if run and not values:
-        raise BadInput(f"{run.config} is empty; a run's configuration names all that it was trained with")
-    return from_mapping(TrainConfig, values, where=str(run.config)) if run and values else None
+    """The configuration of the run that MODEL comes from, where it is known."""
+    home = home_of(model)
+    file = home / "config.yaml" if home else None
+    if file is None or not file.is_file():
+        return None
+    if not (values := read_yaml(file)):
+        raise BadInput(f"{file} is empty; a run's configuration names all that it was trained with")
+    return from_mapping(TrainConfig, values, where=str(file))
+
+
+def weights_fingerprint(unet: Module) -> str:
+    """SHA-256 over names and float32 values, the first 16 hex digits: what was measured of these weights, is theirs."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(unet.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def load_pipeline(model: str) -> ClassStylePipeline:

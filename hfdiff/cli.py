@@ -18,13 +18,15 @@ import tyro
 from accelerate import PartialState
 from PIL import Image
 
-from hfdiff.checkpoint import load_pipeline, run_config, run_of
+from hfdiff.card import Facts, write_card
+from hfdiff.checkpoint import MODEL_INDEX, home_of, load_pipeline, run_config, run_of, weights_fingerprint
 from hfdiff.clip import describe_clip, find_clip, load_clip, no_clip
 from hfdiff.config import command_line, parse
 from hfdiff.data import ImageTable, open_picture, upright
 from hfdiff.errors import BadInput, as_bad_input, file_to_write, first_line, folder_to_write, run_program, unknown
 from hfdiff.evaluation import METRICS, Real, check_judge, inception_network, lacking
-from hfdiff.files import slug, write_file
+from hfdiff.files import slug, write_file, write_folder
+from hfdiff.hub import collect, listing, push
 from hfdiff.judge import Judge, find_judge, independent, judge_for, load_judge, unseen
 from hfdiff.pictures import Grid, class_style_grid, save_picture
 from hfdiff.pipelines.class_style import PLAIN, QUALITY_PROMPTS, SCORE_WEIGHTS, Choice, ClassStylePipeline, Scorer
@@ -225,6 +227,7 @@ class Select(Drawing):
             )
         settings = {
             "clip": describe_clip(scorer.model),
+            "weights": weights_fingerprint(pipeline.unet),
             "sampler": sampler_of(pipeline.scheduler),
             "num_candidates": self.num_candidates,
             "top_k": self.top_k,
@@ -257,7 +260,13 @@ class Select(Drawing):
         """Pictures of the model's classes, where any are known."""
         if self.dataset is None and run_config(self.model) is None:
             return None
-        given = real_pictures(self.model, self.dataset, self.resolution)
+        try:
+            given = real_pictures(self.model, self.dataset, self.resolution)
+        except BadInput as error:
+            if self.dataset is not None:
+                raise
+            print(f"no real pictures to score beside: {error}")
+            return None
         check_fits(pipeline, given.training)
         check_fits(pipeline, given.held_out)
         return given
@@ -350,8 +359,7 @@ class Evaluate(Drawing):
             if have < row.least:
                 what = "samples in styles" if row.styled else "samples"
                 raise BadInput(f"{name} needs {row.least} {what}; there are {have}")
-        run = run_of(self.model)
-        output = Path(self.output) if self.output is not None else (run.path if run else Path()) / "metrics.json"
+        output = Path(self.output) if self.output is not None else (home_of(self.model) or Path()) / "metrics.json"
         return file_to_write(str(output) if self.output is None else self.output, "output")
 
 
@@ -421,6 +429,71 @@ class Plan(TrainConfig):
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Write a model's card, README.md, from the files of its run; --output_dir writes all that push would send."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A run's folder, or a pipeline's."""
+    repo_id: str | None = None
+    """OWNER/NAME on the Hub, for the code that loads it; by default this folder."""
+    output_dir: str | None = None
+    """A new folder for the whole: pipeline, card, pictures and records, as they would be on the Hub."""
+    half: bool = False
+    """There, save the weights in half precision: half the size; they load as float32."""
+
+    def main(self) -> int:
+        if self.half and self.output_dir is None:
+            raise BadInput("half goes with output_dir: a card alone has no weights")
+        out = None if self.output_dir is None else new_folder(self.output_dir)
+        facts = Facts.of(self.model)
+        folder_to_write(str(facts.home), "MODEL")
+        print(f"the card: {write_card(facts, self.repo_id)}")
+        if out is not None:
+            name = self.repo_id or self.output_dir
+            write_folder(out, lambda folder: collect(facts, folder, name, self.half))
+            print("\n".join([*listing(out), f"the whole: {out}"]))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push:
+    """Publish a model on the Hub: list every file, send them in one commit, load it back and compare pictures."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A run's folder, or a pipeline's."""
+    repo_id: str | None = None
+    """OWNER/NAME; by default your own, and the folder's name."""
+    private: bool = True
+    """--no_private shows it to everyone."""
+    half: bool = False
+    """Publish the weights in half precision: half the size; they load as float32."""
+    dry_run: bool = False
+    """List the files, and send nothing."""
+    yes: bool = False
+    """Do not ask. Where there is no terminal, nothing is asked."""
+
+    def main(self) -> int:
+        facts = Facts.of(self.model)
+        push(
+            facts,
+            self.repo_id,
+            private=self.private,
+            half=self.half,
+            dry_run=self.dry_run,
+            may=lambda: self.yes or not sys.stdin.isatty() or input("send these files? [y/N] ").lower() in ("y", "yes"),
+        )
+        return 0
+
+
+def new_folder(path: str) -> Path:
+    """A folder that is not there yet, or was written here before."""
+    out = folder_to_write(path)
+    if out.exists() and any(out.iterdir()) and not (out / MODEL_INDEX).is_file():
+        raise BadInput(f"output_dir {path} holds other things; give a new folder")
+    return out
+
+
 def open_judge(given: str | None, training: ImageTable, held_out: ImageTable, device: torch.device) -> Judge:
     """The judge in the folder given, else the data set's own."""
     return load_judge(given).to(device) if given else judge_for(training, held_out, device=device)
@@ -456,7 +529,15 @@ def _read_picture(flag: str, file: str) -> Image.Image:
         raise BadInput(f"{flag} {file!r} cannot be read: {reason}") from error
 
 
-COMMANDS = {"plan": Plan, "sample": Sample, "select": Select, "evaluate": Evaluate, "show": Show}
+COMMANDS = {
+    "plan": Plan,
+    "sample": Sample,
+    "select": Select,
+    "evaluate": Evaluate,
+    "show": Show,
+    "card": Card,
+    "push": Push,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -41,6 +41,11 @@ class DataSet:
     about: str
     judge: str | None = None  # folder of the embedded judge of this data set, in `ASSETS`
     clip: str | None = None  # the same of its small CLIP, the default scorer
+    part_of: str | None = None  # the Hub id of the whole, for an embedded part
+
+    @property
+    def hub_id(self) -> str:
+        return self.part_of or self.source
 
 
 DATASETS: dict[str, DataSet] = {
@@ -49,6 +54,7 @@ DATASETS: dict[str, DataSet] = {
         "embedded: 10,000 + 2,000 pictures of Fashion-MNIST's train split, 28x28 grey, 10 classes",
         judge="judge_fashion_mnist",
         clip="clip_fashion_mnist",
+        part_of="zalando-datasets/fashion_mnist",
     ),
     "fashion_mnist": DataSet(
         "zalando-datasets/fashion_mnist",
@@ -389,9 +395,15 @@ def _decode(
         style_weights=style_weights[order],
         class_names=class_names,
         style_names=style_names,
-        name=dataset,
+        name=_name_of(dataset),
         split=split_name,
     )
+
+
+def _name_of(dataset: str) -> str:
+    """A folder goes by its last part, which says nothing of the machine, and a slash, which no other name ends in."""
+    folder = None if dataset in DATASETS else existing_folder(dataset)
+    return f"{folder.resolve().name}/" if folder else dataset
 
 
 def _labels(splits: datasets.DatasetDict, split_name: str, column: str) -> tuple[Tensor, tuple[str, ...]]:

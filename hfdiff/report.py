@@ -19,7 +19,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from tqdm import tqdm
 
-from hfdiff.checkpoint import run_config
+from hfdiff.checkpoint import run_config, weights_fingerprint
 from hfdiff.data import ImageTable, Reading, alike, load_test_data, load_training_data, to_bytes
 from hfdiff.errors import BadInput
 from hfdiff.evaluation import METRICS, Evidence, Judged, Real, judge_pictures, right
@@ -234,6 +234,7 @@ def report_of(
         "n": protocol.n,
         "num_styled": protocol.num_styled,
         "seed": protocol.seed,
+        "weights": weights_fingerprint(pipeline.unet),
         "selection": "none",
         **about,
         "dataset": real.training.name,

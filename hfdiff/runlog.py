@@ -1,19 +1,27 @@
-"""What a run says while it goes on: metrics.jsonl, a progress bar, and a tracker where asked for."""
+"""What a run says while it goes on: metrics.jsonl, training.json, a progress bar, and a tracker where asked for."""
 
 import json
+import platform
+import shlex
 import sys
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from hfdiff.checkpoint import RunFolder
 from hfdiff.config import to_mapping
+from hfdiff.data import ImageTable
 from hfdiff.files import write_file
 from hfdiff.memory import peak_memory_gib
 from hfdiff.training import Step, TrainConfig, TrainState
+
+PACKAGES = ("hfdiff", "torch", "diffusers", "accelerate", "transformers", "datasets", "safetensors")
 
 
 class RunLog:
@@ -74,6 +82,33 @@ class RunLog:
         self._track(lambda: self.accelerator.log(numbers, step=step.step))
         self._restart_clock()
 
+    def record(self, config: TrainConfig, table: ImageTable) -> None:
+        """Write training.json: what the weights of this moment come from, earlier launches included."""
+        state, batch = self.state, config.batch_size
+        known = {
+            "images": state.step * batch,
+            "steps": state.step,
+            "seconds": round(state.seconds, 1),
+            "best_images": state.best_step * batch,
+            "best_by": config.best_by,
+            "best_score": state.best_score if state.best_step else None,
+            "parameters": self.accelerator.unwrap_model(state.unet).num_parameters(),
+            "precision": config.mixed_precision,
+            "device": device_name(self.accelerator.device),
+            "processes": self.accelerator.num_processes,
+            "command": f"accelerate launch {shlex.join(sys.argv)}",
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "data": {
+                "name": table.name,
+                "fingerprint": table.fingerprint,
+                "pictures": len(table),
+                "size": list(table.size),
+                "channels": table.channels,
+                "classes": dict(zip(table.class_names, table.class_counts())),
+            },
+        }
+        write_file(self.run.record, (json.dumps(known, indent=2) + "\n").encode())
+
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
         if self.accelerator.is_main_process:
@@ -94,6 +129,18 @@ class RunLog:
         except Exception as error:  # whatever a tracker raises, training goes on
             self.tracks = False
             self.say(f"warning: the tracker failed and is given up: {error}")
+
+
+def device_name(device: torch.device) -> str:
+    """What a reader knows a device by: "NVIDIA T4", "2 threads of Intel(R) Xeon(R) Processor"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{torch.get_num_threads()} threads of {names[0] if names else platform.machine()}"
 
 
 def _step_of(line: str) -> float:

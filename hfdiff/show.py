@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -184,13 +184,17 @@ def scores(subject: Subject) -> Iterator[Shown]:
 
 
 def grid(subject: Subject) -> Iterator[Shown]:
-    drawn = pictures.class_style_grid(subject.pipeline, subject.class_ids, seed=subject.seed, **subject.guidance)
-    yield Shown(
+    yield classes_and_styles(subject.pipeline, subject.class_ids, subject.seed, **subject.guidance)
+
+
+def classes_and_styles(pipeline: ClassStylePipeline, class_ids: Sequence[int], seed: int, **guidance: Any) -> Shown:
+    drawn = pictures.class_style_grid(pipeline, class_ids, seed=seed, **guidance)
+    return Shown(
         "classes_and_styles.png",
         drawn.figure(),
         f"Grid of generated pictures. Rows: {listed(drawn.rows)}. Columns: {listed(drawn.columns)}; along a row only "
         "the style differs.",
-        {"seed": subject.seed, **guidance_of(subject.pipeline, subject.guidance)},
+        {"seed": seed, **guidance_of(pipeline, guidance)},
     )
 
 
@@ -208,19 +212,26 @@ def sweep(subject: Subject) -> Iterator[Shown]:
 
 
 def losses(subject: Subject) -> Iterator[Shown]:
-    if subject.run is None or not subject.run.metrics.is_file():
+    if subject.run is None:
         return subject.say("losses.png left out: no run's metrics.jsonl beside the model")
+    yield from curves(subject.run.metrics, subject.say)
+
+
+def curves(metrics: Path, say: Callable[[str], None]) -> Iterator[Shown]:
+    """The curves of a run's metrics.jsonl."""
+    if not metrics.is_file():
+        return say("losses.png left out: no run's metrics.jsonl beside the model")
     try:
-        figure = pictures.loss_curves(subject.run.metrics)
+        figure = pictures.loss_curves(metrics)
     except (OSError, ValueError, KeyError, TypeError):
-        return subject.say(f"losses.png left out: {subject.run.metrics} is damaged")
+        return say(f"losses.png left out: {metrics} is damaged")
     yield Shown(
         "losses.png",
         figure,
         "Training and validation loss, and the learning rate, over the training images seen.",
         {},
     )
-    points = pictures.quality_points(subject.run.metrics)
+    points = pictures.quality_points(metrics)
     if len(points) > 1:
         yield Shown(
             "quality.png",

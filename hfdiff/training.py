@@ -127,6 +127,13 @@ class TrainConfig(ObjectiveConfig):
     """Start from this trained model: a pipeline folder, a run's folder or a Hub id."""
     resume: Literal["auto", "never"] = "auto"
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    push_to_hub: bool = False
+    """Publish the model at the end; where the Hub fails, the same command tries again."""
+    hub_model_id: str | None = None
+    """OWNER/NAME on the Hub; by default your own, and the name of output_dir."""
+    hub_private: bool = True
+    license: str = "apache-2.0"
+    """Of the weights, as the Hub spells it; for the model's card."""
 
     @property
     def num_steps(self) -> int:
@@ -140,7 +147,7 @@ class TrainConfig(ObjectiveConfig):
 # What may differ when a run is resumed: how it is watched, where, and how long it goes on.
 RESUMABLE_KEYS = frozenset(
     "output_dir max_train_images max_minutes logging_images validation_images sample_images checkpointing_images "
-    "keep_checkpoints resume report_to".split()
+    "keep_checkpoints resume report_to push_to_hub hub_model_id hub_private license".split()
 )
 
 # The keys of a configuration that a trained UNet decides.
@@ -321,6 +328,7 @@ class TrainState:
     learned_optimizer: torch.optim.Optimizer | None = None
     step: int = 0
     best_score: float = math.inf  # of `config.best_by`, the lowest so far
+    best_step: int = 0  # that it was reached at
     quality_n: int = 0  # samples that the quality is measured on; 0: not yet decided
     quality_seconds: float = 0.0  # spent on that
     quality_cost: float = 0.0  # seconds of a sample, a matter of the machine; 0: not yet known
@@ -353,6 +361,7 @@ class TrainState:
         return {
             "step": self.step,
             "best_score": self.best_score if math.isfinite(self.best_score) else None,
+            "best_step": self.best_step,
             "quality_n": self.quality_n,
             "quality_seconds": self.quality_seconds,
             "loss_sum": float(self.loss_sum),
@@ -377,6 +386,7 @@ class TrainState:
         self.ema.optimization_step = numbers["ema_step"]
         self.step = numbers["step"]
         self.best_score = math.inf if numbers["best_score"] is None else numbers["best_score"]
+        self.best_step = numbers["best_step"]
         self.quality_n, self.quality_seconds = numbers["quality_n"], numbers["quality_seconds"]
         self.loss_sum, self.loss_steps = numbers["loss_sum"], numbers["loss_steps"]
         self.seconds = numbers["seconds"]

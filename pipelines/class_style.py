@@ -966,10 +966,12 @@ class ClassStylePipeline(DiffusionPipeline):
         index_file = folder / self.config_name
         index = json.loads(index_file.read_text())
         index["_class_name"] = _copy_source(type(self), folder)
+        index.pop("_name_or_path", None)  # where it was loaded from is nobody else's business
         for name, component in self.components.items():
             cls = type(getattr(component, "_orig_mod", component))  # what torch.compile wraps
             if component is not None and cls.__module__.partition(".")[0] not in LIBRARIES:
                 index[name] = _copy_source(cls, folder / name)
+            _forget_place(folder / name / "config.json")
         index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
@@ -1135,6 +1137,13 @@ def _for_each(what: str, pictures: torch.Tensor, count: int, num_images_per_labe
 def _is_size(size: Any) -> bool:
     sides = size if isinstance(size, list | tuple) else [size, size]
     return len(sides) == 2 and all(isinstance(side, int) and 1 <= side <= 4096 for side in sides)
+
+
+def _forget_place(config_file: Path) -> None:
+    if config_file.is_file():
+        config = json.loads(config_file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _copy_source(cls: type, folder: Path) -> list[str]:

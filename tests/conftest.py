@@ -1,16 +1,25 @@
 """Real classes at tiny size, on real pictures from the embedded data set."""
 
+import atexit
 import io
 import json
 import os
 import runpy
+import shutil
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from local_hub import LocalHub
 
+HUB = LocalHub().serve()  # before the libraries are imported: they read its address once
+HF_HOME = tempfile.mkdtemp(prefix="hfdiff-tests-")
+atexit.register(shutil.rmtree, HF_HOME, ignore_errors=True)
+os.environ |= {"HF_ENDPOINT": HUB.url, "HF_HOME": HF_HOME}
+os.environ.pop("HF_TOKEN", None)
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: a second thread only waits; processes that tests start agree
 
 import torch
@@ -83,6 +92,14 @@ def fresh_accelerate_state():
     torch.set_num_threads(threads)
     AcceleratorState._reset_state(reset_partial_state=True)
     assert not PartialState._shared_state
+
+
+@pytest.fixture
+def hub(monkeypatch) -> LocalHub:
+    """An empty Hub, with a token of the user ann."""
+    HUB.clear()
+    monkeypatch.setenv("HF_TOKEN", "hf_ann")
+    return HUB
 
 
 @pytest.fixture

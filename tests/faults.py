@@ -308,18 +308,19 @@ def newest_step(run: Path) -> int:
 
 
 def killed(root: Path, data: str, trials: int, images: int) -> dict[str, int]:
-    """One run, killed at random times and started again, against one that was left alone."""
+    """One run, killed at random times after it went on and started again, against one that was left alone."""
     script, draw = runpy.run_path(str(SCRIPT), run_name="train"), random.Random(0)
     flags = ["--dataset", data, *TINY, "--max_train_images", str(images)]
     log = root / "log"
-    started = time.monotonic()
     assert finish(script, [*flags, "--output_dir", str(root / "whole")], log) == [0], log.read_text()[-2000:]
-    seconds = time.monotonic() - started
     lost = kills = step = 0
     again = [*flags, "--output_dir", str(root / "killed")]
     while kills < trials:
+        launches = log.read_text().count("precision:")
         (pid,) = start(script, again, log)
-        time.sleep(draw.uniform(0.3, 1.0) * min(seconds, 6 + 2 * seconds * kills / trials))
+        while log.read_text().count("precision:") == launches:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 2))
         if os.waitpid(pid, os.WNOHANG) != (0, 0):  # done before it was killed: from the start
             (root / "killed").rename(root / f"done-{kills}-{draw.random()}")
             step = 0

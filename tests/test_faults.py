@@ -56,7 +56,7 @@ def test_a_disk_that_is_full_from_any_moment_on(tmp_path, data):
 
 @pytest.mark.long
 def test_thirty_kills_of_one_run_lose_nothing(tmp_path, data):
-    result = counts("killed", tmp_path / "killed", data, 30, 4000)
+    result = counts("killed", tmp_path / "killed", data, 30, 10_000)
     assert result == {"kills": 30, "lost": 0, "ends_equal": 1}
 
 

@@ -37,6 +37,8 @@ ORDER = (
     "hfdiff.signals",
     "hfdiff.runlog",
     "hfdiff.show",
+    "hfdiff.card",
+    "hfdiff.hub",
     "hfdiff.plan",
     "hfdiff.cli",
 )

@@ -25,7 +25,7 @@ def test_a_run_leaves_what_the_design_says(start, tmp_path):
     run = tmp_path / "run"
     assert start("run", "--max_train_images", "80") == 0
     assert {path.name for path in run.iterdir()} == {
-        "config.yaml", "metrics.jsonl", "checkpoints", "samples", "losses.png", "pipeline"
+        "config.yaml", "metrics.jsonl", "training.json", "checkpoints", "samples", "losses.png", "pipeline"
     }  # fmt: skip
     points = lines(run)
     assert [point["images"] for point in points] == [16, 32, 40, 48, 64, 80]
@@ -34,6 +34,12 @@ def test_a_run_leaves_what_the_design_says(start, tmp_path):
     assert [path.name for path in list_checkpoints(run / "checkpoints")] == ["step-000000010", "step-000000008"]
     assert [path.name for path in (run / "samples").iterdir()] == ["images-000000080.png"]
     assert not list(run.rglob("*.bin")) + list(run.rglob("*.pt")) + list(run.rglob("*.pkl"))
+    record = json.loads((run / "training.json").read_text())
+    assert (record["images"], record["steps"], record["best_images"]) == (80, 10, 80)
+    assert record["data"]["name"] == "data/"
+    assert record["data"]["classes"] == {"cat": 14, "dog": 13}
+    assert record["best_score"] == points[-1]["val_loss"]
+    assert record["seconds"] > 0
     pipeline = load_pipeline(str(run))
     assert pipeline.class_names == ["cat", "dog"]
     assert pipeline.style_names == ["thick", "thin", "slanted"]

@@ -20,11 +20,13 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from hfdiff import checkpoint
+from hfdiff.card import Facts
 from hfdiff.checkpoint import RunFolder
 from hfdiff.clip import find_clip, load_clip
 from hfdiff.config import parse
 from hfdiff.data import ImageTable, describe, load_training_data
 from hfdiff.errors import BadInput, TrainingFailed, run_program
+from hfdiff.hub import push, repo_name
 from hfdiff.judge import find_judge, unseen
 from hfdiff.objectives import Objective, make_objective
 from hfdiff.pictures import loss_curves, overview, quality_curves, quality_points, save_picture
@@ -93,6 +95,7 @@ def train_run(run: Run, claims: contextlib.ExitStack) -> int:
     say, config, state = run.accelerator.print, run.config, run.state
     if is_finished(config, state):
         say(f"the run in {run.folder.path} is finished; its pipeline is {run.folder.pipeline}")
+        publish(run)
         return 0
     if run.accelerator.is_main_process:
         if not run.folder.config.exists():
@@ -114,7 +117,15 @@ def train_run(run: Run, claims: contextlib.ExitStack) -> int:
     say(f"done: {state.step * config.batch_size:,} images, best {config.best_by} {state.best_score:.4f}")
     for what in (run.folder.pipeline, run.folder.samples, run.folder.losses, run.folder.metrics):
         say(f"  {what}")
+    publish(run)
     return 0
+
+
+def publish(run: Run) -> None:
+    """Push to the Hub, where that is asked for; HubFailed where it fails, with all that the run has left in place."""
+    if run.config.push_to_hub and run.accelerator.is_main_process:
+        facts = Facts.of(str(run.folder.path))
+        push(facts, run.config.hub_model_id, private=run.config.hub_private)
 
 
 @contextlib.contextmanager
@@ -137,6 +148,8 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     process = PartialState(cpu=cpu)
     say = process.print
     check_config(config, process.num_processes)
+    if config.push_to_hub:
+        repo_name(config.hub_model_id, Path(config.output_dir).name)
     config = with_shape(config)
     precision, reason = precision_of(config.mixed_precision, process.device)
     config = replace(config, mixed_precision=precision)
@@ -210,7 +223,7 @@ def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
             raise TrainingFailed(f"step {step.step}: the validation loss is {val_loss}; nothing of it is saved")
     score = val_loss if config.best_by == "val_loss" else quality.get("frechet_judge")
     if main and score is not None and score < state.best_score:
-        state.best_score = score
+        state.best_score, state.best_step = score, step.step
         run.export()
     if val_loss is not None or due(config.logging_images):
         log.write(step, val_loss, quality)
@@ -227,6 +240,7 @@ def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
         numbers = state.numbers() | {"data": run.fingerprint}
         tensors = state.tensors(run.accelerator)
         checkpoint.save_checkpoint(run.folder.checkpoints, tensors, numbers, config.keep_checkpoints)
+        log.record(config, run.table)
 
 
 if __name__ == "__main__":

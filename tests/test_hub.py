@@ -1,0 +1,278 @@
+"""Publishing, with the unmodified clients of the Hub against one on the loopback interface (local_hub.py)."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_FLAGS, picture, png
+from huggingface_hub import get_token
+from local_hub import LocalHub
+
+import hfdiff.hub
+from hfdiff.card import Facts, write_card
+from hfdiff.checkpoint import export_pipeline, load_pipeline
+from hfdiff.cli import main
+from hfdiff.data import load_training_data
+from hfdiff.errors import BadInput
+from hfdiff.hub import HubFailed, collect, listing, public, push
+
+ANN = ("models", "ann/clothes")
+
+
+@pytest.fixture
+def model(pipeline, tmp_path) -> Path:
+    """A folder with a pipeline and its card, and things that are nobody else's business."""
+    export_pipeline(pipeline, tmp_path / "clothes")
+    write_card(Facts.of(str(tmp_path / "clothes")))
+    (tmp_path / "clothes" / "diary.txt").write_text("private")
+    (tmp_path / "clothes" / "optimizer.bin").write_bytes(b"a pickle")
+    return tmp_path / "clothes"
+
+
+@pytest.fixture
+def facts(model) -> Facts:
+    return Facts.of(str(model))
+
+
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    """Without loading back, a process of its own, and without the client's waiting between its attempts."""
+    monkeypatch.setattr(hfdiff.hub, "load_back", lambda folder, name: None)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    return int(stop.value.code or 0)
+
+
+def test_a_model_is_pushed_and_loaded_back_by_its_id(hub: LocalHub, model, capsys):
+    assert run("push", str(model), "--repo_id", "ann/clothes") == 0
+    said = capsys.readouterr().out
+    repo = hub.repos[ANN]
+    assert repo.private
+    assert len(repo.commits) == 2
+    listed = {line.split(None, 1)[1] for line in said.splitlines() if re.match(r" *[\d,]+  \S", line)}
+    assert {name for name in listed if not name.startswith("bytes in")} == set(repo.files)
+    assert {"README.md", "model_index.json", "class_style.py", "unet/unet.py"} < set(repo.files)
+    assert not {"diary.txt", "optimizer.bin"} & set(repo.files)
+    assert "loaded back in a process of its own" in said
+    downloaded = load_pipeline("ann/clothes")
+    here = load_pipeline(str(model)).unet.state_dict()
+    assert all(torch.equal(value, here[name]) for name, value in downloaded.unet.state_dict().items())
+
+
+def test_what_does_not_load_back_the_same_is_said(hub, facts, monkeypatch):
+    def damaged(folder: Path, name: str, private: bool, say) -> str:
+        address = send(folder, name, private, say)
+        repo = hub.repos[ANN]
+        weights = bytearray(repo.files["unet/diffusion_pytorch_model.safetensors"])
+        weights[-4000:] = bytes(4000)
+        repo.files["unet/diffusion_pytorch_model.safetensors"] = bytes(weights)
+        return address
+
+    send = hfdiff.hub.send
+    monkeypatch.setattr(hfdiff.hub, "send", damaged)
+    with pytest.raises(HubFailed, match="ann/clothes was sent, and does not load back as it is here: pictures differ"):
+        push(facts, "ann/clothes")
+
+
+def test_pushing_again_unchanged_adds_no_commit(hub, facts, quick):
+    push(facts, "ann/clothes")
+    push(facts, "ann/clothes", private=False)
+    assert len(hub.repos[ANN].commits) == 2
+    assert hub.repos[ANN].private  # what is there keeps its place
+
+
+def test_a_public_repository_that_was_there_is_told_of(hub, facts, quick, capsys):
+    push(facts, "ann/clothes", private=False)
+    push(facts, "ann/clothes")
+    assert "ann/clothes was there before and is public" in capsys.readouterr().out
+
+
+def test_a_dry_run_sends_nothing(hub, model, monkeypatch, capsys):
+    monkeypatch.delenv("HF_TOKEN")
+    assert run("push", str(model), "--repo_id", "ann/clothes", "--dry_run") == 0
+    said = capsys.readouterr().out
+    assert "unet/diffusion_pytorch_model.safetensors" in said
+    assert said.rstrip().endswith("nothing was sent")
+    assert not hub.requests
+
+
+def test_at_a_terminal_nothing_is_sent_without_a_yes(hub, model, monkeypatch, quick):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    assert run("push", str(model), "--repo_id", "ann/clothes") == 0
+    assert not hub.repos
+    assert run("push", str(model), "--repo_id", "ann/clothes", "--yes") == 0
+    assert ANN in hub.repos
+
+
+def test_the_owner_is_the_tokens_own(hub, facts, quick):
+    push(facts)
+    assert list(hub.repos) == [ANN]
+
+
+def test_half_precision_takes_half_the_room_and_draws_nearly_the_same(facts, tmp_path):
+    for name, half in (("whole", False), ("half", True)):
+        (tmp_path / name).mkdir()
+        collect(facts, tmp_path / name, half=half)
+    file = "unet/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "half" / file).stat().st_size < 0.6 * (tmp_path / "whole" / file).stat().st_size
+    drawn = [
+        load_pipeline(str(tmp_path / name))("Bag", generator=torch.Generator().manual_seed(0), output_type="pt").images
+        for name in ("whole", "half")
+    ]
+    assert (drawn[0] - drawn[1]).abs().max() < 0.01
+
+
+def test_a_published_folder_is_a_model_that_is_published_again(facts, tmp_path):
+    for name, source in (("first", facts), ("second", None)):
+        (tmp_path / name).mkdir()
+        collect(source or Facts.of(str(tmp_path / "first")), tmp_path / name, name="ann/clothes")
+    assert listing(tmp_path / "first") == listing(tmp_path / "second")
+    assert 'from_pretrained("ann/clothes"' in (tmp_path / "second" / "README.md").read_text()
+
+
+FAULTS = [401, 403, 429, 500, "cut"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_hub_that_fails_at_any_request_loses_nothing(hub, facts, quick, fault):
+    before = {path: path.read_bytes() for path in facts.home.rglob("*") if path.is_file()}
+    push(facts, "ann/clothes")
+    count, pushed = len(hub.requests), 0
+    assert count >= 4
+    for number in range(1, count + 1):
+        hub.clear()
+        hub.fault = lambda method, path, number=number: fault if len(hub.requests) >= number else None
+        with contextlib.suppress(BadInput, HubFailed):
+            push(facts, "ann/clothes")
+            pushed += 1
+        hub.fault = None
+        push(facts, "ann/clothes")
+        assert "README.md" in hub.repos[ANN].files
+    assert pushed == 0
+    assert {path: path.read_bytes() for path in facts.home.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--repo_id", "bob/clothes"), "may not write to bob/clothes"),
+        (("--repo_id", "ann/two words"), "repo_id 'ann/two words'"),
+        (("--repo_id", "a/b/c"), "repo_id 'a/b/c'"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(hub, model, quick, capsys, words, message):
+    assert run("push", str(model), *words) == 2
+    assert message in capsys.readouterr().err
+    assert not hub.repos
+
+
+def test_without_a_token_nothing_begins(hub, model, quick, monkeypatch, capsys):
+    monkeypatch.delenv("HF_TOKEN")
+    assert get_token() is None
+    assert run("push", str(model)) == 2
+    assert "no token of the Hub on this machine" in capsys.readouterr().err
+
+
+def test_what_is_no_model_is_refused(hub, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert run("push", str(tmp_path / "empty")) == 2
+    assert "holds no pipeline" in capsys.readouterr().err
+    assert run("card", "ann/nothing") == 2
+    assert "unknown model 'ann/nothing'" in capsys.readouterr().err
+
+
+def test_a_card_that_lacks_fields_is_refused_by_their_names(hub, model, quick, capsys):
+    readme = model / "README.md"
+    readme.write_text(re.sub("(?m)^(license|pipeline_tag):.*\n", "", readme.read_text()))
+    assert run("push", str(model)) == 2
+    assert "lacks license, pipeline_tag" in capsys.readouterr().err
+
+
+def test_a_card_that_shows_what_is_not_there_is_refused(hub, model, quick, capsys):
+    (model / "card" / "classes_and_styles.png").unlink()
+    assert run("push", str(model)) == 2
+    assert "classes_and_styles.png, which is not there" in capsys.readouterr().err
+
+
+def test_a_hub_that_is_down(model):
+    script = f"from hfdiff.cli import main; main(['push', {str(model)!r}, '--repo_id', 'ann/clothes'])"
+    down = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "hf_ann"}
+    done = subprocess.run([sys.executable, "-c", script], env=os.environ | down, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.search("hfdiff: error: the Hub cannot be reached .*the same command tries again$", done.stderr.strip())
+
+
+def test_records_say_nothing_of_the_machine():
+    record = {
+        "command": "accelerate launch train_scripts/train.py --dataset '/home/jane doe/cats' --init_from=~/old -x ../y",
+        "model": "/home/jane/runs/a",
+        "list": ["/srv/data", 3, None, "plain"],
+        "class": "T-shirt/top",
+    }
+    assert public(record) == {
+        "command": "accelerate launch train_scripts/train.py --dataset cats --init_from=old -x y",
+        "model": "a",
+        "list": ["data", 3, None, "plain"],
+        "class": "T-shirt/top",
+    }
+
+
+@pytest.mark.parametrize("secret", ["token hf_abcdefghijklmnopqrstuvwxyz", f"see {Path.home()}/notes"])
+def test_a_card_with_a_secret_is_refused(hub, model, quick, secret):
+    readme = model / "README.md"
+    readme.write_text(readme.read_text() + secret)
+    with pytest.raises(BadInput, match="README.md holds a (token|path)"):
+        push(Facts.of(str(model)), "ann/clothes")
+    assert not hub.repos
+
+
+def publish_pictures(hub: LocalHub, folder: Path) -> None:
+    for name, count in (("cat", 16), ("dog", 14)):
+        (folder / "train" / name).mkdir(parents=True)
+        for i in range(count):
+            (folder / "train" / name / f"{i}.png").write_bytes(png(picture(i)))
+    hub.add_folder("datasets", "ann/pets", folder)
+
+
+def test_a_data_set_of_the_hub_is_trained_on_and_the_model_pushed(hub, script, tmp_path, quick, capsys):
+    """And where the Hub fails at the end, the run is whole and the same command tries again."""
+    publish_pictures(hub, tmp_path / "pets")
+    words = ["--dataset", "ann/pets", "--output_dir", str(tmp_path / "run"), *TINY_FLAGS, "--max_train_images", "32"]
+    words += ["--push_to_hub", "--hub_model_id", "ann/pets-model"]
+    hub.fault = lambda method, path: 500 if path == "/api/repos/create" else None
+    with pytest.raises(HubFailed, match="the same command tries again"):
+        script["main"](words)
+    assert load_pipeline(str(tmp_path / "run")).class_names == ["cat", "dog"]
+    hub.fault = None
+    assert script["main"](words) == 0
+    assert "is finished" in capsys.readouterr().out
+    files = hub.repos["models", "ann/pets-model"].files
+    assert "datasets:\n- ann/pets" in files["README.md"].decode()
+    assert json.loads(files["training.json"])["data"]["classes"] == {"cat": 14, "dog": 13}
+    assert str(tmp_path) not in b"".join(files.values()).decode(errors="ignore")
+    assert load_training_data("ann/pets")[0].name == "ann/pets"
+
+
+def test_training_with_a_push_and_without_a_token_does_not_begin(start, tmp_path):
+    with pytest.raises(BadInput, match="no token"):
+        start("run", "--push_to_hub")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_card_that_was_never_written_is_written_first(hub, model, quick, capsys):
+    (model / "README.md").unlink()
+    shutil.rmtree(model / "card")
+    assert run("push", str(model), "--dry_run") == 0
+    assert f"the card: {model / 'README.md'}" in capsys.readouterr().out
