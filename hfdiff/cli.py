@@ -1,9 +1,11 @@
 """The `hfdiff` command."""
 
+import importlib.util
 import io
 import json
 import math
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -486,6 +488,43 @@ class Push:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Serve a page on this machine to play with a model: classes, styles, watching it draw, scores, downloads."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A pipeline's folder, a run's folder, or a Hub id."""
+    port: int = 7860
+    """On 127.0.0.1: only this machine sees the page."""
+
+    def main(self) -> int:
+        check_range("port", self.port, 1, 65535)
+        check_port(self.port)
+        if importlib.util.find_spec("gradio") is None:
+            raise BadInput("the page needs Gradio: pip install 'hfdiff[demo]'")
+        from hfdiff.page import LAUNCH, build  # takes seconds, and is an extra
+
+        pipeline = load_pipeline(self.model)
+        if not pipeline.class_names:
+            raise BadInput("the model knows no classes, so there is nothing to choose; valid: a model with classes")
+        if device := torch.accelerator.current_accelerator():
+            pipeline.to(device)
+        page = build(pipeline, (home_of(self.model) or Path(self.model)).name)
+        print(f"http://127.0.0.1:{self.port}   (ctrl-C ends it)", flush=True)
+        page.launch(server_port=self.port, quiet=True, **LAUNCH)
+        return 0
+
+
+def check_port(port: int) -> None:
+    """BadInput where the port of this machine is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise BadInput(f"port {port} cannot be used: {error.strerror}; give another --port") from error
+
+
 def new_folder(path: str) -> Path:
     """A folder that is not there yet, or was written here before."""
     out = folder_to_write(path)
@@ -537,6 +576,7 @@ COMMANDS = {
     "show": Show,
     "card": Card,
     "push": Push,
+    "demo": Demo,
 }
 
 

@@ -4,6 +4,10 @@ import contextlib
 import json
 import pickle
 import shutil
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -202,3 +206,37 @@ def test_a_link_out_of_the_folder_is_named(tmp_path):
     (folder / "cat" / "link.png").symlink_to(secret)
     with pytest.raises(BadInput, match=r"link\.png.* leads out of the folder"):
         load_training_data(str(folder))
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of side x side white or black pixels, all black: small as a file, a byte for each pixel when decoded."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    pack = zlib.compressobj(9)
+    rows = b"".join([*(pack.compress(bytes(1 + side // 8)) for _ in range(side)), pack.flush()])
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_a_decompression_bomb_takes_no_memory(tmp_path):
+    root = class_folders(tmp_path / "data", {"cat": 4, "dog": 4})
+    (root / "cat" / "0.png").write_bytes(bomb(24_000))  # 576 MB in a file of 70 kB
+    script = f"""
+import resource
+from hfdiff.data import load_training_data
+from hfdiff.errors import BadInput
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+load_training_data("fashion_mnist_12k")
+before = peak()
+try:
+    load_training_data({str(root)!r})
+except BadInput as error:
+    print(error)
+print((peak() - before) // 1024)
+"""
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    message, grown = said.splitlines()
+    assert "pixels" in message
+    assert int(grown) < 100, said  # MiB

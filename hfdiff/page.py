@@ -1,0 +1,232 @@
+"""A web page to play with a class-and-style pipeline: choose, watch it draw, see the scores, download.
+
+A leaf: `hfdiff demo` serves it on this machine, and `hfdiff push --space` sends it to a Space as it is.
+"""
+
+import io
+import json
+import math
+import os
+import queue
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing leaves the machine unasked
+
+import gradio as gr
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+MOST_PICTURES = 64  # of one request
+MOST_STEPS = 100
+MOST_WAITING = 16  # requests in the queue
+SHOWN_SIDE = 112  # pixels that a picture takes on the sheet that is watched
+LAUNCH: dict[str, Any] = {
+    "server_name": "127.0.0.1",
+    "share": False,
+    "max_file_size": "1kb",
+    "allowed_paths": [],
+    "ssr_mode": False,
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a visitor asks for; ValueError for what is not to be had."""
+
+    class_labels: list[str]
+    styles: dict[str, float]
+    guidance_scale: float
+    style_guidance_scale: float
+    num_inference_steps: int
+    seed: int
+    num_candidates: int  # of each class
+
+    def __post_init__(self) -> None:
+        if not self.class_labels:
+            raise ValueError("choose at least one class")
+        total = len(self.class_labels) * self.num_candidates
+        if not 1 <= total <= MOST_PICTURES:
+            raise ValueError(f"{total} pictures; valid: 1 to {MOST_PICTURES} at once")
+        if not 1 <= self.num_inference_steps <= MOST_STEPS:
+            raise ValueError(f"{self.num_inference_steps} steps; valid: 1 to {MOST_STEPS}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed {self.seed}; valid: 0 to {2**32 - 1}")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures label by label, with CLIP the best of each first."""
+
+    images: list[Image.Image]
+    class_labels: list[str]
+    scores: list[dict[str, float]] | None
+    candidates: list[int]
+
+
+def draw(pipe: DiffusionPipeline, asked: Asked, watch: Any = None) -> Drawn:
+    """All that is asked for; `watch` is called with the predicted clean pictures (B, C, H, W) of each step."""
+    given = asdict(asked)
+    count, seed = given.pop("num_candidates"), given.pop("seed")
+    total = count * len(asked.class_labels)
+    scored = pipe.clip_model is not None
+    predicted_clean = sys.modules[type(pipe).__module__].predicted_clean
+
+    def step(pipe: Any, index: int, t: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
+        if watch is not None:
+            watch(predicted_clean(pipe.scheduler, tensors["model_input"], tensors["prediction"], t))
+
+    out = pipe(
+        **given,
+        generator=[torch.Generator().manual_seed(seed + i) for i in range(total)],
+        callback_on_step_end=step,
+        **({"num_candidates": count, "top_k": count} if scored else {"num_images_per_label": count}),
+    )
+    labels = [pipe.class_names[label] for label in out.class_labels]
+    return Drawn(out.images, labels, out.scores, out.candidates or [i % count for i in range(total)])
+
+
+def sheet(pictures: torch.Tensor, across: int) -> np.ndarray:
+    """Pictures (N, C, H, W) in [-1, 1], `across` to a row, as one of uint8 (H', W', 3)."""
+    pixels = ((pictures.float().cpu().nan_to_num(0).clamp(-1, 1) + 1) * 127.5).round().byte()
+    factor = max(1, SHOWN_SIDE // pixels.shape[-1])
+    pixels = pixels.expand(-1, 3, -1, -1).repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    rows = [torch.cat(list(row), dim=-1) for row in pixels.split(across)]
+    return torch.cat(rows, dim=-2).permute(1, 2, 0).numpy()
+
+
+def pack(drawn: Drawn, asked: Asked, model: str, folder: Path) -> str:
+    """A zip of the pictures and of settings.json, which says how each was made; its path."""
+    records = []
+    file = folder / "pictures.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        for i, (image, label) in enumerate(zip(drawn.images, drawn.class_labels)):
+            content = io.BytesIO()
+            image.save(content, "PNG")
+            name = f"{i:03d}.png"
+            archive.writestr(name, content.getvalue())
+            number = asked.class_labels.index(label) * asked.num_candidates + drawn.candidates[i]
+            scores = drawn.scores[i] if drawn.scores else None
+            records.append({"file": name, "class": label, "seed": asked.seed + number, "scores": scores})
+        settings = {"model": model, **asdict(asked), "pictures": records}
+        archive.writestr("settings.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
+    return str(file)
+
+
+def build(pipe: DiffusionPipeline, model: str) -> gr.Blocks:
+    """The page for a pipeline; `model` is its name on it and in the settings."""
+    pipe.set_progress_bar_config(disable=True)
+    outputs = Path(tempfile.mkdtemp(prefix="hfdiff-page-"))
+    scored = pipe.clip_model is not None
+    styles = pipe.style_names
+
+    def answer(
+        classes: Sequence[str],
+        guidance: float,
+        style_guidance: float,
+        steps: float,
+        seed: float,
+        count: float,
+        *strengths: float,
+    ) -> Iterator[tuple[Any, ...]]:
+        try:
+            told = {name: strength for name, strength in zip(styles, strengths) if strength > 0}
+            asked = Asked(list(classes), told, guidance, style_guidance, int(steps), int(seed or 0), int(count))
+            yield from show(asked)
+        except ValueError as error:
+            raise gr.Error(str(error), duration=None, print_exception=False) from error
+
+    def show(asked: Asked) -> Iterator[tuple[Any, ...]]:
+        frames: queue.Queue = queue.Queue()
+        results: list[Any] = []
+
+        def work() -> None:
+            try:
+                results.append(draw(pipe, asked, frames.put))
+            except Exception as error:  # it belongs to the visitor, in whose thread it is raised again
+                results.append(error)
+            frames.put(None)
+
+        threading.Thread(target=work, daemon=True).start()
+        number = 0
+        while (frame := frames.get()) is not None:
+            number += 1
+            yield sheet(frame, asked.num_candidates), f"step {number} of {asked.num_inference_steps}", [], [], [], None
+        drawn = results[0]
+        if isinstance(drawn, Exception):
+            raise drawn
+        place = Path(tempfile.mkdtemp(dir=outputs))
+        yield (
+            gr.skip(),
+            f"done: {len(drawn.images)} pictures",
+            captioned(drawn, [i for i in range(len(drawn.images)) if i % asked.num_candidates == 0]) if scored else [],
+            captioned(drawn, range(len(drawn.images))),
+            score_rows(drawn),
+            pack(drawn, asked, model, place),
+        )
+
+    with gr.Blocks(title=f"{model}: draw by class and style", analytics_enabled=False) as page:
+        gr.Markdown(
+            f"# {model}\n\nPictures by class and by style. Move a style above 0 to ask for it; several act at once."
+        )
+        with gr.Row():
+            with gr.Column(scale=1):
+                classes = gr.CheckboxGroup(pipe.class_names, value=pipe.class_names[:3], label="classes")
+                sliders = [gr.Slider(0, 1, 0, step=0.05, label=f"style: {name}") for name in styles]
+                guidance = gr.Slider(1, 6, 3, step=0.1, label="guidance to the class")
+                style_guidance = gr.Slider(1, 6, 3, step=0.1, label="guidance to the styles")
+                steps = gr.Slider(2, 50, 10, step=1, label="steps")
+                count = gr.Slider(
+                    1, 16, 4, step=1, label="candidates of each class" if scored else "pictures of each class"
+                )
+                seed = gr.Number(0, precision=0, minimum=0, label="seed")
+                start = gr.Button("Draw", variant="primary")
+            with gr.Column(scale=2):
+                status = gr.Textbox(label="status", interactive=False)
+                watched = gr.Image(
+                    label="while it is drawn: the clean pictures that the model expects", interactive=False
+                )
+                best = gr.Gallery(label="the best of each class, by CLIP", columns=4, visible=scored)
+                every = gr.Gallery(label="all pictures", columns=8)
+                table = gr.Dataframe(headers=score_heads(scored), label="scores", interactive=False, visible=scored)
+                download = gr.File(label="pictures and the settings that made them", interactive=False)
+        start.click(
+            answer,
+            [classes, guidance, style_guidance, steps, seed, count, *sliders],
+            [watched, status, best, every, table, download],
+            api_visibility="private",
+        )
+    page.queue(max_size=MOST_WAITING, default_concurrency_limit=1, api_open=False)
+    return page
+
+
+def captioned(drawn: Drawn, rows: Sequence[int]) -> list[tuple[Image.Image, str]]:
+    """Pictures of a gallery, large enough to be seen, with what they show."""
+    shown = []
+    for i in rows:
+        image = drawn.images[i]
+        factor = max(1, math.ceil(SHOWN_SIDE / image.width))
+        text = drawn.class_labels[i] + (f", {drawn.scores[i]['total']:.3f}" if drawn.scores else "")
+        shown.append((image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST), text))
+    return shown
+
+
+def score_heads(scored: bool) -> list[str]:
+    return ["class", "prompt", "class score", "quality", "total"] if scored else ["class"]
+
+
+def score_rows(drawn: Drawn) -> list[list[Any]]:
+    if drawn.scores is None:
+        return []
+    return [
+        [label, *(round(value, 4) for value in scores.values())]
+        for label, scores in zip(drawn.class_labels, drawn.scores)
+    ]

@@ -1,0 +1,192 @@
+"""A card says what its files say, and nothing else."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import tiny_unet
+from huggingface_hub import ModelCard
+from test_hub import run
+
+from hfdiff.card import Facts, hub_id, number, public_command, table, write_card
+from hfdiff.checkpoint import export_pipeline, load_pipeline
+from hfdiff.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> Path:
+    """A run on embedded pictures, measured and chosen from, as a user leaves it."""
+    import runpy
+
+    from conftest import SCRIPT, TINY_FLAGS
+
+    folder = tmp_path_factory.mktemp("runs") / "clothes"
+    flags = ["--max_train_images", "16", "--output_dir", str(folder)]
+    runpy.run_path(str(SCRIPT), run_name="train")["main"]([*TINY_FLAGS, *flags])
+    assert run("evaluate", str(folder), "--num_images", "260", "--num_styled", "100", "--num_inference_steps", "2") == 0
+    chosen = ("--num_candidates", "2", "--top_k", "1", "--num_inference_steps", "2")
+    assert run("select", str(folder), *chosen, "--output_dir", str(folder / "best")) == 0
+    assert run("card", str(folder)) == 0
+    return folder
+
+
+@pytest.fixture
+def clothes(measured, tmp_path) -> Path:
+    return Path(shutil.copytree(measured, tmp_path / "clothes"))
+
+
+def card_of(folder: Path) -> ModelCard:
+    return ModelCard.load(folder / "README.md")
+
+
+def test_the_head_says_what_the_hub_sorts_by(measured):
+    data = card_of(measured).data
+    assert (data.library_name, data.pipeline_tag, data.license) == (
+        "diffusers",
+        "unconditional-image-generation",
+        "apache-2.0",
+    )
+    assert data.datasets == ["zalando-datasets/fashion_mnist"]
+    assert {"class-conditional", "style", "hfdiff"} <= set(data.tags)
+
+
+def test_every_metric_of_the_head_equals_the_report(measured):
+    report = json.loads((measured / "metrics.json").read_text())
+    results = {result.metric_type: result for result in card_of(measured).data.eval_results}
+    assert results.keys() == report["metrics"].keys()
+    for name, metric in report["metrics"].items():
+        result = results[name]
+        assert result.metric_value == metric["value"]
+        assert result.dataset_split == report["protocol"]["split"]
+        for key in ("n", "extractor", "floor", "ci95"):
+            assert result.metric_args[key] == metric[key]
+        assert result.metric_args["seed"] == 0
+
+
+def rows_of(text: str, heading: str) -> list[list[str]]:
+    """The cells of the first table whose head begins so."""
+    lines = text[text.index(f"| {heading} |") :].splitlines()
+    count = next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:count]]
+
+
+def test_every_number_of_the_tables_equals_the_files(measured):
+    text = card_of(measured).text
+    report = json.loads((measured / "metrics.json").read_text())
+    rows = {row[0].strip("`"): row for row in rows_of(text, "metric")}
+    assert rows.keys() == report["metrics"].keys()
+    for name, metric in report["metrics"].items():
+        interval = "" if metric["ci95"] is None else " to ".join(map(number, metric["ci95"]))
+        assert rows[name][2:] == [number(metric["value"]), interval, number(metric["floor"]), f"{metric['n']:,}"]
+    for style, *cells in rows_of(text, "style"):
+        row = report["metrics"]["style_fidelity"]["per_style"][style]
+        assert cells[0] == number(row["spearman"])
+    selection = json.loads((measured / "best" / "selection.json").read_text())
+    chosen = rows_of(text, "class")
+    assert [row[0] for row in chosen] == list(selection["classes"])
+    for name, style, share, *_ in chosen:
+        assert share == number(selection["classes"][name]["by_style"][style]["high_quality_share"])
+    training = json.loads((measured / "training.json").read_text())
+    assert f"| training pictures seen | {training['images']:,} in {training['steps']:,} steps |" in text
+    assert f"{sum(training['data']['classes'].values()):,} pictures of [zalando-datasets/fashion_mnist]" in text
+
+
+def code_of(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_code_of_the_card_runs_as_it_is_written(measured, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parts = code_of(card_of(measured).text)
+    assert len(parts) == 3
+    assert "from_pretrained" in parts[0]
+    assert "load_pipeline" in parts[1]
+    assert "num_candidates=10" in parts[2]
+    names: dict = {}
+    for part in parts:
+        exec(part, names)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"t-shirt-top.png", "best-t-shirt-top.png"}
+    assert len(names["out"].images) == 8
+
+
+def test_the_pictures_are_there_and_have_a_text(measured):
+    shown = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", card_of(measured).text)
+    assert [file for _, file in shown] == ["card/classes_and_styles.png", "card/losses.png", "card/selection.png"]
+    assert all((measured / file).is_file() and len(text) > 20 for text, file in shown)
+
+
+def test_what_was_not_measured_does_not_appear(pipeline, tmp_path):
+    export_pipeline(pipeline, tmp_path / "model")
+    write_card(Facts.of(str(tmp_path / "model")))
+    card = card_of(tmp_path / "model")
+    assert card.data.eval_results is None
+    assert card.data.datasets is None
+    assert "Nothing was measured" in card.text
+    assert "Chosen by CLIP" not in card.text
+    assert not re.search(r"\d\.\d{3}", card.text)
+
+
+def test_numbers_of_other_weights_are_left_out(clothes, capsys):
+    pipe = load_pipeline(str(clothes))
+    pipe.unet.conv_out.bias.data += 1
+    export_pipeline(pipe, clothes / "pipeline")
+    write_card(Facts.of(str(clothes)))
+    said = capsys.readouterr().out
+    for name in ("metrics.json", "selection.json"):
+        assert re.search(f"{name} is of other weights than this model's, and left out", said)
+    assert "Nothing was measured" in card_of(clothes).text
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", ""])
+def test_damaged_records_are_named(clothes, capsys, content):
+    (clothes / "metrics.json").write_text(content)
+    assert run("card", str(clothes)) == 2
+    assert re.search("metrics.json is damaged: .*make it again, or delete it", capsys.readouterr().err)
+
+
+def test_classes_with_odd_names(tmp_path, pipeline):
+    names = {0: 'a|b "c"', 1: "per{{ 7 * 7 }}cent", 2: "new\nline"}
+    odd = type(pipeline)(tiny_unet(), pipeline.scheduler, names, dict(pipeline.config.styles))
+    export_pipeline(odd, tmp_path / "model")
+    write_card(Facts.of(str(tmp_path / "model")))
+    text = card_of(tmp_path / "model").text
+    assert "per{{ 7 * 7 }}cent" in text
+    compile(code_of(text)[0], "card", "exec")
+    assert table(["a"], [["x|y"]]).endswith("| x\\|y |")
+
+
+def test_the_whole_goes_to_a_new_folder(clothes, tmp_path, capsys):
+    assert run("card", str(clothes), "--output_dir", str(tmp_path / "published"), "--half") == 0
+    assert run("select", str(tmp_path / "published"), "--num_candidates", "2", "--top_k", "1",
+               "--num_inference_steps", "2", "--output_dir", str(tmp_path / "best")) == 0  # fmt: skip
+    files = {str(path.relative_to(tmp_path / "published")) for path in (tmp_path / "published").rglob("*.*")}
+    assert {"README.md", "config.yaml", "training.json", "metrics.json", "selection.json"} < files
+    assert str(tmp_path) not in (tmp_path / "published" / "config.yaml").read_text()
+
+
+def test_a_folder_with_other_things_is_not_written_over(clothes, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    assert run("card", str(clothes), "--output_dir", str(tmp_path / "mine")) == 2
+    assert "holds other things" in capsys.readouterr().err
+    assert run("card", str(clothes), "--half") == 2
+
+
+def test_a_hub_id_has_no_card_here(hub):
+    with pytest.raises(BadInput, match="unknown model"):
+        Facts.of("ann/nothing")
+
+
+def test_names_of_data_sets_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my" / "pictures").mkdir(parents=True)
+    assert hub_id("fashion_mnist_12k") == "zalando-datasets/fashion_mnist"
+    assert hub_id("ann/pets") == "ann/pets"
+    assert [hub_id(name) for name in ("pictures/", "/data/pets", "my/pictures", None)] == [None] * 4
+
+
+def test_a_command_keeps_what_is_relative():
+    command = "accelerate launch train_scripts/train.py --config train_scripts/configs/demo.yaml --dataset /a/b"
+    assert public_command(command) == command.replace("/a/b", "b")

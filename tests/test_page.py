@@ -1,0 +1,165 @@
+"""The page: what it draws and refuses, and one whole journey in a browser."""
+
+import io
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from test_hub import run
+
+from hfdiff.checkpoint import export_pipeline
+from hfdiff.clip import load_clip
+from hfdiff.page import MOST_PICTURES, Asked, draw, pack, sheet
+
+ASKED = Asked(["Sneaker", "Bag"], {"thick": 0.5}, 2.0, 1.0, 3, 7, 2)
+
+
+@pytest.fixture
+def clothes(pipeline):
+    """The tiny pipeline with the embedded CLIP, as a run on these classes has it."""
+    model, processor = load_clip(dataset="fashion_mnist")
+    pipeline.register_modules(clip_model=model, clip_processor=processor)
+    return pipeline
+
+
+def test_without_a_clip_the_pictures_come_in_order(pipeline):
+    frames: list[torch.Tensor] = []
+    drawn = draw(pipeline, ASKED, frames.append)
+    assert drawn.class_labels == ["Sneaker", "Sneaker", "Bag", "Bag"]
+    assert drawn.candidates == [0, 1, 0, 1]
+    assert drawn.scores is None
+    assert [frame.shape for frame in frames] == [(4, 1, 28, 28)] * 3
+
+
+def test_with_a_clip_the_best_of_each_class_comes_first(clothes):
+    drawn = draw(clothes, ASKED)
+    totals = [scores["total"] for scores in drawn.scores]
+    assert totals[0] >= totals[1]
+    assert totals[2] >= totals[3]
+    assert sorted(drawn.candidates[:2]) == [0, 1]
+
+
+def test_the_settings_draw_the_same_picture_again(clothes, tmp_path):
+    drawn = draw(clothes, ASKED)
+    with zipfile.ZipFile(pack(drawn, ASKED, "clothes", tmp_path)) as archive:
+        settings = json.loads(archive.read("settings.json"))
+        record = settings["pictures"][0]
+        picture = Image.open(io.BytesIO(archive.read(record["file"])))
+        assert len(archive.namelist()) == 5
+    again = clothes(
+        [record["class"]],
+        styles=settings["styles"],
+        generator=[torch.Generator().manual_seed(record["seed"])],
+        guidance_scale=settings["guidance_scale"],
+        style_guidance_scale=settings["style_guidance_scale"],
+        num_inference_steps=settings["num_inference_steps"],
+    ).images[0]
+    assert max(abs(a - b) for a, b in zip(picture.tobytes(), again.tobytes(), strict=True)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"class_labels": []}, "choose at least one class"),
+        ({"num_candidates": MOST_PICTURES}, "128 pictures; valid: 1 to 64"),
+        ({"num_inference_steps": 1000}, "1000 steps; valid"),
+        ({"seed": -1}, "seed -1; valid"),
+    ],
+)
+def test_limits(change, message):
+    with pytest.raises(ValueError, match=message):
+        Asked(**{**vars(ASKED), **change})
+
+
+def test_a_sheet_is_one_picture():
+    assert sheet(torch.zeros(4, 1, 28, 28), across=2).shape == (224, 224, 3)
+    assert sheet(torch.full((1, 3, 32, 32), float("nan")), across=1).shape == (96, 96, 3)
+
+
+def test_a_port_in_use_is_refused(pipeline, tmp_path, capsys):
+    export_pipeline(pipeline, tmp_path / "model")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert run("demo", str(tmp_path / "model"), "--port", str(taken.getsockname()[1])) == 2
+    assert "give another --port" in capsys.readouterr().err
+    assert run("demo", str(tmp_path / "model"), "--port", "0") == 2
+
+
+@pytest.fixture
+def served(clothes, tmp_path):
+    """The page, as `hfdiff demo` serves it; its address."""
+    export_pipeline(clothes, tmp_path / "clothes")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    script = f"from hfdiff.cli import main; main(['demo', {str(tmp_path / 'clothes')!r}, '--port', '{port}'])"
+    process = subprocess.Popen([sys.executable, "-c", script])
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(address).close()
+                break
+            except OSError:
+                assert process.poll() is None
+                time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_a_whole_journey_in_a_browser(served, tmp_path):
+    """Choose, draw, watch, see pictures and scores, download; and nothing is asked of any other machine."""
+    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser_path is None:
+        pytest.skip("no chromium on this machine")
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 1400})
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(served)
+        page.get_by_label("Bag").check()
+        page.get_by_label("number input for style: thick").fill("0.8")
+        page.get_by_role("button", name="Draw").click()
+        expect(page.get_by_label("status")).to_have_value("done: 12 pictures", timeout=60_000)
+        assert page.locator(".thumbnail-item img").count() >= 12
+        with page.expect_download() as download:
+            page.locator("a[download='pictures.zip']").first.click()
+        with zipfile.ZipFile(download.value.path()) as archive:
+            settings = json.loads(archive.read("settings.json"))
+        assert settings["styles"] == {"thick": 0.8}
+        assert len(settings["pictures"]) == 12
+        page.wait_for_timeout(500)
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
+        for label in ("Sneaker", "Bag", "T-shirt/top"):
+            page.get_by_label(label).uncheck()
+        page.get_by_role("button", name="Draw").click()
+        expect(page.get_by_text("choose at least one class")).to_be_visible()
+        browser.close()
+    elsewhere = {url for url in asked if not url.startswith((served, "data:", "blob:"))}
+    assert not elsewhere
+    screenshot = Path(tmp_path / "page.png")
+    assert Image.open(screenshot).size[0] == 1280
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", str(ROOT / "pyproject.toml")])
+def test_no_file_of_the_machine_is_served(served, path):
+    for route in (f"/gradio_api/file={path}", f"/file={path}"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(served + route)
+        assert refused.value.code in (403, 404)
