@@ -3,29 +3,36 @@
 What was not measured does not appear; what was measured of other weights is left out, with a word.
 """
 
+import inspect
 import json
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hfdiff.checkpoint import find_pipeline, home_of, load_pipeline, run_config, weights_fingerprint
 from hfdiff.data import DATASETS
-from hfdiff.errors import BadInput
+from hfdiff.errors import BadInput, existing_folder, first_line
 from hfdiff.evaluation import METRICS
 from hfdiff.files import slug, write_file
 from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.report import SETTINGS, chosen_by
 from hfdiff.samplers import sampler_of
-from hfdiff.show import Shown, classes_and_styles, curves
+from hfdiff.show import MAX_CLASSES, Shown, classes_and_styles, curves
 from hfdiff.training import TrainConfig
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.md"
 PICTURES = "card"  # the folder beside README.md
+RECORDS = ("training.json", "metrics.json", "selection.json")
 TASK = "unconditional-image-generation"  # the Hub has no word for drawing by class
 TAGS = ("diffusers", "hfdiff", "image-generation", "class-conditional", "style")
 RECIPE = (
@@ -45,15 +52,38 @@ class Facts:
 
     @classmethod
     def of(cls, model: str) -> "Facts":
-        """BadInput for what is no folder with a pipeline."""
+        """BadInput for what is no folder with a pipeline that knows classes."""
+        if existing_folder(model) is None:
+            raise BadInput(f"{model[:100]!r} is no folder on this machine; valid: a run's folder, or a pipeline's")
         pipeline, home = load_pipeline(model), home_of(model)
-        if home is None:
-            raise BadInput(f"{model!r} is no folder on this machine; a card is written from a run's or a model's files")
+        assert home is not None  # what holds no pipeline was refused
+        if not pipeline.class_names:
+            raise BadInput(f"{model} knows no classes, so there is nothing to say of it; valid: a model with classes")
         return cls(model, home, pipeline)
+
+    @property
+    def name(self) -> str:
+        return self.home.resolve().name
+
+    @property
+    def readme(self) -> Path:
+        return self.home / "README.md"
+
+    @property
+    def has_card(self) -> bool:
+        """Is there a card, and of these weights, as far as it tells?"""
+        return self.readme.is_file() and read_card(self.readme).data.get("weights") in (None, self.fingerprint)
 
     @cached_property
     def config(self) -> TrainConfig | None:
-        return run_config(self.model)
+        """Without what it says of the machine."""
+        config = run_config(self.model)
+        return config and replace(
+            config,
+            dataset=public_path(config.dataset),
+            output_dir=public_path(config.output_dir),
+            init_from=config.init_from and public_path(config.init_from),
+        )
 
     @cached_property
     def training(self) -> dict[str, Any] | None:
@@ -67,8 +97,16 @@ class Facts:
     def selection(self) -> dict[str, Any] | None:
         return self.measured("selection.json", lambda found: found["weights"])
 
+    @property
+    def records(self) -> dict[str, dict[str, Any] | None]:
+        return dict(zip(RECORDS, (self.training, self.report, self.selection)))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return weights_fingerprint(self.pipeline.unet)
+
     def find(self, name: str) -> Path | None:
-        """One of the files: in the model's home, or where `hfdiff select` puts what it chose in `make demo`."""
+        """One of the files: in the model's home, or where `make demo` lets `hfdiff select` put what it chose."""
         places = (self.home / name, self.home / "best" / name, self.home / PICTURES / name)
         return next((place for place in places if place.is_file()), None)
 
@@ -79,7 +117,7 @@ class Facts:
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
             if isinstance(found, dict):
-                return found
+                return public(found)
             reason = f"it holds a {type(found).__name__}"
         except (OSError, ValueError) as error:
             reason = str(error)
@@ -96,95 +134,105 @@ class Facts:
         self.say(f"warning: {self.find(name)} is of other weights than this model's, and left out; measure again")
         return None
 
-    @cached_property
-    def fingerprint(self) -> str:
-        return weights_fingerprint(self.pipeline.unet)
-
 
 def write_card(facts: Facts, name: str | None = None) -> Path:
     """Write README.md and its pictures into the model's home; `name` is what others load the model by."""
     pictures = list(draw_pictures(facts))
+    chosen = facts.find("selection.png") if facts.selection else None
+    try:
+        card = render(facts, pictures, name or find_pipeline(facts.model), bool(chosen))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{facts.home}: one of {', '.join(RECORDS)} is damaged ({error!r}); make it again") from error
     for shown in pictures:
         shown.write(facts.home / PICTURES)
-    chosen = facts.find("selection.png")
-    if facts.selection and chosen:
+    if chosen:
         write_file(facts.home / PICTURES / "selection.png", chosen.read_bytes())
-    readme = facts.home / "README.md"
-    write_file(readme, str(render(facts, pictures, name or find_pipeline(facts.model))).encode())
-    return readme
+    write_file(facts.readme, str(card).encode())
+    return facts.readme
+
+
+def read_card(readme: Path) -> ModelCard:
+    try:
+        return ModelCard.load(readme)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise BadInput(f"{readme} is no model card: {first_line(error)[:200]}; hfdiff card writes one") from error
 
 
 def draw_pictures(facts: Facts) -> Iterator[Shown]:
     """The grid of classes and styles, and the curves where a run has left any."""
     pipeline = facts.pipeline
     pipeline.set_progress_bar_config(disable=True)
-    yield classes_and_styles(pipeline, range(min(10, len(pipeline.class_names))), seed=0)
+    if device := torch.accelerator.current_accelerator():
+        pipeline.to(device)
+    yield classes_and_styles(pipeline, range(min(MAX_CLASSES, len(pipeline.class_names))), seed=0)
     yield from curves(facts.home / "metrics.jsonl", lambda text: None)
 
 
-def render(facts: Facts, pictures: Sequence[Shown], name: str) -> ModelCard:
-    """The card; the first picture is the grid, the others are curves."""
-    pipeline = facts.pipeline
-    title = Path(name).name if "/" not in name or Path(name).exists() else name.rpartition("/")[2]
-    title = facts.home.name if title == "pipeline" else title
+def render(facts: Facts, pictures: Sequence[Shown], name: str, chosen: bool) -> ModelCard:
+    """The card; the first picture is the grid, the others are curves. `chosen`: is there one of CLIP's choice?"""
+    pipeline, training, report, selection = facts.pipeline, facts.training, facts.report, facts.selection
+    title = Path(name).name
+    title = facts.name if title in ("", "pipeline") else title
     return ModelCard.from_template(
         card_data(facts, title),
         template_path=str(TEMPLATE),
         title=title,
-        name=name,
-        summary=summary(facts),
+        summary=summary(pipeline),
         grid=pictures[0],
+        alt=plain(pictures[0].alt),
         curves=pictures[1:],
-        some_classes=pipeline.class_names[:2],
-        some_styles=some_styles(pipeline),
-        picture=f"{slug(pipeline.class_names[0])}.png",
+        name=code(name),
+        some_classes=code(pipeline.class_names[:2]),
+        one_class=code(pipeline.class_names[:1]),
+        some_styles=code(some_styles(pipeline)),
+        picture=f"{slug(pipeline.class_names[0]) or 'picture'}.png",
         clip=pipeline.clip_model is not None,
-        classes=", ".join(pipeline.class_names),
-        styles=", ".join(f"`{style}`" for style in pipeline.style_names) or "none",
+        classes=", ".join(map(plain, pipeline.class_names)),
+        styles=", ".join(map(plain, pipeline.style_names)),
         data=data_section(facts),
         training=training_section(facts),
-        command=facts.training and public_command(facts.training["command"]),
-        versions=facts.training and ", ".join(f"{key} {value}" for key, value in facts.training["versions"].items()),
-        protocol=facts.report and protocol_line(facts.report),
-        metrics=facts.report and metrics_table(facts.report),
-        per_style=facts.report and style_table(facts.report),
-        no_metrics="Nothing was measured: whether the model draws what it is asked for is not known.",
-        selection=facts.selection and selection_table(facts.selection),
-        selection_protocol=facts.selection and selection_line(facts.selection),
-        selection_alt="The best and the worst candidates of each class, with their total scores.",
+        command=training and training["command"],
+        versions=training and ", ".join(f"{key} {value}" for key, value in training["versions"].items()),
+        protocol=report and protocol_line(report),
+        metrics=report and metrics_table(report),
+        per_style=report and style_table(report),
+        selection=selection and selection_table(selection),
+        selection_protocol=selection and selection_line(selection),
+        chosen=chosen,
         findings=list(findings(facts)),
     )
 
 
 def card_data(facts: Facts, title: str) -> ModelCardData:
     """What the Hub reads: the words it sorts by, and every metric with its circumstances."""
-    dataset = hub_id(facts.config.dataset if facts.config else None)
+    dataset = hub_id(facts.training["data"]["name"]) if facts.training else None
     return ModelCardData(
         library_name="diffusers",
         pipeline_tag=TASK,
-        license=facts.config.license if facts.config else TrainConfig.license,
+        license=facts.config.license if facts.config else None,
         tags=list(TAGS),
         datasets=[dataset] if dataset else None,
         model_name=title,
         eval_results=eval_results(facts.report) if facts.report else None,
+        weights=facts.fingerprint,
     )
 
 
-def hub_id(dataset: str | None) -> str | None:
-    """The id on the Hub of a data set as a configuration names it; None for a folder of someone's own."""
-    source = DATASETS[dataset].hub_id if dataset in DATASETS else dataset
-    return source if source and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists() else None
+def hub_id(dataset: str) -> str | None:
+    """The id on the Hub of a data set by the name of its table; None for a folder, whose name ends in a slash."""
+    if dataset.endswith("/"):
+        return None
+    return DATASETS[dataset].hub_id if dataset in DATASETS else dataset
 
 
 def eval_results(report: Mapping[str, Any]) -> list[EvalResult]:
     """A row of the Hub's model-index for each metric."""
     protocol = report["protocol"]
-    dataset = hub_id(protocol["dataset"]) or protocol["dataset"]
-    settings = ("seed", "sampler", "num_inference_steps", "guidance_scale", "style_guidance_scale", "selection")
+    settings = ("seed", "weights", "selection", "sampler", "spacing", *SETTINGS)
     return [
         EvalResult(
             task_type=TASK,
-            dataset_type=dataset,
+            dataset_type=hub_id(protocol["dataset"]) or protocol["dataset"],
             dataset_name=protocol["dataset"],
             dataset_split=protocol["split"],
             metric_type=name,
@@ -197,16 +245,16 @@ def eval_results(report: Mapping[str, Any]) -> list[EvalResult]:
     ]
 
 
-def summary(facts: Facts) -> str:
-    config = facts.pipeline.unet.config
+def summary(pipeline: ClassStylePipeline) -> str:
+    config = pipeline.unet.config
     side = config.sample_size
     height, width = (side, side) if isinstance(side, int) else side
     kind = "grey" if config.in_channels == 1 else "colour"
-    parameters = facts.pipeline.unet.num_parameters()
+    classes, styles = len(pipeline.class_names), len(pipeline.style_names)
+    by_style = f"**by class and by style**: {classes} classes, {styles} styles with strengths"
     return (
-        f"A diffusion model of {parameters:,} parameters that draws {kind} pictures of {width}x{height} pixels "
-        f"**by class and by style**: {len(facts.pipeline.class_names)} classes, "
-        f"{len(facts.pipeline.style_names)} styles with strengths, several at once. Made with hfdiff."
+        f"A diffusion model of {pipeline.unet.num_parameters():,} parameters that draws {kind} pictures of "
+        f"{width}x{height} pixels {by_style if styles else f'**by class**: {classes} classes'}. Made with hfdiff."
     )
 
 
@@ -221,23 +269,25 @@ def data_section(facts: Facts) -> str:
     if facts.training is None:
         return "Not recorded."
     data = facts.training["data"]
-    counts = data["classes"]
     dataset = hub_id(data["name"])
-    source = (
-        f"[{dataset}](https://huggingface.co/datasets/{dataset})" if dataset else f"a folder called `{data['name']}`"
-    )
-    even = f"{min(counts.values()):,} to {max(counts.values()):,} of each class"
-    return (
-        f"{data['pictures']:,} pictures of {source}, {even}; fingerprint `{data['fingerprint']}`. Styles are made by "
-        "transforms of the pictures at random strengths that the model is told, or come with the data."
-    )
+    source = f"a folder called {plain(data['name'])}"
+    if dataset:
+        source = f"[{dataset}](https://huggingface.co/datasets/{dataset})"
+    text = f"{data['pictures']:,} pictures of {source}, {range_of(data['classes'])} of each class."
+    if facts.pipeline.style_names:
+        text += " Styles come with the data, or from transforms of it at random strengths that the model is told."
+    return f"{text} Fingerprint `{data['fingerprint']}`."
+
+
+def range_of(counts: Mapping[str, int]) -> str:
+    least, most = min(counts.values()), max(counts.values())
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def training_section(facts: Facts) -> str:
     """How the weights came about, as a table."""
     rows: list[tuple[str, Any]] = []
-    if facts.training:
-        record = facts.training
+    if record := facts.training:
         rows += [
             ("training pictures seen", f"{record['images']:,} in {record['steps']:,} steps"),
             ("weights kept", f"averaged, at {record['best_images']:,}: the best by {record['best_by']}"),
@@ -248,29 +298,41 @@ def training_section(facts: Facts) -> str:
     if facts.config:
         rows += [(key, getattr(facts.config, key)) for key in RECIPE]
     rows += [("sampler", sampler_of(facts.pipeline.scheduler))]
-    return table(["", ""], [[name, str(value)] for name, value in rows])
+    return table(["", ""], [[name, plain(str(value))] for name, value in rows])
 
 
 def protocol_line(report: Mapping[str, Any]) -> str:
     protocol, judge = report["protocol"], report["protocol"]["judge"]
     seen = f", trained on the {judge['half_seen']} half of the training pictures" if judge["half_seen"] else ""
+    mind = "".join(f" Mind that {line}." for line in chosen_by(protocol))
     return (
         f"{protocol['n']:,} plain samples and {protocol['num_styled']:,} in styles, drawn blindly: none was chosen. "
-        f"Seed {protocol['seed']}, sampler {protocol['sampler']}, {protocol['num_inference_steps']} steps, guidance "
-        f"{protocol['guidance_scale']:g} (styles {protocol['style_guidance_scale']:g}); against "
-        f"{protocol['reference_n']:,} real pictures of the {protocol['split']} split of {protocol['dataset']}. The "
-        f"judge is a small classifier that never chose any of them{seen}; it is right on {judge['accuracy']:.4f} of "
-        "those real pictures. Its distances compare with no other network's, Inception's among them."
+        f"Seed {protocol['seed']}, sampler {protocol['sampler']}, {settings_line(protocol)}; against "
+        f"{protocol['reference_n']:,} real pictures of the {protocol['split']} split of {plain(protocol['dataset'])}. "
+        f"The judge is a small classifier that never chose any of them{seen}; it is right on "
+        f"{number(judge['accuracy'])} of those real pictures. Its distances compare with no other network's, "
+        f"Inception's among them.{mind}"
     )
+
+
+def settings_line(protocol: Mapping[str, Any]) -> str:
+    """The pipeline's arguments of a report: the usual three, and what is not as by default."""
+    parameters = inspect.signature(ClassStylePipeline.__call__).parameters
+    usual = ("num_inference_steps", "guidance_scale", "style_guidance_scale")
+    default = {key: parameters[key].default for key in SETTINGS}
+    default["guidance_interval"] = [0.0, "inf"]  # JSON knows no infinity
+    default["spacing"] = "auto"
+    return ", ".join(f"{key} {protocol[key]}" for key in default if key in usual or protocol[key] != default[key])
 
 
 def metrics_table(report: Mapping[str, Any]) -> str:
     rows = []
     for name, metric in report["metrics"].items():
         interval = "" if metric["ci95"] is None else f"{number(metric['ci95'][0])} to {number(metric['ci95'][1])}"
-        floor = "" if metric["floor"] is None else number(metric["floor"])
         about = METRICS[name].about if name in METRICS else ""
-        rows.append([f"`{name}`", about, number(metric["value"]), interval, floor, f"{metric['n']:,}"])
+        rows.append(
+            [f"`{name}`", about, number(metric["value"]), interval, number(metric["floor"]), f"{metric['n']:,}"]
+        )
     return table(["metric", "is", "samples", "95%", "real pictures", "n"], rows)
 
 
@@ -279,25 +341,28 @@ def style_table(report: Mapping[str, Any]) -> str | None:
     metric = report["metrics"].get("style_fidelity")
     if not metric:
         return None
-    rows = [
-        [style, *(number(row[key]) for key in ("spearman", "floor_spearman", "class_accuracy")), f"{row['n']:,}"]
-        for style, row in metric["per_style"].items()
+    keys = ("spearman", "floor_spearman", "class_accuracy", "floor_class_accuracy")
+    rows = [[plain(s), *(number(row[key]) for key in keys), f"{row['n']:,}"] for s, row in metric["per_style"].items()]
+    heads = [
+        "style",
+        "strength asked and measured (Spearman)",
+        "real pictures",
+        "class accuracy in it",
+        "real pictures",
     ]
-    heads = ["style", "strength asked and measured (Spearman)", "of real pictures", "class accuracy in it", "n"]
-    return table(heads, rows)
+    return table([*heads, "n"], rows)
 
 
 def selection_line(selection: Mapping[str, Any]) -> str:
-    clip, judge = selection["clip"]["name"], selection["judge"]
-    told = ""
+    judge, told = selection["judge"], ""
     if judge and selection["judge_is_independent"]:
         told = (
-            f" What the judge says of them is told beside: it saw other pictures than CLIP, and is right on "
-            f"{judge['accuracy_on_real']:.4f} of real ones."
+            " What the judge says of them is told beside: it saw other pictures than CLIP, and is right on "
+            f"{number(judge['accuracy_on_real'])} of real ones."
         )
     return (
-        f"the {selection['top_k']} of {selection['num_candidates']} candidates of each class that `{clip}` likes best "
-        f"(seed {selection['seed']}).{told}"
+        f"the {selection['top_k']} of {selection['num_candidates']} candidates of each class that "
+        f"`{selection['clip']['name']}` likes best (seed {selection['seed']}).{told}"
     )
 
 
@@ -307,7 +372,8 @@ def selection_table(selection: Mapping[str, Any]) -> str:
     for name, entry in selection["classes"].items():
         for style, row in entry["by_style"].items():
             right = [row["right"][key] if trusted else None for key in ("random", "best")]
-            rows.append([name, style, *map(number, (row["high_quality_share"], *right)), f"{row['n']:,}"])
+            cells = map(number, (row["high_quality_share"], *right))
+            rows.append([plain(name), plain(style), *cells, f"{row['n']:,}"])
     heads = ["class", "style", "high quality by CLIP", "right by the judge: at random", "the best", "candidates"]
     return table(heads, rows)
 
@@ -316,18 +382,12 @@ def findings(facts: Facts) -> Iterator[str]:
     """What a reader must know before use, from the report."""
     metrics = facts.report["metrics"] if facts.report else {}
     if accuracy := metrics.get("class_accuracy"):
-        names, confusion = list(facts.pipeline.class_names), accuracy["confusion"]
         worst = sorted(accuracy["per_class"].items(), key=lambda item: item[1])[:3]
-        told = []
-        for name, share in worst:
-            row = dict(zip(names, confusion[names.index(name)])) if name in names else {}
-            wrong = {other: count for other, count in row.items() if other != name and count}
-            taken = f" (most often taken for {max(wrong, key=lambda other: wrong[other])})" if wrong else ""
-            told.append(f"{name} {number(share)}{taken}")
+        told = [f"{plain(name)} {number(share)}{mistaken(facts, accuracy, name)}" for name, share in worst]
         yield f"Classes that come out right least often: {', '.join(told)}."
     if fidelity := metrics.get("style_fidelity"):
         style, row = min(fidelity["per_style"].items(), key=lambda item: item[1]["spearman"])
-        yield f"The style that is followed least: {style}, Spearman {number(row['spearman'])}."
+        yield f"The style that is followed least: {plain(style)}, Spearman {number(row['spearman'])}."
     if recall := metrics.get("recall"):
         yield (
             f"Variety: samples come near to {number(recall['value'])} of real pictures (other real ones: "
@@ -342,35 +402,64 @@ def findings(facts: Facts) -> Iterator[str]:
     else:
         yield "Whether the model repeats training pictures was not measured."
     if facts.training:
-        counts = facts.training["data"]["classes"]
         yield (
-            f"The pictures are like the training data and share its bias; its classes have {min(counts.values()):,} to "
-            f"{max(counts.values()):,} pictures each, and drawing asks for each class alike."
+            "The pictures are like the training data and share its bias; its classes have "
+            f"{range_of(facts.training['data']['classes'])} pictures each, and drawing asks for each class alike."
         )
     yield "CLIP chooses by what it knows: classes, styles, blur and noise, and not by taste or by truth."
 
 
+def mistaken(facts: Facts, accuracy: Mapping[str, Any], name: str) -> str:
+    """What the judge most often takes a class for."""
+    names = facts.pipeline.class_names
+    counts = dict(zip(names, accuracy["confusion"][names.index(name)])) | {name: 0}
+    other = max(counts, key=lambda key: counts[key])
+    return f" (most often taken for {plain(other)})" if counts[other] else ""
+
+
 def number(value: float | None) -> str:
     """Four significant digits and no exponent; nothing for what is not known."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return ""
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+    return np.format_float_positional(value, precision=4, fractional=False, trim="-")
+
+
+def code(value: Any) -> str:
+    """Text, lists and strengths, as Python and JSON both write them."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def plain(text: str) -> str:
+    """Someone's name in a line of Markdown, where none of its signs means anything."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; a bar inside a cell is escaped."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *rows))
+
+
+def public(value: Any, key: str = "") -> Any:
+    """A record's values without what they say of the machine."""
+    if isinstance(value, dict):
+        return {key: public(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [public(item) for item in value]
+    if isinstance(value, str):
+        return public_command(value) if key == "command" else public_path(value)
+    return value
 
 
 def public_command(command: str) -> str:
     """A command without what it says of a machine: of a path from outside, only the last part stays."""
     words = []
     for word in shlex.split(command):
-        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        flag, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
         words.append(flag + equals + public_path(value))
     return shlex.join(words)
 
 
 def public_path(text: str) -> str:
-    return Path(text).name if text.startswith(("/", "~", "..")) else text
+    """The last part of a path from outside the current folder; any other text as it is."""
+    outside = text.startswith(("/", "~", "file:")) or ".." in Path(text).parts
+    return Path(text).name if outside else text

@@ -20,7 +20,7 @@ import tyro
 from accelerate import PartialState
 from PIL import Image
 
-from hfdiff.card import Facts, write_card
+from hfdiff.card import Facts, public_path, write_card
 from hfdiff.checkpoint import MODEL_INDEX, home_of, load_pipeline, run_config, run_of, weights_fingerprint
 from hfdiff.clip import describe_clip, find_clip, load_clip, no_clip
 from hfdiff.config import command_line, parse
@@ -452,7 +452,7 @@ class Card:
         folder_to_write(str(facts.home), "MODEL")
         print(f"the card: {write_card(facts, self.repo_id)}")
         if out is not None:
-            name = self.repo_id or self.output_dir
+            name = self.repo_id or public_path(str(out))
             write_folder(out, lambda folder: collect(facts, folder, name, self.half))
             print("\n".join([*listing(out), f"the whole: {out}"]))
         return 0
@@ -468,6 +468,8 @@ class Push:
     """OWNER/NAME; by default your own, and the folder's name."""
     private: bool = True
     """--no_private shows it to everyone."""
+    space: bool = False
+    """Send a page to play with it as well, a Space of the same name."""
     half: bool = False
     """Publish the weights in half precision: half the size; they load as float32."""
     dry_run: bool = False
@@ -482,10 +484,19 @@ class Push:
             self.repo_id,
             private=self.private,
             half=self.half,
+            space=self.space,
             dry_run=self.dry_run,
-            may=lambda: self.yes or not sys.stdin.isatty() or input("send these files? [y/N] ").lower() in ("y", "yes"),
+            confirm=lambda: self.yes or confirmed("send these files? [y/N] "),
         )
         return 0
+
+
+def confirmed(question: str) -> bool:
+    """What the user says; yes where there is no terminal to ask at."""
+    try:
+        return sys.stdin is None or not sys.stdin.isatty() or input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -502,16 +513,16 @@ class Demo:
         check_port(self.port)
         if importlib.util.find_spec("gradio") is None:
             raise BadInput("the page needs Gradio: pip install 'hfdiff[demo]'")
-        from hfdiff.page import LAUNCH, build  # takes seconds, and is an extra
+        from hfdiff.page import serve  # takes seconds, and is an extra
 
         pipeline = load_pipeline(self.model)
         if not pipeline.class_names:
             raise BadInput("the model knows no classes, so there is nothing to choose; valid: a model with classes")
         if device := torch.accelerator.current_accelerator():
             pipeline.to(device)
-        page = build(pipeline, (home_of(self.model) or Path(self.model)).name)
         print(f"http://127.0.0.1:{self.port}   (ctrl-C ends it)", flush=True)
-        page.launch(server_port=self.port, quiet=True, **LAUNCH)
+        name = (home_of(self.model) or Path(self.model)).resolve().name
+        serve(pipeline, name, server_name="127.0.0.1", server_port=self.port, quiet=True)
         return 0
 
 

@@ -40,13 +40,13 @@ def run_program(main: Callable[[], int | None]) -> None:
     try:
         code = main() or 0
     except BadInput as error:
-        code = _complain(error, 2)
+        code = complain(error, 2)
     except KeyboardInterrupt:
-        code = _complain(TrainingFailed("interrupted before there was anything to save"), 130)
+        code = complain(TrainingFailed("interrupted; nothing that was there before is lost"), 130)
     except (TrainingFailed, OSError) as error:
         if os.environ.get("HFDIFF_TRACEBACK"):
             raise
-        code = _complain(error, 1)
+        code = complain(error, 1)
     sys.stdout.flush()
     sys.exit(code)
 
@@ -95,7 +95,8 @@ def existing_folder(path: str) -> Path | None:
         return None
 
 
-def _complain(error: Exception, code: int) -> int:
+def complain(error: Exception, code: int) -> int:
+    """Say what went wrong in one line; the exit code that goes with it."""
     line = " ".join(str(error).split())
     print(f"hfdiff: error: {line}", file=sys.stderr)
     return code

@@ -8,27 +8,35 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import HfApi, ModelCard, get_token
+from huggingface_hub import HfApi, ModelCard, SpaceCardData, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hfdiff.card import PICTURES, Facts, public_command, public_path, write_card
+from hfdiff.card import PICTURES, RECORDS, Facts, code, read_card, write_card
 from hfdiff.checkpoint import load_pipeline
 from hfdiff.config import to_mapping
 from hfdiff.errors import BadInput, first_line
 from hfdiff.files import without_bars, write_folder
 
-# Beside the pipeline and its card; of a folder, nothing else leaves the machine.
-RECORDS = ("training.json", "metrics.json", "selection.json")
 CARD_FIELDS = ("license", "library_name", "pipeline_tag")
 LOADED_BY = re.compile(r'(from_pretrained|load_pipeline)\("[^"]*"')
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
-LOAD_BACK = Path(__file__).parent / "load_back.py"
+LOAD_BACK, PAGE = (Path(__file__).parent / name for name in ("load_back.py", "page.py"))
+OF_CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_MODULES_CACHE", "HF_ASSETS_CACHE")
+GRADIO = "6.31.0"  # that the page was tried with
+SPACE_NEEDS = ("diffusers>=0.42.1", "torch>=2.10", "transformers>=5.0", "safetensors", "numpy", "pillow")
+APP = """from diffusers import DiffusionPipeline
+
+from page import serve
+
+MODEL = "{name}"
+serve(DiffusionPipeline.from_pretrained(MODEL, trust_remote_code=True), MODEL)
+"""
+AGAIN = "nothing on this machine is lost, and the same command tries again"
 
 
 class HubFailed(OSError):
@@ -39,70 +47,58 @@ def collect(facts: Facts, folder: Path, name: str | None = None, half: bool = Fa
     """Write what others get into a folder that is empty: the pipeline at its root, card, pictures, records.
 
     The card is the model's README.md, which must be there; it says how to load `name`, where that is given. `half`
-    saves the weights in half precision; they load as float32.
+    saves the weights in half precision; they load as float32. Of the model's own folder, nothing else leaves.
     """
     pipeline = load_pipeline(facts.model)
     if half:
         pipeline.unet.half()
     with without_bars():
         pipeline.save_pretrained(folder)
-    text = card_text(facts.home)
+    text = card_text(facts)
     if name:
-        text = LOADED_BY.sub(rf'\1("{name}"', text)
+        text = LOADED_BY.sub(lambda found: f"{found[1]}({code(name)}", text)
     (folder / "README.md").write_text(text, encoding="utf-8")
     (folder / PICTURES).mkdir()
     for picture in re.findall(rf"\]\({PICTURES}/([\w.-]+)\)", text):
         file = facts.home / PICTURES / picture
         if not file.is_file():
-            raise BadInput(
-                f"the card {facts.home / 'README.md'} shows {file}, which is not there; hfdiff card makes it"
-            )
+            raise BadInput(f"the card {facts.readme} shows {file}, which is not there; hfdiff card makes it")
         (folder / PICTURES / picture).write_bytes(file.read_bytes())
     if facts.config:
-        config = replace(facts.config, dataset=public_path(facts.config.dataset), output_dir=facts.home.name)
-        config = replace(config, init_from=config.init_from and public_path(config.init_from))
-        (folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(config), sort_keys=False))
-    for record in RECORDS:
-        known = facts.read(record)
+        (folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(facts.config), sort_keys=False))
+    for record, known in facts.records.items():
         if known is not None:
-            (folder / record).write_text(json.dumps(public(known), indent=2, ensure_ascii=False) + "\n")
+            (folder / record).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
     check_secrets(folder)
 
 
-def card_text(home: Path) -> str:
+def card_text(facts: Facts) -> str:
     """The card; BadInput names what it lacks."""
-    readme = home / "README.md"
-    try:
-        card = ModelCard.load(readme)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise BadInput(f"{readme} is no model card: {first_line(error)[:200]}; hfdiff card writes one") from error
-    lacking = [field for field in CARD_FIELDS if not card.data.get(field)]
+    data = read_card(facts.readme).data
+    lacking = [field for field in CARD_FIELDS if not data.get(field)]
     if lacking:
-        raise BadInput(f"{readme} lacks {', '.join(lacking)} at its head; add them, or let hfdiff card write it again")
-    return readme.read_text(encoding="utf-8")
-
-
-def public(value: Any, key: str = "") -> Any:
-    """A record's values without what they say of the machine."""
-    if isinstance(value, dict):
-        return {key: public(item, key) for key, item in value.items()}
-    if isinstance(value, list):
-        return [public(item) for item in value]
-    if isinstance(value, str):
-        return public_command(value) if key == "command" else public_path(value)
-    return value
+        raise BadInput(
+            f"{facts.readme} lacks {', '.join(lacking)} at its head; add them, or let hfdiff card write it again"
+        )
+    if not facts.has_card:
+        raise BadInput(f"{facts.readme} is of other weights than this model's; hfdiff card writes it again")
+    return facts.readme.read_text(encoding="utf-8")
 
 
 def check_secrets(folder: Path) -> None:
     """BadInput where a text holds a token of the Hub's, or names the user's home."""
-    home = f"{Path.home()}/"
+    secrets = {
+        get_token(): "your token of the Hub",
+        f"{os.environ.get('HOME', '').rstrip('/')}/": "a path of this machine",
+    }
+    known = {text: what for text, what in secrets.items() if text and text != "/"}
     for file in sorted(folder.rglob("*")):
         if file.suffix in (".md", ".json", ".yaml", ".py", ".txt"):
             text = file.read_text(encoding="utf-8", errors="replace")
-            found = "a token of the Hub" if TOKEN.search(text) or (get_token() or home) in text else None
-            found = found or ("a path of this machine" if home in text else None)
+            found = [what for secret, what in known.items() if secret in text]
+            found += ["a token of the Hub"] if TOKEN.search(text) else []
             if found:
-                raise BadInput(f"{file.relative_to(folder)} holds {found}; take it out first")
+                raise BadInput(f"{file.relative_to(folder)} holds {found[0]}; take it out first")
 
 
 def listing(folder: Path) -> list[str]:
@@ -114,41 +110,46 @@ def listing(folder: Path) -> list[str]:
 
 
 def repo_name(repo_id: str | None, default: str) -> str:
-    """OWNER/NAME, the owner by default the token's; BadInput where it cannot be one, or there is no token."""
-    name = repo_id or re.sub(r"[^\w.-]+", "-", default)
+    """OWNER/NAME or NAME; BadInput where it cannot be one."""
+    name = repo_id or re.sub(r"[^\w.-]+", "-", default).strip("-.")
     try:
         validate_repo_id(name)
     except HFValidationError as error:
         raise BadInput(f"repo_id {name!r}: {first_line(error)}") from error
+    return name
+
+
+def with_owner(name: str) -> str:
+    """OWNER/NAME, the owner by default the token's own; BadInput without a token."""
     if not get_token():
         raise BadInput("no token of the Hub on this machine; give one by `hf auth login`, or in HF_TOKEN")
     if "/" in name:
         return name
-    with telling(name):
+    with one_line_errors(name):
         return f"{HfApi().whoami()['name']}/{name}"
 
 
 @contextmanager
-def telling(repo_id: str) -> Iterator[None]:
+def one_line_errors(repo_id: str) -> Iterator[None]:
     """While entered, what the Hub's client raises becomes one line."""
     try:
         yield
+    except BadInput:
+        raise
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
+        reason = f"{status}: {first_line(error)[:200]}"
         if status == 401:
             raise BadInput("the Hub does not take this token (401); give a valid one by `hf auth login`") from error
         if status == 403:
             raise BadInput(f"this token may not write to {repo_id} (403); valid: a repository of your own") from error
-        raise HubFailed(f"the Hub failed ({status}: {first_line(error)[:200]}); {AGAIN}") from error
-    except BadInput:
-        raise
+        if 400 <= status < 500 and status not in (408, 409, 412, 429):
+            raise BadInput(f"the Hub does not take this ({reason})") from error
+        raise HubFailed(f"the Hub failed ({reason}); {AGAIN}") from error
     except ValueError as error:  # the Hub's word on a card
-        raise BadInput(f"the Hub does not take this: {first_line(error)[:300]}") from error
+        raise BadInput(f"the Hub does not take this: {' '.join(str(error).split())[:300]}") from error
     except Exception as error:  # the client's HTTP library has kinds of its own for a Hub that is not there
         raise HubFailed(f"the Hub cannot be reached ({first_line(error)[:200]}); {AGAIN}") from error
-
-
-AGAIN = "nothing on this machine is lost, and the same command tries again"
 
 
 def push(
@@ -157,46 +158,82 @@ def push(
     *,
     private: bool = True,
     half: bool = False,
+    space: bool = False,
     dry_run: bool = False,
-    may: Callable[[], bool] = lambda: True,
+    confirm: Callable[[], bool] = lambda: True,
     say: Callable[[str], None] = print,
 ) -> str | None:
-    """Publish a model: its address, or None where nothing was sent. `may` is asked when all is listed."""
-    if not (facts.home / "README.md").is_file():
+    """Publish a model: its address, or None where nothing was sent. `confirm` is asked when all is listed."""
+    name = repo_name(repo_id, facts.name)
+    if not dry_run:
+        name = with_owner(name)
+    if not facts.readme.is_file():
         say(f"the card: {write_card(facts)}")
-    name = (repo_id or facts.home.name) if dry_run else repo_name(repo_id, facts.home.name)
     with tempfile.TemporaryDirectory(prefix="hfdiff-push-") as place:
-        folder = Path(place) / "model"
+        folder, page = Path(place) / "model", Path(place) / "space"
         write_folder(folder, lambda path: collect(facts, path, name, half))
         say("\n".join(listing(folder)))
-        if dry_run or not may():
+        if space:
+            write_folder(page, lambda path: collect_space(facts, path, name))
+            say("\n".join(["the Space:", *listing(page)]))
+        if dry_run or not confirm():
             say("nothing was sent")
             return None
-        with telling(name):
-            address = send(folder, name, private, say)
+        with one_line_errors(name):
+            address = send(folder, name, private)
         load_back(folder, name)
-    say(f"{address}: loaded back in a process of its own, and its pictures are the same")
+        say(f"{address}: loaded back in a process of its own, and its pictures are the same")
+        if space:
+            with one_line_errors(name):
+                say(f"the Space: {send(page, name, private, repo_type='space', space_sdk='gradio')}")
+            if private:
+                say("the Space reads a private model: give it a token in its settings, as the secret HF_TOKEN")
     return address
 
 
-def send(folder: Path, name: str, private: bool, say: Callable[[str], None]) -> str:
-    """One commit with all that is new; the repository's address."""
+def send(folder: Path, name: str, private: bool, repo_type: str = "model", **kind: Any) -> str:
+    """One commit with all that is new, and without what was taken back; the repository's address."""
     api = HfApi()
-    ModelCard.load(folder / "README.md").validate()
-    address = str(api.create_repo(name, private=private, exist_ok=True))
-    if private and not api.model_info(name).private:
-        say(f"warning: {name} was there before and is public; hfdiff does not change that")
+    ModelCard.load(folder / "README.md").validate(repo_type)
+    address = str(api.create_repo(name, repo_type=repo_type, private=private, exist_ok=True, **kind))
+    if private and not api.repo_info(name, repo_type=repo_type).private:
+        raise BadInput(f"the {repo_type} {name} is there and public; give --no_private, or another --repo_id")
     with without_bars():
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Model, card and records by hfdiff")
+        api.upload_folder(
+            repo_id=name,
+            repo_type=repo_type,
+            folder_path=folder,
+            delete_patterns=[f"{PICTURES}/*", *RECORDS],
+            commit_message="Model, card and records by hfdiff" if repo_type == "model" else "A page by hfdiff",
+        )
     return address
 
 
 def load_back(folder: Path, name: str) -> None:
     """Load what was sent, in a process of its own and with an empty cache; HubFailed where it draws otherwise."""
+    environment = {key: value for key, value in os.environ.items() if key not in OF_CACHES}
     with tempfile.TemporaryDirectory(prefix="hfdiff-cache-") as cache:
-        environment = os.environ | {"HF_HOME": cache, "HF_TOKEN": get_token() or "", "CUDA_VISIBLE_DEVICES": ""}
-        words = [sys.executable, "-I", str(LOAD_BACK), str(folder), name]
+        environment |= {"HF_HOME": cache, "HF_TOKEN": get_token() or "", "CUDA_VISIBLE_DEVICES": ""}
+        words = [sys.executable, "-P", str(LOAD_BACK), str(folder), name]
         done = subprocess.run(words, env=environment, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise HubFailed(f"{name} was sent, and does not load back as it is here: {reason[:300]}; {AGAIN}")
+
+
+def collect_space(facts: Facts, folder: Path, name: str) -> None:
+    """Write a Space into an empty folder: the page, and a program that shows the model `name` on it."""
+    (folder / "page.py").write_bytes(PAGE.read_bytes())
+    (folder / "app.py").write_text(APP.format(name=name))
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in SPACE_NEEDS))
+    data = SpaceCardData(
+        title=name.rpartition("/")[2],
+        sdk="gradio",
+        sdk_version=GRADIO,
+        app_file="app.py",
+        license=read_card(facts.readme).data.license,
+        models=[name],
+    )
+    text = f"---\n{data.to_yaml()}\n---\n\nDraw with [{name}](https://huggingface.co/{name}) by class and by style.\n"
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    check_secrets(folder)

@@ -9,10 +9,8 @@ from diffusers import DiffusionPipeline
 def drawn(name: str) -> torch.Tensor:
     pipe = DiffusionPipeline.from_pretrained(name, trust_remote_code=True)
     pipe.set_progress_bar_config(disable=True)
-    count = min(4, len(pipe.class_names))
-    generators = [torch.Generator().manual_seed(i) for i in range(count)]
-    labels = list(range(count)) if count else None
-    return pipe(class_labels=labels, generator=generators or None, output_type="pt").images
+    labels = list(range(min(4, len(pipe.class_names))))
+    return pipe(labels, generator=[torch.Generator().manual_seed(i) for i in labels], output_type="pt").images
 
 
 here, there = (drawn(name) for name in sys.argv[1:3])

@@ -3,6 +3,7 @@
 A leaf: `hfdiff demo` serves it on this machine, and `hfdiff push --space` sends it to a Space as it is.
 """
 
+import contextlib
 import io
 import json
 import math
@@ -29,13 +30,6 @@ MOST_PICTURES = 64  # of one request
 MOST_STEPS = 100
 MOST_WAITING = 16  # requests in the queue
 SHOWN_SIDE = 112  # pixels that a picture takes on the sheet that is watched
-LAUNCH: dict[str, Any] = {
-    "server_name": "127.0.0.1",
-    "share": False,
-    "max_file_size": "1kb",
-    "allowed_paths": [],
-    "ssr_mode": False,
-}
 
 
 @dataclass(frozen=True)
@@ -53,6 +47,8 @@ class Asked:
     def __post_init__(self) -> None:
         if not self.class_labels:
             raise ValueError("choose at least one class")
+        if len(set(self.class_labels)) < len(self.class_labels):
+            raise ValueError("a class is named twice")
         total = len(self.class_labels) * self.num_candidates
         if not 1 <= total <= MOST_PICTURES:
             raise ValueError(f"{total} pictures; valid: 1 to {MOST_PICTURES} at once")
@@ -121,12 +117,49 @@ def pack(drawn: Drawn, asked: Asked, model: str, folder: Path) -> str:
     return str(file)
 
 
+class Gone(Exception):
+    """The visitor has left."""
+
+
+def painting(pipe: DiffusionPipeline, lock: threading.Lock, asked: Asked) -> Iterator[torch.Tensor | Drawn]:
+    """The predicted clean pictures of each step as they come, and at the end what was drawn.
+
+    The pipeline draws for one visitor at a time; where nobody takes the next picture any more, it stops.
+    """
+    items: queue.Queue = queue.Queue(maxsize=4)
+    left = threading.Event()
+
+    def put(item: Any) -> None:
+        while not left.is_set():
+            with contextlib.suppress(queue.Full):
+                return items.put(item, timeout=0.1)
+        raise Gone
+
+    def work() -> None:
+        with lock, contextlib.suppress(Gone):
+            try:
+                result: Any = draw(pipe, asked, put)
+            except Exception as error:
+                if isinstance(error, Gone):
+                    raise
+                result = error  # the visitor's, in whose thread it is raised again
+            put(result)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while not isinstance(item := items.get(), Drawn | Exception):
+            yield item
+        if isinstance(item, Exception):
+            raise item
+        yield item
+    finally:
+        left.set()
+
+
 def build(pipe: DiffusionPipeline, model: str) -> gr.Blocks:
     """The page for a pipeline; `model` is its name on it and in the settings."""
     pipe.set_progress_bar_config(disable=True)
-    outputs = Path(tempfile.mkdtemp(prefix="hfdiff-page-"))
-    scored = pipe.clip_model is not None
-    styles = pipe.style_names
+    scored, styles, lock = pipe.clip_model is not None, pipe.style_names, threading.Lock()
 
     def answer(
         classes: Sequence[str],
@@ -141,39 +174,30 @@ def build(pipe: DiffusionPipeline, model: str) -> gr.Blocks:
             told = {name: strength for name, strength in zip(styles, strengths) if strength > 0}
             asked = Asked(list(classes), told, guidance, style_guidance, int(steps), int(seed or 0), int(count))
             yield from show(asked)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:  # an emptied field is no number
             raise gr.Error(str(error), duration=None, print_exception=False) from error
 
     def show(asked: Asked) -> Iterator[tuple[Any, ...]]:
-        frames: queue.Queue = queue.Queue()
-        results: list[Any] = []
+        for number, item in enumerate(painting(pipe, lock, asked), start=1):
+            if not isinstance(item, Drawn):
+                yield sheet(item, asked.num_candidates), f"step {number}", [], [], [], None
+                continue
+            best = [i for i in range(len(item.images)) if i % asked.num_candidates == 0] if scored else []
+            every = gr.Gallery(captioned(item, range(len(item.images))), columns=asked.num_candidates)
+            with tempfile.TemporaryDirectory() as place:  # Gradio keeps a copy of its own
+                file = pack(item, asked, model, Path(place))
+                yield (
+                    gr.skip(),
+                    f"done: {len(item.images)} pictures",
+                    captioned(item, best),
+                    every,
+                    score_rows(item),
+                    file,
+                )
 
-        def work() -> None:
-            try:
-                results.append(draw(pipe, asked, frames.put))
-            except Exception as error:  # it belongs to the visitor, in whose thread it is raised again
-                results.append(error)
-            frames.put(None)
-
-        threading.Thread(target=work, daemon=True).start()
-        number = 0
-        while (frame := frames.get()) is not None:
-            number += 1
-            yield sheet(frame, asked.num_candidates), f"step {number} of {asked.num_inference_steps}", [], [], [], None
-        drawn = results[0]
-        if isinstance(drawn, Exception):
-            raise drawn
-        place = Path(tempfile.mkdtemp(dir=outputs))
-        yield (
-            gr.skip(),
-            f"done: {len(drawn.images)} pictures",
-            captioned(drawn, [i for i in range(len(drawn.images)) if i % asked.num_candidates == 0]) if scored else [],
-            captioned(drawn, range(len(drawn.images))),
-            score_rows(drawn),
-            pack(drawn, asked, model, place),
-        )
-
-    with gr.Blocks(title=f"{model}: draw by class and style", analytics_enabled=False) as page:
+    with gr.Blocks(
+        title=f"{model}: draw by class and style", analytics_enabled=False, delete_cache=(600, 3600)
+    ) as page:
         gr.Markdown(
             f"# {model}\n\nPictures by class and by style. Move a style above 0 to ask for it; several act at once."
         )
@@ -183,16 +207,22 @@ def build(pipe: DiffusionPipeline, model: str) -> gr.Blocks:
                 sliders = [gr.Slider(0, 1, 0, step=0.05, label=f"style: {name}") for name in styles]
                 guidance = gr.Slider(1, 6, 3, step=0.1, label="guidance to the class")
                 style_guidance = gr.Slider(1, 6, 3, step=0.1, label="guidance to the styles")
-                steps = gr.Slider(2, 50, 10, step=1, label="steps")
+                steps = gr.Slider(2, MOST_STEPS, 10, step=1, label="steps")
                 count = gr.Slider(
-                    1, 16, 4, step=1, label="candidates of each class" if scored else "pictures of each class"
+                    1,
+                    MOST_PICTURES // 4,
+                    4,
+                    step=1,
+                    label="candidates of each class" if scored else "pictures of each class",
                 )
                 seed = gr.Number(0, precision=0, minimum=0, label="seed")
                 start = gr.Button("Draw", variant="primary")
             with gr.Column(scale=2):
                 status = gr.Textbox(label="status", interactive=False)
                 watched = gr.Image(
-                    label="while it is drawn: the clean pictures that the model expects", interactive=False
+                    label="while it is drawn: the clean pictures that the model expects",
+                    interactive=False,
+                    buttons=["download", "fullscreen"],
                 )
                 best = gr.Gallery(label="the best of each class, by CLIP", columns=4, visible=scored)
                 every = gr.Gallery(label="all pictures", columns=8)
@@ -206,6 +236,15 @@ def build(pipe: DiffusionPipeline, model: str) -> gr.Blocks:
         )
     page.queue(max_size=MOST_WAITING, default_concurrency_limit=1, api_open=False)
     return page
+
+
+def serve(pipe: DiffusionPipeline, model: str, **given: Any) -> None:
+    """Serve the page until it is stopped: no file but its own outputs, no tunnel, no uploads to speak of."""
+    with tempfile.TemporaryDirectory(prefix="hfdiff-page-") as cache:
+        os.environ["GRADIO_TEMP_DIR"] = cache  # the only files that are given away
+        build(pipe, model).launch(
+            share=False, allowed_paths=[], max_file_size="1kb", ssr_mode=False, footer_links=["gradio"], **given
+        )
 
 
 def captioned(drawn: Drawn, rows: Sequence[int]) -> list[tuple[Image.Image, str]]:

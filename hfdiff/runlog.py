@@ -96,7 +96,7 @@ class RunLog:
             "precision": config.mixed_precision,
             "device": device_name(self.accelerator.device),
             "processes": self.accelerator.num_processes,
-            "command": f"accelerate launch {shlex.join(sys.argv)}",
+            "command": f"accelerate launch --num_processes {self.accelerator.num_processes} {shlex.join(sys.argv)}",
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "data": {
                 "name": table.name,

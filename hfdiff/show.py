@@ -222,20 +222,20 @@ def curves(metrics: Path, say: Callable[[str], None]) -> Iterator[Shown]:
     if not metrics.is_file():
         return say("losses.png left out: no run's metrics.jsonl beside the model")
     try:
-        figure = pictures.loss_curves(metrics)
+        losses, points = pictures.loss_curves(metrics), pictures.quality_points(metrics)
+        quality = pictures.quality_curves(points) if len(points) > 1 else None
     except (OSError, ValueError, KeyError, TypeError):
         return say(f"losses.png left out: {metrics} is damaged")
     yield Shown(
         "losses.png",
-        figure,
+        losses,
         "Training and validation loss, and the learning rate, over the training images seen.",
         {},
     )
-    points = pictures.quality_points(metrics)
-    if len(points) > 1:
+    if quality:
         yield Shown(
             "quality.png",
-            pictures.quality_curves(points),
+            quality,
             f"Class accuracy of {points[-1]['quality_n']:,} samples over the training images seen, in the end "
             f"{points[-1]['class_accuracy']:.2f}, and their Frechet distance against the validation loss.",
             {"points": points},

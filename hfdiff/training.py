@@ -131,7 +131,7 @@ class TrainConfig(ObjectiveConfig):
     """Publish the model at the end; where the Hub fails, the same command tries again."""
     hub_model_id: str | None = None
     """OWNER/NAME on the Hub; by default your own, and the name of output_dir."""
-    hub_private: bool = True
+    hub_private_repo: bool = True
     license: str = "apache-2.0"
     """Of the weights, as the Hub spells it; for the model's card."""
 
@@ -147,7 +147,7 @@ class TrainConfig(ObjectiveConfig):
 # What may differ when a run is resumed: how it is watched, where, and how long it goes on.
 RESUMABLE_KEYS = frozenset(
     "output_dir max_train_images max_minutes logging_images validation_images sample_images checkpointing_images "
-    "keep_checkpoints resume report_to push_to_hub hub_model_id hub_private license".split()
+    "keep_checkpoints resume report_to push_to_hub hub_model_id hub_private_repo license".split()
 )
 
 # The keys of a configuration that a trained UNet decides.
@@ -386,7 +386,7 @@ class TrainState:
         self.ema.optimization_step = numbers["ema_step"]
         self.step = numbers["step"]
         self.best_score = math.inf if numbers["best_score"] is None else numbers["best_score"]
-        self.best_step = numbers["best_step"]
+        self.best_step = numbers.get("best_step", 0)  # absent in older checkpoints
         self.quality_n, self.quality_seconds = numbers["quality_n"], numbers["quality_seconds"]
         self.loss_sum, self.loss_steps = numbers["loss_sum"], numbers["loss_steps"]
         self.seconds = numbers["seconds"]

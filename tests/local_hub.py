@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
 
+import yaml
+
 KINDS = ("models", "datasets", "spaces")
 Answer = tuple[int, Any, dict[str, str]]
 
@@ -167,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
             auth = {"type": "access_token", "accessToken": {"displayName": "t", "role": "write"}}
             return 200, {"type": "user", "name": user, "fullname": user, "orgs": [], "auth": auth}, {}
         if path == "/api/validate-yaml":
-            return 200, {"errors": [], "warnings": []}, {}
+            return self._validate(json.loads(body)["content"])
         if path == "/api/repos/create":
             return self._create(json.loads(body), user)
         api = re.fullmatch(r"/api/(models|datasets|spaces)/([^/]+/[^/]+)(?:/(.*))?", path)
@@ -177,6 +179,17 @@ class _Handler(BaseHTTPRequestHandler):
         if file:
             return self._file(file[1] or "models", file[2], file[3], file[4], user)
         raise Refused(404, f"no such page {path}")
+
+    def _validate(self, card: str) -> Answer:
+        """A few of the Hub's rules for the head of a card."""
+        head = yaml.safe_load(card.split("---")[1])
+        known = ("apache-2.0", "mit", "cc-by-4.0", "other")
+        named = all(entry.get("name") for entry in head.get("model-index", []))
+        if head.get("license") not in known or not named:
+            raise Refused(
+                400, f"license {head.get('license')!r} must be one of {', '.join(known)}, and models have names"
+            )
+        return 200, {"errors": [], "warnings": []}, {}
 
     def _create(self, given: dict[str, Any], user: str | None) -> Answer:
         if user is None:

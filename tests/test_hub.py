@@ -16,12 +16,13 @@ from huggingface_hub import get_token
 from local_hub import LocalHub
 
 import hfdiff.hub
-from hfdiff.card import Facts, write_card
-from hfdiff.checkpoint import export_pipeline, load_pipeline
+from hfdiff.card import Facts, public, write_card
+from hfdiff.checkpoint import RunFolder, export_pipeline, load_pipeline, save_config
 from hfdiff.cli import main
 from hfdiff.data import load_training_data
 from hfdiff.errors import BadInput
-from hfdiff.hub import HubFailed, collect, listing, public, push
+from hfdiff.hub import HubFailed, collect, listing, push
+from hfdiff.training import TrainConfig
 
 ANN = ("models", "ann/clothes")
 
@@ -30,6 +31,7 @@ ANN = ("models", "ann/clothes")
 def model(pipeline, tmp_path) -> Path:
     """A folder with a pipeline and its card, and things that are nobody else's business."""
     export_pipeline(pipeline, tmp_path / "clothes")
+    save_config(RunFolder(tmp_path / "clothes"), TrainConfig(dataset="/home/jane/clothes"))
     write_card(Facts.of(str(tmp_path / "clothes")))
     (tmp_path / "clothes" / "diary.txt").write_text("private")
     (tmp_path / "clothes" / "optimizer.bin").write_bytes(b"a pickle")
@@ -71,8 +73,8 @@ def test_a_model_is_pushed_and_loaded_back_by_its_id(hub: LocalHub, model, capsy
 
 
 def test_what_does_not_load_back_the_same_is_said(hub, facts, monkeypatch):
-    def damaged(folder: Path, name: str, private: bool, say) -> str:
-        address = send(folder, name, private, say)
+    def damaged(folder: Path, name: str, private: bool) -> str:
+        address = send(folder, name, private)
         repo = hub.repos[ANN]
         weights = bytearray(repo.files["unet/diffusion_pytorch_model.safetensors"])
         weights[-4000:] = bytes(4000)
@@ -92,10 +94,34 @@ def test_pushing_again_unchanged_adds_no_commit(hub, facts, quick):
     assert hub.repos[ANN].private  # what is there keeps its place
 
 
-def test_a_public_repository_that_was_there_is_told_of(hub, facts, quick, capsys):
+def test_what_is_private_does_not_go_into_a_public_repository(hub, facts, quick):
     push(facts, "ann/clothes", private=False)
+    with pytest.raises(BadInput, match="ann/clothes is there and public; give --no_private"):
+        push(facts, "ann/clothes")
+
+
+def test_what_was_taken_back_is_taken_from_the_hub(hub, facts, quick):
+    (facts.home / "training.json").write_text('{"command": "x"}')
     push(facts, "ann/clothes")
-    assert "ann/clothes was there before and is public" in capsys.readouterr().out
+    assert "training.json" in hub.repos[ANN].files
+    (facts.home / "training.json").unlink()
+    push(Facts.of(facts.model), "ann/clothes")
+    assert "training.json" not in hub.repos[ANN].files
+
+
+def test_a_licence_that_the_hub_does_not_know_is_refused(hub, facts, quick):
+    facts.readme.write_text(facts.readme.read_text().replace("apache-2.0", "my-own"))
+    with pytest.raises(BadInput, match="the Hub does not take this: .*'my-own'"):
+        push(facts, "ann/clothes")
+    assert not hub.repos
+
+
+def test_an_old_card_does_not_go_with_new_weights(hub, model, pipeline, quick):
+    pipeline.unet.conv_out.bias.data += 1
+    export_pipeline(pipeline, model / "new")
+    shutil.copytree(model / "new", model, dirs_exist_ok=True)
+    with pytest.raises(BadInput, match="is of other weights than this model's; hfdiff card writes it again"):
+        push(Facts.of(str(model)), "ann/clothes")
 
 
 def test_a_dry_run_sends_nothing(hub, model, monkeypatch, capsys):
@@ -134,10 +160,14 @@ def test_half_precision_takes_half_the_room_and_draws_nearly_the_same(facts, tmp
     assert (drawn[0] - drawn[1]).abs().max() < 0.01
 
 
-def test_a_published_folder_is_a_model_that_is_published_again(facts, tmp_path):
+@pytest.mark.parametrize("half", [False, True])
+def test_a_published_folder_is_a_model_that_is_published_again(facts, tmp_path, half):
+    report = {"protocol": {"weights": facts.fingerprint}, "metrics": {}}
+    (facts.home / "metrics.json").write_text(json.dumps(report))
     for name, source in (("first", facts), ("second", None)):
         (tmp_path / name).mkdir()
-        collect(source or Facts.of(str(tmp_path / "first")), tmp_path / name, name="ann/clothes")
+        collect(source or Facts.of(str(tmp_path / "first")), tmp_path / name, name="ann/clothes", half=half)
+    assert json.loads((tmp_path / "second" / "metrics.json").read_text()) == report
     assert listing(tmp_path / "first") == listing(tmp_path / "second")
     assert 'from_pretrained("ann/clothes"' in (tmp_path / "second" / "README.md").read_text()
 
@@ -190,7 +220,8 @@ def test_what_is_no_model_is_refused(hub, tmp_path, capsys):
     assert run("push", str(tmp_path / "empty")) == 2
     assert "holds no pipeline" in capsys.readouterr().err
     assert run("card", "ann/nothing") == 2
-    assert "unknown model 'ann/nothing'" in capsys.readouterr().err
+    assert "'ann/nothing' is no folder on this machine" in capsys.readouterr().err
+    assert run("push", str(tmp_path / "empty"), "--repo_id", "two words", "--dry_run") == 2
 
 
 def test_a_card_that_lacks_fields_is_refused_by_their_names(hub, model, quick, capsys):
@@ -218,22 +249,31 @@ def test_records_say_nothing_of_the_machine():
     record = {
         "command": "accelerate launch train_scripts/train.py --dataset '/home/jane doe/cats' --init_from=~/old -x ../y",
         "model": "/home/jane/runs/a",
+        "more": ["./../../home/jane/x", "file:///home/jane/x"],
         "list": ["/srv/data", 3, None, "plain"],
         "class": "T-shirt/top",
     }
     assert public(record) == {
         "command": "accelerate launch train_scripts/train.py --dataset cats --init_from=old -x y",
         "model": "a",
+        "more": ["x", "x"],
         "list": ["data", 3, None, "plain"],
         "class": "T-shirt/top",
     }
 
 
-@pytest.mark.parametrize("secret", ["token hf_abcdefghijklmnopqrstuvwxyz", f"see {Path.home()}/notes"])
-def test_a_card_with_a_secret_is_refused(hub, model, quick, secret):
+@pytest.mark.parametrize(
+    ("secret", "what"),
+    [
+        ("hf_abcdefghijklmnopqrstuvwxyz", "a token of the Hub"),
+        ("hf_ann", "your token of the Hub"),
+        (f"{Path.home()}/notes", "a path of this machine"),
+    ],
+)
+def test_a_card_with_a_secret_is_refused(hub, model, quick, secret, what):
     readme = model / "README.md"
     readme.write_text(readme.read_text() + secret)
-    with pytest.raises(BadInput, match="README.md holds a (token|path)"):
+    with pytest.raises(BadInput, match=f"README.md holds {what}"):
         push(Facts.of(str(model)), "ann/clothes")
     assert not hub.repos
 
@@ -252,8 +292,8 @@ def test_a_data_set_of_the_hub_is_trained_on_and_the_model_pushed(hub, script, t
     words = ["--dataset", "ann/pets", "--output_dir", str(tmp_path / "run"), *TINY_FLAGS, "--max_train_images", "32"]
     words += ["--push_to_hub", "--hub_model_id", "ann/pets-model"]
     hub.fault = lambda method, path: 500 if path == "/api/repos/create" else None
-    with pytest.raises(HubFailed, match="the same command tries again"):
-        script["main"](words)
+    assert script["main"](words) == 1
+    assert "the same command tries again" in capsys.readouterr().err
     assert load_pipeline(str(tmp_path / "run")).class_names == ["cat", "dog"]
     hub.fault = None
     assert script["main"](words) == 0

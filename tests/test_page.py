@@ -2,24 +2,33 @@
 
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
+from huggingface_hub import SpaceCard
 from PIL import Image
 from test_hub import run
 
-from hfdiff.checkpoint import export_pipeline
+import hfdiff.hub
+from hfdiff.checkpoint import RunFolder, export_pipeline, save_config
 from hfdiff.clip import load_clip
-from hfdiff.page import MOST_PICTURES, Asked, draw, pack, sheet
+from hfdiff.page import MOST_PICTURES, Asked, draw, pack, painting, sheet
+from hfdiff.training import TrainConfig
 
 ASKED = Asked(["Sneaker", "Bag"], {"thick": 0.5}, 2.0, 1.0, 3, 7, 2)
 
@@ -74,11 +83,31 @@ def test_the_settings_draw_the_same_picture_again(clothes, tmp_path):
         ({"num_candidates": MOST_PICTURES}, "128 pictures; valid: 1 to 64"),
         ({"num_inference_steps": 1000}, "1000 steps; valid"),
         ({"seed": -1}, "seed -1; valid"),
+        ({"class_labels": ["Bag", "Bag"]}, "named twice"),
     ],
 )
 def test_limits(change, message):
     with pytest.raises(ValueError, match=message):
         Asked(**{**vars(ASKED), **change})
+
+
+def test_a_visitor_who_leaves_stops_the_drawing(pipeline):
+    lock, long = threading.Lock(), Asked(**{**vars(ASKED), "num_inference_steps": 100})
+    painted = painting(pipeline, lock, long)
+    assert next(painted).shape == (4, 1, 28, 28)
+    assert lock.locked()
+    painted.close()
+    assert lock.acquire(timeout=10)
+    lock.release()
+    *frames, drawn = painting(pipeline, lock, ASKED)  # the next visitor's is right
+    assert len(frames) == 3
+    assert drawn.images == draw(pipeline, ASKED).images
+
+
+def test_what_fails_while_drawing_is_the_visitors(pipeline):
+    wrong = Asked(**{**vars(ASKED), "styles": {"thick": 1.0, "thin": 1.0}})
+    with pytest.raises(ValueError, match="exclude each other"):
+        list(painting(pipeline, threading.Lock(), wrong))
 
 
 def test_a_sheet_is_one_picture():
@@ -100,11 +129,18 @@ def test_a_port_in_use_is_refused(pipeline, tmp_path, capsys):
 def served(clothes, tmp_path):
     """The page, as `hfdiff demo` serves it; its address."""
     export_pipeline(clothes, tmp_path / "clothes")
+    script = f"from hfdiff.cli import main; main(['demo', {str(tmp_path / 'clothes')!r}, '--port', PORT])"
+    with serving([sys.executable, "-c", f"import os; PORT = os.environ['GRADIO_SERVER_PORT']; {script}"]) as address:
+        yield address
+
+
+@contextmanager
+def serving(words: list[str], cwd: Path | None = None) -> Iterator[str]:
+    """While entered, a program serves the page at this address, its port in Gradio's own variable."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    script = f"from hfdiff.cli import main; main(['demo', {str(tmp_path / 'clothes')!r}, '--port', '{port}'])"
-    process = subprocess.Popen([sys.executable, "-c", script])
+    process = subprocess.Popen(words, cwd=cwd, env=os.environ | {"GRADIO_SERVER_PORT": str(port)})
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(600):
@@ -132,12 +168,16 @@ def test_a_whole_journey_in_a_browser(served, tmp_path):
         page = browser.new_page(viewport={"width": 1280, "height": 1400})
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
+        check_no_file_of_the_machine_is_served(served)
         page.goto(served)
         page.get_by_label("Bag").check()
         page.get_by_label("number input for style: thick").fill("0.8")
         page.get_by_role("button", name="Draw").click()
         expect(page.get_by_label("status")).to_have_value("done: 12 pictures", timeout=60_000)
-        assert page.locator(".thumbnail-item img").count() >= 12
+        assert page.locator(".thumbnail-item img").count() == 3 + 12
+        assert page.get_by_text("step 1").count() == 0  # it has gone on
+        scores = " ".join(page.locator("table").all_inner_texts())
+        assert all(name in scores for name in ("Sneaker", "Bag", "quality", "total"))
         with page.expect_download() as download:
             page.locator("a[download='pictures.zip']").first.click()
         with zipfile.ZipFile(download.value.path()) as archive:
@@ -153,13 +193,34 @@ def test_a_whole_journey_in_a_browser(served, tmp_path):
         browser.close()
     elsewhere = {url for url in asked if not url.startswith((served, "data:", "blob:"))}
     assert not elsewhere
-    screenshot = Path(tmp_path / "page.png")
-    assert Image.open(screenshot).size[0] == 1280
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", str(ROOT / "pyproject.toml")])
-def test_no_file_of_the_machine_is_served(served, path):
-    for route in (f"/gradio_api/file={path}", f"/file={path}"):
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(served + route)
-        assert refused.value.code in (403, 404)
+def check_no_file_of_the_machine_is_served(address: str, *more: str) -> None:
+    for path in ("/etc/passwd", str(ROOT / "pyproject.toml"), *more):
+        for route in (f"/gradio_api/file={path}", f"/file={path}"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(address + route)
+            assert refused.value.code in (403, 404)
+
+
+def test_a_space_serves_the_model_that_was_pushed(hub, clothes, tmp_path, monkeypatch):
+    """The folder runs as it is, and gives away no file of its machine."""
+    monkeypatch.setattr(hfdiff.hub, "load_back", lambda folder, name: None)
+    export_pipeline(clothes, tmp_path / "clothes")
+    save_config(RunFolder(tmp_path / "clothes"), TrainConfig())
+    assert run("push", str(tmp_path / "clothes"), "--repo_id", "ann/clothes", "--space") == 0
+    files = hub.repos["spaces", "ann/clothes"].files
+    card = SpaceCard(files["README.md"].decode()).data
+    assert (card.sdk, card.sdk_version, card.app_file, card.models) == (
+        "gradio",
+        version("gradio"),
+        "app.py",
+        ["ann/clothes"],
+    )
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with serving([sys.executable, "app.py"], cwd=tmp_path) as address:
+        check_no_file_of_the_machine_is_served(
+            address, str(tmp_path / "app.py"), str(tmp_path / "clothes" / "README.md")
+        )
+        assert "ann/clothes" in urllib.request.urlopen(address).read().decode()

@@ -20,13 +20,13 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from hfdiff import checkpoint
-from hfdiff.card import Facts
+from hfdiff.card import Facts, write_card
 from hfdiff.checkpoint import RunFolder
 from hfdiff.clip import find_clip, load_clip
 from hfdiff.config import parse
 from hfdiff.data import ImageTable, describe, load_training_data
-from hfdiff.errors import BadInput, TrainingFailed, run_program
-from hfdiff.hub import push, repo_name
+from hfdiff.errors import BadInput, TrainingFailed, complain, run_program
+from hfdiff.hub import push, repo_name, with_owner
 from hfdiff.judge import find_judge, unseen
 from hfdiff.objectives import Objective, make_objective
 from hfdiff.pictures import loss_curves, overview, quality_curves, quality_points, save_picture
@@ -95,8 +95,9 @@ def train_run(run: Run, claims: contextlib.ExitStack) -> int:
     say, config, state = run.accelerator.print, run.config, run.state
     if is_finished(config, state):
         say(f"the run in {run.folder.path} is finished; its pipeline is {run.folder.pipeline}")
-        publish(run)
-        return 0
+        if run.accelerator.is_main_process:
+            checkpoint.save_config(run.folder, config)
+        return publish(run)
     if run.accelerator.is_main_process:
         if not run.folder.config.exists():
             claims.enter_context(checkpoint.claimed(run.folder))
@@ -117,15 +118,23 @@ def train_run(run: Run, claims: contextlib.ExitStack) -> int:
     say(f"done: {state.step * config.batch_size:,} images, best {config.best_by} {state.best_score:.4f}")
     for what in (run.folder.pipeline, run.folder.samples, run.folder.losses, run.folder.metrics):
         say(f"  {what}")
-    publish(run)
-    return 0
+    return publish(run)
 
 
-def publish(run: Run) -> None:
-    """Push to the Hub, where that is asked for; HubFailed where it fails, with all that the run has left in place."""
-    if run.config.push_to_hub and run.accelerator.is_main_process:
+def publish(run: Run) -> int:
+    """Push to the Hub, where that is asked for; the exit code. A Hub that fails takes nothing from the run."""
+    if not (run.config.push_to_hub and run.accelerator.is_main_process):
+        return 0
+    try:
         facts = Facts.of(str(run.folder.path))
-        push(facts, run.config.hub_model_id, private=run.config.hub_private)
+        if not facts.has_card:
+            write_card(facts)
+        push(facts, run.config.hub_model_id, private=run.config.hub_private_repo)
+    except BadInput as error:
+        return complain(error, 2)
+    except OSError as error:
+        return complain(error, 1)
+    return 0
 
 
 @contextlib.contextmanager
@@ -149,7 +158,7 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     say = process.print
     check_config(config, process.num_processes)
     if config.push_to_hub:
-        repo_name(config.hub_model_id, Path(config.output_dir).name)
+        with_owner(repo_name(config.hub_model_id, Path(config.output_dir).resolve().name))
     config = with_shape(config)
     precision, reason = precision_of(config.mixed_precision, process.device)
     config = replace(config, mixed_precision=precision)
