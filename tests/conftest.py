@@ -28,8 +28,10 @@ from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 from safetensors.torch import load_file
 
-from hfdiff.checkpoint import list_checkpoints
+from hfdiff.checkpoint import list_checkpoints, make_pipeline
 from hfdiff.data import ImageTable, load_test_data, load_training_data
+from hfdiff.errors import BadInput
+from hfdiff.judge import make_judge, save_judge, train_judge
 from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.styles import STYLES
@@ -210,3 +212,35 @@ def lines(run: Path) -> list[dict]:
 def newest_tensors(run: Path) -> dict[str, torch.Tensor]:
     newest = list_checkpoints(run / "checkpoints")[0]
     return {f"{file.stem}/{k}": v for file in newest.glob("*.safetensors") for k, v in load_file(file).items()}
+
+
+CATS = ("cat", "dog")
+
+
+@pytest.fixture(scope="session")
+def pets(tmp_path_factory) -> dict[str, str]:
+    """A model of two classes and two styles, pictures of those classes, and a judge of them."""
+    tmp_path = tmp_path_factory.mktemp("pets")
+    data = tmp_path / "pets"
+    class_folders(data / "train", dict.fromkeys(CATS, 300), size=(28, 28))
+    class_folders(data / "test", dict.fromkeys(CATS, 130), size=(28, 28))
+    unet = tiny_unet(num_classes=2, num_styles=2)
+    scheduler = make_objective(ObjectiveConfig()).scheduler()
+    make_pipeline(unet, scheduler, CATS, (), ("thick", "slanted")).save_pretrained(tmp_path / "model")
+    training, validation = load_training_data(str(data))
+    judge = make_judge(training, widths=(4, 8, 8), half="first")
+    list(train_judge(judge, training, validation, epochs=1, batch_size=32))
+    save_judge(judge, tmp_path / "judge", validation)
+    return {"model": str(tmp_path / "model"), "data": str(data), "judge": str(tmp_path / "judge")}
+
+
+@pytest.fixture(scope="session")
+def clip(pets, tmp_path_factory) -> str:
+    """The folder of a small CLIP of the pets, by the program that trains one."""
+    folder = tmp_path_factory.mktemp("clip") / "clip"
+    main = runpy.run_path(str(SCRIPT.with_name("train_clip.py")), run_name="script")["main"]
+    flags = ["--dataset", pets["data"], "--output_dir", str(folder), "--epochs", "1", "--batch_size", "64"]
+    assert main(flags) == 0
+    with pytest.raises(BadInput, match="exists; give a new folder"):
+        main(flags)
+    return str(folder)

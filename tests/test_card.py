@@ -2,31 +2,36 @@
 
 import json
 import re
+import runpy
 import shutil
 from pathlib import Path
 
 import pytest
-from conftest import tiny_unet
+from conftest import HUB, SCRIPT, TINY_FLAGS, tiny_unet
 from huggingface_hub import ModelCard
 from test_hub import run
 
 from hfdiff.card import Facts, hub_id, number, plain, public_command, write_card
 from hfdiff.checkpoint import export_pipeline, load_pipeline
+from hfdiff.clip import load_clip
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory) -> Path:
-    """A run on embedded pictures, measured and chosen from, as a user leaves it."""
-    import runpy
-
-    from conftest import SCRIPT, TINY_FLAGS
-
-    folder = tmp_path_factory.mktemp("runs") / "clothes"
-    flags = ["--max_train_images", "16", "--output_dir", str(folder)]
-    runpy.run_path(str(SCRIPT), run_name="train")["main"]([*TINY_FLAGS, *flags])
-    assert run("evaluate", str(folder), "--num_images", "260", "--num_styled", "100", "--num_inference_steps", "2") == 0
-    chosen = ("--num_candidates", "2", "--top_k", "1", "--num_inference_steps", "2")
-    assert run("select", str(folder), *chosen, "--output_dir", str(folder / "best")) == 0
+def measured(pets, clip, tmp_path_factory) -> Path:
+    """A run on pictures of the Hub, measured and chosen from, as a user leaves it."""
+    HUB.add_folder("datasets", "ann/pets", Path(pets["data"]))
+    folder = tmp_path_factory.mktemp("runs") / "pets"
+    flags = ["--dataset", "ann/pets", "--styles", "thick", "slanted", "--max_train_images", "16"]
+    main = runpy.run_path(str(SCRIPT), run_name="train")["main"]
+    assert main([*TINY_FLAGS, *flags, "--output_dir", str(folder)]) == 0
+    pipeline = load_pipeline(str(folder))
+    model, processor = load_clip(clip)
+    pipeline.register_modules(clip_model=model, clip_processor=processor)
+    export_pipeline(pipeline, folder / "pipeline")
+    few = ("--num_inference_steps", "2", "--judge", pets["judge"])
+    assert run("evaluate", str(folder), "--num_images", "260", "--num_styled", "100", *few) == 0
+    chosen = ("--num_candidates", "2", "--top_k", "1", "--output_dir", str(folder / "best"))
+    assert run("select", str(folder), *chosen, *few) == 0
     assert run("card", str(folder)) == 0
     return folder
 
@@ -47,7 +52,7 @@ def test_the_head_says_what_the_hub_sorts_by(measured):
         "unconditional-image-generation",
         "apache-2.0",
     )
-    assert data.datasets == ["zalando-datasets/fashion_mnist"]
+    assert data.datasets == ["ann/pets"]
     assert {"class-conditional", "style", "hfdiff"} <= set(data.tags)
 
 
@@ -95,7 +100,7 @@ def test_every_number_of_the_tables_equals_the_files(measured):
         assert float(share) == pytest.approx(high, rel=1e-3)
     training = json.loads((measured / "training.json").read_text())
     assert f"| training pictures seen | {training['images']:,} in {training['steps']:,} steps |" in text
-    assert f"{sum(training['data']['classes'].values()):,} pictures of [zalando-datasets/fashion_mnist]" in text
+    assert f"{sum(training['data']['classes'].values()):,} pictures of [ann/pets]" in text
 
 
 def code_of(text: str) -> list[str]:
@@ -112,7 +117,7 @@ def test_the_code_of_the_card_runs_as_it_is_written(measured, tmp_path, monkeypa
     names: dict = {}
     for part in parts:
         exec(part, names)
-    assert {path.name for path in tmp_path.glob("*.png")} == {"t-shirt-top.png", "best-t-shirt-top.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {"cat.png", "best-cat.png"}
     assert len(names["out"].images) == 8
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -11,17 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import class_folders, picture, tiny_unet
+from conftest import CATS, picture
 from PIL import Image
 
 from hfdiff import plan
-from hfdiff.checkpoint import make_pipeline
 from hfdiff.cli import main
-from hfdiff.data import load_training_data
-from hfdiff.errors import BadInput
 from hfdiff.evaluation import METRICS
-from hfdiff.judge import make_judge, save_judge, train_judge
-from hfdiff.objectives import ObjectiveConfig, make_objective
 
 
 @pytest.fixture
@@ -197,26 +191,6 @@ def test_sample_takes_another_sampler(model, tmp_path, capsys):
     assert "valid: heun, dpmpp_2m, unipc, euler, ipndm" in capsys.readouterr().err
 
 
-CATS = ("cat", "dog")
-
-
-@pytest.fixture(scope="module")
-def pets(tmp_path_factory) -> dict[str, str]:
-    """A model of two classes and two styles, pictures of those classes, and a judge of them."""
-    tmp_path = tmp_path_factory.mktemp("pets")
-    data = tmp_path / "pets"
-    class_folders(data / "train", dict.fromkeys(CATS, 300), size=(28, 28))
-    class_folders(data / "test", dict.fromkeys(CATS, 130), size=(28, 28))
-    unet = tiny_unet(num_classes=2, num_styles=2)
-    scheduler = make_objective(ObjectiveConfig()).scheduler()
-    make_pipeline(unet, scheduler, CATS, (), ("thick", "slanted")).save_pretrained(tmp_path / "model")
-    training, validation = load_training_data(str(data))
-    judge = make_judge(training, widths=(4, 8, 8), half="first")
-    list(train_judge(judge, training, validation, epochs=1, batch_size=32))
-    save_judge(judge, tmp_path / "judge", validation)
-    return {"model": str(tmp_path / "model"), "data": str(data), "judge": str(tmp_path / "judge")}
-
-
 def evaluate(pets: dict[str, str], output: object, *flags: str) -> int:
     words = [pets["model"], "--dataset", pets["data"], "--judge", pets["judge"], "--output", str(output)]
     return hfdiff("evaluate", *words, "--num_inference_steps", "1", *flags)
@@ -290,18 +264,6 @@ def test_evaluate_refuses(pets, tmp_path, capsys, flags, message):
 def test_evaluate_knows_the_data_of_a_run_only(pets, capsys):
     assert hfdiff("evaluate", pets["model"]) == 2
     assert "which would tell its data set; give --dataset" in capsys.readouterr().err
-
-
-@pytest.fixture(scope="module")
-def clip(pets, tmp_path_factory) -> str:
-    """The folder of a small CLIP of the pets, by the program that trains one."""
-    folder = tmp_path_factory.mktemp("clip") / "clip"
-    main = runpy.run_path(str(Path(__file__).parents[1] / "train_scripts" / "train_clip.py"), run_name="script")["main"]
-    flags = ["--dataset", pets["data"], "--output_dir", str(folder), "--epochs", "1", "--batch_size", "64"]
-    assert main(flags) == 0
-    with pytest.raises(BadInput, match="exists; give a new folder"):
-        main(flags)
-    return str(folder)
 
 
 def select_pets(pets: dict[str, str], out: Path, *flags: str) -> int:
