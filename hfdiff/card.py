@@ -51,7 +51,7 @@ class Facts:
     say: Callable[[str], None] = print
 
     @classmethod
-    def of(cls, model: str) -> "Facts":
+    def of(cls, model: str, say: Callable[[str], None] = print) -> "Facts":
         """BadInput for what is no folder with a pipeline that knows classes."""
         if existing_folder(model) is None:
             raise BadInput(f"{model[:100]!r} is no folder on this machine; valid: a run's folder, or a pipeline's")
@@ -59,7 +59,7 @@ class Facts:
         assert home is not None  # what holds no pipeline was refused
         if not pipeline.class_names:
             raise BadInput(f"{model} knows no classes, so there is nothing to say of it; valid: a model with classes")
-        return cls(model, home, pipeline)
+        return cls(model, home, pipeline, say)
 
     @property
     def name(self) -> str:
@@ -108,7 +108,8 @@ class Facts:
     def find(self, name: str) -> Path | None:
         """One of the files: in the model's home, or where `make demo` lets `hfdiff select` put what it chose."""
         places = (self.home / name, self.home / "best" / name, self.home / PICTURES / name)
-        return next((place for place in places if place.is_file()), None)
+        home = self.home.resolve()
+        return next((place for place in places if place.is_file() and place.resolve().is_relative_to(home)), None)
 
     def read(self, name: str) -> dict[str, Any] | None:
         file = self.find(name)

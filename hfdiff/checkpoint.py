@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -107,7 +108,7 @@ def save_checkpoint(
     paths = list_checkpoints(checkpoints)
     newest = paths.index(target)
     for old in paths[:newest] + paths[newest + keep :]:
-        doomed = old.with_name(f".{old.name}.old")
+        doomed = old.with_name(f".{old.name}.gone")
         old.rename(doomed)
         shutil.rmtree(doomed)
     return target
@@ -115,7 +116,8 @@ def save_checkpoint(
 
 def list_checkpoints(checkpoints: Path) -> list[Path]:
     """The checkpoint folders, the newest first."""
-    return sorted(checkpoints.glob("step-*"), reverse=True) if checkpoints.is_dir() else []
+    found = checkpoints.glob("step-*") if checkpoints.is_dir() else ()
+    return sorted((path for path in found if re.fullmatch(r"step-\d{9,}", path.name) and path.is_dir()), reverse=True)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -136,7 +138,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None where there never was one, BadInput where all are damaged.
+    """The newest checkpoint that is whole; None where there never was one, BadInput where all are damaged or gone.
 
     What a crash left half replaced in the run's folder is put right first.
     """
@@ -144,7 +146,7 @@ def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> Checkpoint
     recover_folder(run.pipeline)
     for path in checkpoints.glob(".step-*.old"):
         recover_folder(path.with_name(path.name.removeprefix(".").removesuffix(".old")))
-    for path in checkpoints.glob(".step-*.new"):
+    for path in (*checkpoints.glob(".step-*.new"), *checkpoints.glob(".step-*.gone")):
         shutil.rmtree(path)
     paths = list_checkpoints(checkpoints)
     for path in paths:
@@ -156,6 +158,8 @@ def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> Checkpoint
         raise BadInput(
             f"no usable checkpoint left in {checkpoints}: all {len(paths)} are damaged; give another output_dir"
         )
+    if run.record.exists():  # written after a checkpoint only
+        raise BadInput(f"the checkpoints of the run in {run.path} are gone; put them back, or give another output_dir")
     return None
 
 
@@ -181,7 +185,7 @@ def check_resume(run: RunFolder, config: TrainConfig) -> TrainConfig:
         return config
     if config.resume == "never":
         raise BadInput(f"output_dir {run.path} holds a run, and resume is 'never'; give another output_dir")
-    saved = from_mapping(TrainConfig, read_yaml(run.config), where=str(run.config))
+    saved = saved_config(run.config)
     if not (list_checkpoints(run.checkpoints) or run.pipeline.exists()):
         return config  # that run ended before it had anything to lose
     if config.init_from:  # the model that the run began with decided its shape
@@ -276,6 +280,10 @@ def run_config(model: str) -> TrainConfig | None:
     file = home / "config.yaml" if home else None
     if file is None or not file.is_file():
         return None
+    return saved_config(file)
+
+
+def saved_config(file: Path) -> TrainConfig:
     if not (values := read_yaml(file)):
         raise BadInput(f"{file} is empty; a run's configuration names all that it was trained with")
     return from_mapping(TrainConfig, values, where=str(file))

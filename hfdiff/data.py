@@ -20,6 +20,8 @@ from typing import IO, Any, Literal
 import datasets
 import numpy as np
 import torch
+import yaml
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.utils import logging as hub_logging
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -273,7 +275,7 @@ def _open_folder(folder: Path) -> datasets.DatasetDict:
     """A folder of parquet files, of class folders, or of pictures with metadata.csv or metadata.jsonl."""
     files = []
     for path in folder.rglob("*"):
-        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        if path.is_symlink() and not _is_inside(path, (folder,)):
             raise BadInput(f"{path} is a link that leads out of the folder {folder}; copy what it stands for")
         if path.is_file() and not path.name.startswith("."):
             files.append(path)
@@ -282,6 +284,7 @@ def _open_folder(folder: Path) -> datasets.DatasetDict:
     if not (pictures or parquet):
         raise BadInput(f"no pictures in the folder {folder}: expected parquet, class folders or metadata.csv/.jsonl")
     if parquet:
+        _check_readme(folder)
         return _load(folder, str(folder))
     splits = _split_folders(folder)
     metadata = any(path.name in ("metadata.csv", "metadata.jsonl") for path in files)
@@ -294,6 +297,25 @@ def _open_folder(folder: Path) -> datasets.DatasetDict:
             raise BadInput(f"no label column: {loose[0]} lies in no class folder, and there is no metadata.csv/.jsonl")
     data_files = {name: [f"{glob.escape(str(place))}/**"] for name, place in splits.items()}
     return _load(folder, "imagefolder", data_files=data_files, drop_labels=None if metadata else False)
+
+
+def _is_inside(path: Path, places: Sequence[Path]) -> bool:
+    try:
+        return any(path.resolve().is_relative_to(place.resolve()) for place in places)
+    except (OSError, RuntimeError):  # a link to itself
+        return False
+
+
+def _check_readme(folder: Path) -> None:
+    """BadInput where the head of a README.md, which `datasets` obeys, names data outside the folder."""
+    readme = folder / "README.md"
+    try:
+        head = readme.read_text(encoding="utf-8").partition("---\n")[2].partition("\n---")[0]
+        named = str((yaml.safe_load(head) or {}).get("configs", "")) if readme.is_file() else ""
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        return  # no head that anything would obey
+    if re.search(r"""['"](/|~|[^'"]*\.\.|\w+://)""", named):
+        raise BadInput(f"{readme} names data outside the folder; take its 'configs' away")
 
 
 def _load(folder: Path, source: str, **arguments: Any) -> datasets.DatasetDict:
@@ -390,7 +412,9 @@ def _decode(
     labels, class_names = _labels(splits, split_name, columns.label)
     style_weights, style_names = _styles(splits, split_name, columns)
     return ImageTable(
-        pixels=_pixels(split.select_columns(columns.image), columns.image, reading.resolution, order.argsort()),
+        pixels=_pixels(
+            split.select_columns(columns.image), columns.image, reading.resolution, order.argsort(), _places(dataset)
+        ),
         labels=labels[order],
         style_weights=style_weights[order],
         class_names=class_names,
@@ -455,14 +479,23 @@ def _style_cell(value: Any, column: str, row: int) -> dict[str, float]:
         raise BadInput(f"row {row}: column {column!r}: {error} (--style_columns names the styles)") from error
 
 
-def _pixels(split: datasets.Dataset, column: str, resolution: int | None, place: Tensor) -> Tensor:
+def _places(dataset: str) -> Sequence[Path]:
+    """Where the files of a data set may lie that its rows name: in its folder, or where the Hub's files are kept."""
+    folder = existing_folder(dataset)
+    return (folder,) if folder else (Path(HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE))
+
+
+def _pixels(
+    split: datasets.Dataset, column: str, resolution: int | None, place: Tensor, places: Sequence[Path]
+) -> Tensor:
     """Decode every picture once: (N, C, H, W) uint8, three channels where any picture has colour.
 
     Row i goes straight to `place[i]`, so that no second copy is ever made.
     """
     size = None if resolution is None else (resolution, resolution)
     first, pixels = "", torch.empty(0, dtype=torch.uint8)
-    for row, (where, image) in enumerate(_pictures(split.cast_column(column, datasets.Image(decode=False)), column)):
+    rows = split.cast_column(column, datasets.Image(decode=False))
+    for row, (where, image) in enumerate(_pictures(rows, column, places)):
         try:
             array = torch.from_numpy(_to_array(image, size))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -485,13 +518,15 @@ def _unreadable(where: str, error: Exception) -> BadInput:
     return BadInput(f"{where}: not a readable picture ({first_line(error)})")
 
 
-def _pictures(split: datasets.Dataset, column: str) -> Iterator[tuple[str, Image.Image]]:
+def _pictures(split: datasets.Dataset, column: str, places: Sequence[Path]) -> Iterator[tuple[str, Image.Image]]:
     """Each picture, opened but not decoded, with the file or row that it comes from."""
     row = 0
     for batch in split.iter(batch_size=1000):
         for cell in batch[column]:
             if cell is None:
                 raise BadInput(f"row {row}: there is no picture")
+            if cell["bytes"] is None and not _is_inside(Path(cell["path"] or "/"), places):
+                raise BadInput(f"row {row} names {cell['path']!r}, which lies outside the data set")
             where = cell["path"] if cell.get("path") and not cell.get("bytes") else f"row {row}"
             try:
                 image = open_picture(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])

@@ -52,6 +52,7 @@ def write_file(target: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(target)
+        _sync_entry(target.parent)
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise

@@ -15,6 +15,7 @@ import yaml
 from huggingface_hub import HfApi, ModelCard, SpaceCardData, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from PIL import Image
 
 from hfdiff.card import PICTURES, RECORDS, Facts, code, read_card, write_card
 from hfdiff.checkpoint import load_pipeline
@@ -63,13 +64,28 @@ def collect(facts: Facts, folder: Path, name: str | None = None, half: bool = Fa
         file = facts.home / PICTURES / picture
         if not file.is_file():
             raise BadInput(f"the card {facts.readme} shows {file}, which is not there; hfdiff card makes it")
+        check_picture(file, facts.home)
         (folder / PICTURES / picture).write_bytes(file.read_bytes())
     if facts.config:
         (folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(facts.config), sort_keys=False))
+    if curves := facts.find("metrics.jsonl"):
+        (folder / "metrics.jsonl").write_bytes(curves.read_bytes())
     for record, known in facts.records.items():
         if known is not None:
             (folder / record).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
     check_secrets(folder)
+
+
+def check_picture(file: Path, home: Path) -> None:
+    """BadInput for what is no picture of this folder, where a link in a stranger's leads to anything else."""
+    try:
+        with Image.open(file) as image:
+            image.verify()
+        inside = file.resolve().is_relative_to(home.resolve())
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        inside = False
+    if not inside:
+        raise BadInput(f"{file} is no picture of this folder's; hfdiff card makes it")
 
 
 def card_text(facts: Facts) -> str:
@@ -119,10 +135,14 @@ def repo_name(repo_id: str | None, default: str) -> str:
     return name
 
 
-def with_owner(name: str) -> str:
-    """OWNER/NAME, the owner by default the token's own; BadInput without a token."""
+def check_token() -> None:
     if not get_token():
         raise BadInput("no token of the Hub on this machine; give one by `hf auth login`, or in HF_TOKEN")
+
+
+def with_owner(name: str) -> str:
+    """OWNER/NAME, the owner by default the token's own."""
+    check_token()
     if "/" in name:
         return name
     with one_line_errors(name):

@@ -1,6 +1,7 @@
 """What a run says while it goes on: metrics.jsonl, training.json, a progress bar, and a tracker where asked for."""
 
 import json
+import os
 import platform
 import shlex
 import sys
@@ -77,37 +78,12 @@ class RunLog:
         if self.accelerator.is_main_process:
             with self.run.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(point) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         self.bar.set_postfix(loss=f"{point['loss']:.4f}", memory=f"{point['memory_gib']:.2f}GiB", refresh=False)
         numbers = {k: v for k, v in point.items() if v is not None and k != "step"}
         self._track(lambda: self.accelerator.log(numbers, step=step.step))
         self._restart_clock()
-
-    def record(self, config: TrainConfig, table: ImageTable) -> None:
-        """Write training.json: what the weights of this moment come from, earlier launches included."""
-        state, batch = self.state, config.batch_size
-        known = {
-            "images": state.step * batch,
-            "steps": state.step,
-            "seconds": round(state.seconds, 1),
-            "best_images": state.best_step * batch,
-            "best_by": config.best_by,
-            "best_score": state.best_score if state.best_step else None,
-            "parameters": self.accelerator.unwrap_model(state.unet).num_parameters(),
-            "precision": config.mixed_precision,
-            "device": device_name(self.accelerator.device),
-            "processes": self.accelerator.num_processes,
-            "command": f"accelerate launch --num_processes {self.accelerator.num_processes} {shlex.join(sys.argv)}",
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-            "data": {
-                "name": table.name,
-                "fingerprint": table.fingerprint,
-                "pictures": len(table),
-                "size": list(table.size),
-                "channels": table.channels,
-                "classes": dict(zip(table.class_names, table.class_counts())),
-            },
-        }
-        write_file(self.run.record, (json.dumps(known, indent=2) + "\n").encode())
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -129,6 +105,36 @@ class RunLog:
         except Exception as error:  # whatever a tracker raises, training goes on
             self.tracks = False
             self.say(f"warning: the tracker failed and is given up: {error}")
+
+
+def write_record(
+    run: RunFolder, config: TrainConfig, state: TrainState, table: ImageTable, accelerator: Accelerator
+) -> None:
+    """Write training.json: what the weights of this moment come from, earlier launches included."""
+    batch = config.batch_size
+    known = {
+        "images": state.step * batch,
+        "steps": state.step,
+        "seconds": round(state.seconds, 1),
+        "best_images": state.best_step * batch,
+        "best_by": config.best_by,
+        "best_score": state.best_score if state.best_step else None,
+        "parameters": accelerator.unwrap_model(state.unet).num_parameters(),
+        "precision": config.mixed_precision,
+        "device": device_name(accelerator.device),
+        "processes": accelerator.num_processes,
+        "command": f"accelerate launch --num_processes {accelerator.num_processes} {shlex.join(sys.argv)}",
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "data": {
+            "name": table.name,
+            "fingerprint": table.fingerprint,
+            "pictures": len(table),
+            "size": list(table.size),
+            "channels": table.channels,
+            "classes": dict(zip(table.class_names, table.class_counts())),
+        },
+    }
+    write_file(run.record, (json.dumps(known, indent=2) + "\n").encode())
 
 
 def device_name(device: torch.device) -> str:

@@ -12,14 +12,18 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StopSignals:
-    """While entered, SIGTERM, SIGINT and SIGHUP (a closed terminal) are noted instead of ending the process."""
+    """While entered, SIGTERM, SIGINT and SIGHUP (a closed terminal) are noted instead of ending the process.
+
+    One that is ignored, as nohup has it, stays so.
+    """
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self.number = 0
 
     def __enter__(self) -> "StopSignals":
-        self.previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        self.previous = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

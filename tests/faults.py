@@ -321,7 +321,9 @@ def killed(root: Path, data: str, trials: int, images: int) -> dict[str, int]:
         while log.read_text().count("precision:") == launches:
             time.sleep(0.01)
         time.sleep(draw.uniform(0, 2))
-        if os.waitpid(pid, os.WNOHANG) != (0, 0):  # done before it was killed: from the start
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:  # done before it was killed: from the start
+            assert status == 0, log.read_text()[-2000:]
             (root / "killed").rename(root / f"done-{kills}-{draw.random()}")
             step = 0
             continue

@@ -3,6 +3,7 @@
 import errno
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,39 @@ def test_never_silently_from_zero(tmp_path):
     (save(tmp_path, 1) / "unet.safetensors").write_bytes(b"")
     with pytest.raises(BadInput, match="no usable checkpoint left in .*: all 1 are damaged"):
         newest_checkpoint(RunFolder(tmp_path), lambda _: None)
+
+
+def test_checkpoints_that_are_gone_are_no_new_start(tmp_path):
+    run = RunFolder(tmp_path)
+    save(tmp_path, 1)
+    run.record.write_text("{}")
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(BadInput, match="the checkpoints of the run in .* are gone"):
+        newest_checkpoint(run, print)
+
+
+def test_a_users_own_copies_are_left_alone(tmp_path):
+    mine = Path(shutil.copytree(save(tmp_path, 1), tmp_path / "checkpoints" / "step-000000001.keep"))
+    (tmp_path / "checkpoints" / "step-notes.txt").touch()
+    save(tmp_path, 2, keep=1)
+    assert [path.name for path in list_checkpoints(tmp_path / "checkpoints")] == ["step-000000002"]
+    assert (mine / "unet.safetensors").is_file()
+
+
+def test_what_rotation_left_half_deleted_is_no_checkpoint(tmp_path):
+    save(tmp_path, 2)
+    half = tmp_path / "checkpoints" / ".step-000000001.gone"
+    half.mkdir()
+    assert newest_checkpoint(RunFolder(tmp_path), print).numbers["step"] == 2
+    assert not half.exists()
+
+
+def test_an_empty_configuration_is_no_default(tmp_path, tiny_config):
+    run = RunFolder(tmp_path / "run")
+    save(run.path, 1)
+    run.config.touch()
+    with pytest.raises(BadInput, match="config.yaml is empty"):
+        check_resume(run, tiny_config())
 
 
 def test_a_full_disk_leaves_the_old_untouched(tmp_path, monkeypatch):

@@ -10,15 +10,19 @@ import sys
 import zlib
 from pathlib import Path
 
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import class_folders
+import yaml
+from conftest import class_folders, picture, png
 from diffusers import DiffusionPipeline
 from PIL import Image
 
 from hfdiff.checkpoint import RunFolder, load_pipeline, newest_checkpoint, save_checkpoint
 from hfdiff.clip import load_clip, make_clip, measure_clip, save_clip
-from hfdiff.data import load_training_data
+from hfdiff.data import ASSETS, load_training_data
 from hfdiff.errors import BadInput
 from hfdiff.judge import load_judge, make_judge, save_judge
 
@@ -208,6 +212,39 @@ def test_a_link_out_of_the_folder_is_named(tmp_path):
         load_training_data(str(folder))
 
 
+def test_rows_of_parquet_do_not_lead_out_of_the_folder(tmp_path):
+    """A cell may hold a path instead of a picture."""
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png(picture(0)))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    cells = [{"bytes": png(picture(i)), "path": None} for i in range(5)] + [{"bytes": None, "path": str(secret)}]
+    table = pa.table({"image": cells, "label": [i % 2 for i in range(6)]})
+    (tmp_path / "data").mkdir()
+    pq.write_table(
+        datasets.Dataset(table).cast(features).data.table.replace_schema_metadata(features.arrow_schema.metadata),
+        tmp_path / "data" / "train.parquet",
+    )
+    with pytest.raises(BadInput, match="names '.*secret.png', which lies outside the data set"):
+        load_training_data(str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("path", ["/etc/*.parquet", "../other/*.parquet", "hf://datasets/a/b/*.parquet"])
+def test_a_readme_does_not_lead_out_of_the_folder(tmp_path, fashion, path):
+    (tmp_path / "data").mkdir()
+    shutil.copy(ASSETS / "fashion_mnist_12k" / "train.parquet", tmp_path / "data")
+    head = {"configs": [{"config_name": "default", "data_files": [{"split": "train", "path": path}]}]}
+    (tmp_path / "data" / "README.md").write_text(f"---\n{yaml.safe_dump(head)}---\n")
+    with pytest.raises(BadInput, match="README.md names data outside the folder"):
+        load_training_data(str(tmp_path / "data"))
+
+
+def test_a_link_to_itself_is_named(tmp_path):
+    root = class_folders(tmp_path / "data", {"cat": 2})
+    (root / "cat" / "loop.png").symlink_to(root / "cat" / "loop.png")
+    with pytest.raises(BadInput, match="loop.png is a link"):
+        load_training_data(str(root))
+
+
 def bomb(side: int) -> bytes:
     """A PNG of side x side white or black pixels, all black: small as a file, a byte for each pixel when decoded."""
 
@@ -225,7 +262,7 @@ def test_a_decompression_bomb_takes_no_memory(tmp_path):
     (root / "cat" / "0.png").write_bytes(bomb(24_000))  # 576 MB in a file of 70 kB
     script = f"""
 import resource
-from hfdiff.data import load_training_data
+from hfdiff.data import ASSETS, load_training_data
 from hfdiff.errors import BadInput
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 load_training_data("fashion_mnist_12k")

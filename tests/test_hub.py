@@ -237,6 +237,20 @@ def test_a_card_that_shows_what_is_not_there_is_refused(hub, model, quick, capsy
     assert "classes_and_styles.png, which is not there" in capsys.readouterr().err
 
 
+def test_links_of_a_strangers_folder_are_not_followed(hub, facts, quick, tmp_path):
+    (tmp_path / "key").write_text('{"key": "secret"}')
+    (facts.home / "training.json").symlink_to(tmp_path / "key")
+    push(facts, "ann/clothes")
+    assert "training.json" not in hub.repos[ANN].files
+    shown = facts.home / "card" / "classes_and_styles.png"
+    for content in (png(picture(0)), b"a private key"):
+        (tmp_path / "key").write_bytes(content)
+        shown.unlink()
+        shown.symlink_to(tmp_path / "key")
+        with pytest.raises(BadInput, match="is no picture of this folder's"):
+            push(Facts.of(facts.model), "ann/clothes")
+
+
 def test_a_hub_that_is_down(model):
     script = f"from hfdiff.cli import main; main(['push', {str(model)!r}, '--repo_id', 'ann/clothes'])"
     down = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "hf_ann"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from hfdiff.checkpoint import list_checkpoints, load_pipeline
 from hfdiff.errors import BadInput, TrainingFailed
 from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.signals import StopSignals
 from hfdiff.sizes import SIZES
 from hfdiff.transfer import check_fits
 
@@ -316,3 +318,45 @@ def test_two_processes_learn_what_one_learns(folder, tmp_path, start):
     one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
     assert [point["loss"] for point in two] == pytest.approx([point["loss"] for point in one], rel=1e-4)
     assert two[-1]["val_loss"] == pytest.approx(one[-1]["val_loss"], rel=1e-3)
+
+
+def test_a_finished_run_puts_right_what_was_taken(start, tmp_path, capsys):
+    run = tmp_path / "run"
+    start("run", "--max_train_images", "16")
+    record = json.loads((run / "training.json").read_text())
+    shutil.rmtree(run / "pipeline")
+    (run / "training.json").unlink()
+    assert start("run", "--max_train_images", "16") == 0
+    assert "its pipeline is gone; the last averaged weights are saved" in capsys.readouterr().out
+    assert load_pipeline(str(run)).class_names == ["cat", "dog"]
+    assert json.loads((run / "training.json").read_text())["images"] == record["images"]
+
+
+def test_a_second_launch_on_a_new_folder_is_refused(script, start, tmp_path, monkeypatch):
+    """Both were started before either had written anything."""
+    prepare = script["main"].__globals__["prepare"]
+
+    def prepare_late(config, claims):
+        run = prepare(config, claims)
+        run.folder.path.mkdir()
+        run.folder.config.write_text("dataset: x")
+        return run
+
+    monkeypatch.setitem(script["main"].__globals__, "prepare", prepare_late)
+    with pytest.raises(BadInput, match="another run has begun there meanwhile"):
+        start("run", "--max_train_images", "16")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+
+
+def test_an_ignored_signal_stays_ignored(accelerator):
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals(accelerator) as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not signals.received()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.received() == signal.SIGTERM
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

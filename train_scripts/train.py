@@ -26,13 +26,13 @@ from hfdiff.clip import find_clip, load_clip
 from hfdiff.config import parse
 from hfdiff.data import ImageTable, describe, load_training_data
 from hfdiff.errors import BadInput, TrainingFailed, complain, run_program
-from hfdiff.hub import push, repo_name, with_owner
+from hfdiff.hub import check_token, push, repo_name
 from hfdiff.judge import find_judge, unseen
 from hfdiff.objectives import Objective, make_objective
 from hfdiff.pictures import loss_curves, overview, quality_curves, quality_points, save_picture
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.quality import QualityWatch
-from hfdiff.runlog import RunLog
+from hfdiff.runlog import RunLog, write_record
 from hfdiff.signals import StopSignals, leave_together
 from hfdiff.sizes import describe_shape
 from hfdiff.styles import check_styles
@@ -68,6 +68,7 @@ class Run:
     fingerprint: str
     watch: QualityWatch | None  # where the data has a judge
     clip: dict[str, Any]  # components of the saved pipeline, where the data has a CLIP
+    claimed: bool  # is the folder's lock held already?
 
     def pipeline(self) -> ClassStylePipeline:
         """A pipeline around the averaged weights."""
@@ -81,6 +82,9 @@ class Run:
         pipeline = self.pipeline()
         pipeline.register_modules(**self.clip)
         checkpoint.export_pipeline(pipeline, self.folder.pipeline)
+
+    def write_record(self) -> None:
+        write_record(self.folder, self.config, self.state, self.table, self.accelerator)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -97,10 +101,13 @@ def train_run(run: Run, claims: contextlib.ExitStack) -> int:
         say(f"the run in {run.folder.path} is finished; its pipeline is {run.folder.pipeline}")
         if run.accelerator.is_main_process:
             checkpoint.save_config(run.folder, config)
+            put_right(run)
         return publish(run)
     if run.accelerator.is_main_process:
-        if not run.folder.config.exists():
+        if not run.claimed:
             claims.enter_context(checkpoint.claimed(run.folder))
+            if run.folder.config.exists():
+                raise BadInput(f"output_dir {run.folder.path}: another run has begun there meanwhile; give another")
         checkpoint.save_config(run.folder, config)
     run.accelerator.wait_for_everyone()
     with (
@@ -119,6 +126,17 @@ def train_run(run: Run, claims: contextlib.ExitStack) -> int:
     for what in (run.folder.pipeline, run.folder.samples, run.folder.losses, run.folder.metrics):
         say(f"  {what}")
     return publish(run)
+
+
+def put_right(run: Run) -> None:
+    """What a crash after the last checkpoint, or a user, took from a finished run."""
+    if not (run.folder.pipeline / checkpoint.MODEL_INDEX).is_file():
+        run.accelerator.print("warning: its pipeline is gone; the last averaged weights are saved in its place")
+        run.state.best_step = run.state.step
+        run.export()
+        run.write_record()
+    if not run.folder.record.is_file():
+        run.write_record()
 
 
 def publish(run: Run) -> int:
@@ -158,13 +176,15 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     say = process.print
     check_config(config, process.num_processes)
     if config.push_to_hub:
-        with_owner(repo_name(config.hub_model_id, Path(config.output_dir).resolve().name))
+        repo_name(config.hub_model_id, Path(config.output_dir).resolve().name)
+        check_token()
     config = with_shape(config)
     precision, reason = precision_of(config.mixed_precision, process.device)
     config = replace(config, mixed_precision=precision)
     folder = RunFolder(Path(config.output_dir))
     config = checkpoint.check_resume(folder, config)
-    if process.is_main_process and folder.config.exists():
+    claimed = folder.config.exists()
+    if process.is_main_process and claimed:
         claims.enter_context(checkpoint.claimed(folder))
     use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if cpu else 1)
     with process.main_process_first():
@@ -198,6 +218,8 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     state = make_state(config, unet, accelerator, objective.learned)
     if saved:
         state.load(saved.tensors, saved.numbers, accelerator)
+        if not (folder.pipeline / checkpoint.MODEL_INDEX).is_file():
+            state.best_score = float("inf")  # the pipeline is gone: the next validation saves one
         say(f"resuming after {state.step * config.batch_size:,} images, from {saved.path}")
     watch = None
     if judge:
@@ -209,7 +231,7 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
         model, processor = load_clip(folder_of_clip)
         clip = {"clip_model": model.half(), "clip_processor": processor}
     table, validation = table.to(device), validation.to(device)
-    return Run(folder, config, table, validation, state, objective, accelerator, fingerprint, watch, clip)
+    return Run(folder, config, table, validation, state, objective, accelerator, fingerprint, watch, clip, claimed)
 
 
 def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
@@ -234,8 +256,15 @@ def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
     if main and score is not None and score < state.best_score:
         state.best_score, state.best_step = score, step.step
         run.export()
+        if run.folder.record.is_file():
+            run.write_record()
     if val_loss is not None or due(config.logging_images):
         log.write(step, val_loss, quality)
+    if main and saves:  # before what is only to be looked at
+        numbers = state.numbers() | {"data": run.fingerprint}
+        tensors = state.tensors(run.accelerator)
+        checkpoint.save_checkpoint(run.folder.checkpoints, tensors, numbers, config.keep_checkpoints)
+        run.write_record()
     if main and val_loss is not None:
         save_picture(run.folder.losses, loss_curves(run.folder.metrics))
     if main and quality and len(points := quality_points(run.folder.metrics)) > 1:
@@ -245,11 +274,6 @@ def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
         pipeline.set_progress_bar_config(disable=True)
         grid = overview(pipeline, config.seed)
         save_picture(run.folder.samples / f"images-{step.images:09d}.png", grid.figure())
-    if main and saves:
-        numbers = state.numbers() | {"data": run.fingerprint}
-        tensors = state.tensors(run.accelerator)
-        checkpoint.save_checkpoint(run.folder.checkpoints, tensors, numbers, config.keep_checkpoints)
-        log.record(config, run.table)
 
 
 if __name__ == "__main__":
