@@ -209,7 +209,7 @@ def test_evaluate_writes_the_same_report_twice(pets, tmp_path, capsys):
         "n": 60,
         "num_styled": 100,
         "seed": 0,
-        "dataset": pets["data"],
+        "dataset": "pets/",
         "split": "test",
     }.items() <= protocol.items()
     assert protocol["sampler"] == "dpmpp_2m"
@@ -276,7 +276,7 @@ def test_select_keeps_the_best_and_says_what_the_scores_are_worth(pets, clip, tm
     beside += ["--guidance_interval", "0", "inf"]
     assert select_pets(pets, out, *flags, *beside, "--styles", "plain", "thick:0.5") == 0
     found = json.loads((out / "selection.json").read_text())
-    assert found["clip"] == {"name": "clip", "trained_on": pets["data"], "half_seen": "second"}
+    assert found["clip"] == {"name": "clip", "trained_on": "pets/", "half_seen": "second"}
     assert found["score_weights"] == {"class": 2, "quality": 1}
     assert found["guidance_interval"] == [0.0, "inf"]
     assert found["prompts"]["quality"]["a blurry photo of {}"] is False
