@@ -23,7 +23,7 @@ from hfdiff.checkpoint import find_pipeline, home_of, load_pipeline, run_config,
 from hfdiff.data import DATASETS
 from hfdiff.errors import BadInput, existing_folder, first_line
 from hfdiff.evaluation import METRICS
-from hfdiff.files import slug, write_file
+from hfdiff.files import is_inside, slug, write_file
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.report import SETTINGS, chosen_by
 from hfdiff.samplers import sampler_of
@@ -108,8 +108,7 @@ class Facts:
     def find(self, name: str) -> Path | None:
         """One of the files: in the model's home, or where `make demo` lets `hfdiff select` put what it chose."""
         places = (self.home / name, self.home / "best" / name, self.home / PICTURES / name)
-        home = self.home.resolve()
-        return next((place for place in places if place.is_file() and place.resolve().is_relative_to(home)), None)
+        return next((place for place in places if place.is_file() and is_inside(place, (self.home,))), None)
 
     def read(self, name: str) -> dict[str, Any] | None:
         file = self.find(name)

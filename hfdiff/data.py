@@ -27,6 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from hfdiff.errors import BadInput, existing_folder, first_line, unknown
+from hfdiff.files import is_inside
 from hfdiff.pipelines.class_style import parse_styles, plain_picture
 
 ASSETS = Path(__file__).parent / "assets"
@@ -275,7 +276,7 @@ def _open_folder(folder: Path) -> datasets.DatasetDict:
     """A folder of parquet files, of class folders, or of pictures with metadata.csv or metadata.jsonl."""
     files = []
     for path in folder.rglob("*"):
-        if path.is_symlink() and not _is_inside(path, (folder,)):
+        if path.is_symlink() and not is_inside(path, (folder,)):
             raise BadInput(f"{path} is a link that leads out of the folder {folder}; copy what it stands for")
         if path.is_file() and not path.name.startswith("."):
             files.append(path)
@@ -297,13 +298,6 @@ def _open_folder(folder: Path) -> datasets.DatasetDict:
             raise BadInput(f"no label column: {loose[0]} lies in no class folder, and there is no metadata.csv/.jsonl")
     data_files = {name: [f"{glob.escape(str(place))}/**"] for name, place in splits.items()}
     return _load(folder, "imagefolder", data_files=data_files, drop_labels=None if metadata else False)
-
-
-def _is_inside(path: Path, places: Sequence[Path]) -> bool:
-    try:
-        return any(path.resolve().is_relative_to(place.resolve()) for place in places)
-    except (OSError, RuntimeError):  # a link to itself
-        return False
 
 
 def _check_readme(folder: Path) -> None:
@@ -525,7 +519,7 @@ def _pictures(split: datasets.Dataset, column: str, places: Sequence[Path]) -> I
         for cell in batch[column]:
             if cell is None:
                 raise BadInput(f"row {row}: there is no picture")
-            if cell["bytes"] is None and not _is_inside(Path(cell["path"] or "/"), places):
+            if cell["bytes"] is None and not is_inside(Path(cell["path"] or "/"), places):
                 raise BadInput(f"row {row} names {cell['path']!r}, which lies outside the data set")
             where = cell["path"] if cell.get("path") and not cell.get("bytes") else f"row {row}"
             try:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from diffusers.utils import logging as diffusers_logging
@@ -75,6 +75,14 @@ def _sync_entry(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def is_inside(path: Path, places: Sequence[Path]) -> bool:
+    """Does a path lie in one of the places, all links followed?"""
+    try:
+        return any(path.resolve().is_relative_to(place.resolve()) for place in places)
+    except (OSError, RuntimeError):  # a link to itself
+        return False
 
 
 def slug(text: str) -> str:

@@ -21,7 +21,7 @@ from hfdiff.card import PICTURES, RECORDS, Facts, code, read_card, write_card
 from hfdiff.checkpoint import load_pipeline
 from hfdiff.config import to_mapping
 from hfdiff.errors import BadInput, first_line
-from hfdiff.files import without_bars, write_folder
+from hfdiff.files import is_inside, without_bars, write_folder
 
 CARD_FIELDS = ("license", "library_name", "pipeline_tag")
 LOADED_BY = re.compile(r'(from_pretrained|load_pipeline)\("[^"]*"')
@@ -81,11 +81,10 @@ def check_picture(file: Path, home: Path) -> None:
     try:
         with Image.open(file) as image:
             image.verify()
-        inside = file.resolve().is_relative_to(home.resolve())
-    except (OSError, SyntaxError, Image.DecompressionBombError):
-        inside = False
-    if not inside:
-        raise BadInput(f"{file} is no picture of this folder's; hfdiff card makes it")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadInput(f"{file} is no picture of this folder's: {first_line(error)}; hfdiff card makes it") from error
+    if not is_inside(file, (home,)):
+        raise BadInput(f"{file} is no picture of this folder's, but a link out of it; hfdiff card makes it")
 
 
 def card_text(facts: Facts) -> str:

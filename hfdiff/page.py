@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -139,9 +139,9 @@ def painting(pipe: DiffusionPipeline, lock: threading.Lock, asked: Asked) -> Ite
         with lock, contextlib.suppress(Gone):
             try:
                 result: Any = draw(pipe, asked, put)
+            except Gone:
+                raise
             except Exception as error:
-                if isinstance(error, Gone):
-                    raise
                 result = error  # the visitor's, in whose thread it is raised again
             put(result)
 
@@ -156,9 +156,8 @@ def painting(pipe: DiffusionPipeline, lock: threading.Lock, asked: Asked) -> Ite
         left.set()
 
 
-def build(pipe: DiffusionPipeline, model: str) -> gr.Blocks:
-    """The page for a pipeline; `model` is its name on it and in the settings."""
-    pipe.set_progress_bar_config(disable=True)
+def answering(pipe: DiffusionPipeline, model: str) -> Callable[..., Iterator[tuple[Any, ...]]]:
+    """What the button does: the fields' values -> those of what is shown, again and again until all is drawn."""
     scored, styles, lock = pipe.clip_model is not None, pipe.style_names, threading.Lock()
 
     def answer(
@@ -195,6 +194,13 @@ def build(pipe: DiffusionPipeline, model: str) -> gr.Blocks:
                     file,
                 )
 
+    return answer
+
+
+def build(pipe: DiffusionPipeline, model: str) -> gr.Blocks:
+    """The page for a pipeline; `model` is its name on it and in the settings."""
+    pipe.set_progress_bar_config(disable=True)
+    scored, styles = pipe.clip_model is not None, pipe.style_names
     with gr.Blocks(
         title=f"{model}: draw by class and style", analytics_enabled=False, delete_cache=(600, 3600)
     ) as page:
@@ -229,7 +235,7 @@ def build(pipe: DiffusionPipeline, model: str) -> gr.Blocks:
                 table = gr.Dataframe(headers=score_heads(scored), label="scores", interactive=False, visible=scored)
                 download = gr.File(label="pictures and the settings that made them", interactive=False)
         start.click(
-            answer,
+            answering(pipe, model),
             [classes, guidance, style_guidance, steps, seed, count, *sliders],
             [watched, status, best, every, table, download],
             api_visibility="private",

@@ -1,6 +1,7 @@
 """What a run says while it goes on: metrics.jsonl, training.json, a progress bar, and a tracker where asked for."""
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -118,7 +119,7 @@ def write_record(
         "seconds": round(state.seconds, 1),
         "best_images": state.best_step * batch,
         "best_by": config.best_by,
-        "best_score": state.best_score if state.best_step else None,
+        "best_score": state.best_score if math.isfinite(state.best_score) else None,
         "parameters": accelerator.unwrap_model(state.unet).num_parameters(),
         "precision": config.mixed_precision,
         "device": device_name(accelerator.device),

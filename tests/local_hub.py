@@ -48,11 +48,11 @@ class Repo:
         return hashlib.sha1(repr((number, sorted(self.commits[number][0]))).encode()).hexdigest()
 
     def at(self, revision: str) -> tuple[str, dict[str, bytes]]:
-        for number in range(len(self.commits)):
-            if revision in ("main", "refs/heads/main", self.oid(number)) and not (
-                revision.endswith("main") and number < len(self.commits) - 1
-            ):
-                return self.oid(number), self.commits[number][0]
+        if revision == "main":
+            return self.oid(), self.files
+        for number, (files, _) in enumerate(self.commits):
+            if revision == self.oid(number):
+                return revision, files
         raise Refused(404, f"no revision {revision}", "RevisionNotFound")
 
 
