@@ -396,7 +396,7 @@ def findings(facts: Facts) -> Iterator[str]:
     if copied := metrics.get("memorisation"):
         yield (
             f"Memorisation: {number(copied['value'])} of {copied['n']:,} samples are nearer to one of "
-            f"{copied['searched_n']:,} training pictures than 99% of held-out real pictures are (real ones: "
+            f"{copied['searched_n']:,} training pictures than 99% of real pictures are (other real ones: "
             f"{number(copied['floor'])})."
         )
     else:

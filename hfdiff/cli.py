@@ -409,6 +409,7 @@ class Show(Drawing):
             pipeline=pipeline,
             judge=judge,
             real=unseen(judge, held_out),
+            training=given.copied,
             run=run_of(self.model),
             seed=self.seed,
             num_images=self.num_images,

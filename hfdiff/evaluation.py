@@ -27,9 +27,11 @@ GROUPS = 10
 T95 = 2.262  # the same for an error estimated from GROUPS values (Student's t, 9 degrees of freedom)
 BESIDE = 1000  # held-out real pictures that are damaged, to say what a score is worth
 NEIGHBOURS = 3  # of precision and recall (Kynkaanniemi et al. 2019, Section 3)
+BLOCK = 500  # pictures whose distances are taken at once
 NEAREST = 50  # training pictures that tell how dense the data is around a picture (Carlini et al. 2023, Section 5.1)
 CMMD_WIDTH, CMMD_SCALE = 10.0, 1000.0  # of the kernel and of the value (Jayasumana et al. 2024, Section 4)
-RARE = 0.01  # share of held-out real pictures that count as copies, by definition of the threshold
+RARE = 0.01  # share of real pictures that count as copies, by definition of the threshold
+FEW_HELD_OUT = 200  # of fewer held-out pictures, that share is no picture
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ class Metric:
     per_style: int = 0  # the same for each style that the judge tells
     styled: bool = False  # is it measured on the drawings in styles?
     clip: bool = False  # does it need a CLIP model?
+    beside: bool = True  # does it need as many real pictures that the judge never saw?
     default: bool = True
 
 
@@ -191,7 +194,7 @@ def lacking(name: str, real: Real, n: int, num_styled: int) -> str | None:
     if metric.clip and scored is not None:
         counts["held-out real pictures that CLIP never saw"] = len(scored.reference)
         counts["other real pictures that CLIP never saw"] = len(scored.others)
-    else:
+    elif metric.beside:
         counts |= {"held-out real pictures": len(real.reference), "other real pictures": len(real.others)}
     what, count = min(counts.items(), key=lambda item: item[1])
     return f"{name} needs {least} {what}; there are {count}" if count < least else None
@@ -411,39 +414,57 @@ def _share(hits: Tensor) -> float:
     return hits.double().mean().item()
 
 
-def closeness(pixels: Tensor, training: Tensor) -> Tensor:
-    """Distance to the nearest training picture, over the mean distance to the 50 nearest: (N,) in [0, 1].
+@dataclass(frozen=True)
+class Nearest:
+    """For each of N pictures, the training picture that is nearest to it, as it is or mirrored."""
 
-    Pixels (N, C, H, W) and (M, C, H, W) uint8, as they are or mirrored, whichever is nearer. Near 0 for a copy, even of
-    a picture that has many neighbours (Carlini et al. 2023, https://arxiv.org/abs/2301.13188, Section 5.1).
+    closeness: Tensor  # (N,) float32 in [0, 1]: the distance to it, over the mean distance to the 50 nearest
+    rows: Tensor  # (N,) int64
+
+
+def nearest(pixels: Tensor, training: Tensor, left_out: bool = False) -> Nearest:
+    """The nearest of training pictures (M, C, H, W) to pixels (N, C, H, W), both uint8.
+
+    Closeness is near 0 for a copy, even of a picture that has many neighbours (Carlini et al. 2023,
+    https://arxiv.org/abs/2301.13188, Section 5.1). With `left_out`, each picture is the training picture of its own
+    number, and is held against the others.
     """
     known = to_unit_range(training.cpu()).flatten(1)
     parts = []
-    for part in to_unit_range(pixels).split(500):
-        ratios = []
+    for start, part in enumerate(to_unit_range(pixels).split(BLOCK)):
+        found = []
         for picture in (part, part.flip(-1)):
             distances = torch.cdist(picture.flatten(1), known)
-            nearest = distances.topk(min(NEAREST, len(known)), dim=1, largest=False).values
-            ratios.append(nearest[:, 0] / nearest.mean(dim=1).clamp(min=1e-6))
-        parts.append(torch.minimum(*ratios))
-    return torch.cat(parts)
+            if left_out:
+                distances.diagonal(start * BLOCK).fill_(torch.inf)
+            values, rows = distances.topk(min(NEAREST, len(known) - left_out), dim=1, largest=False)
+            found.append((values[:, 0] / values.mean(dim=1).clamp(min=1e-6), rows[:, 0]))
+        ratios, rows = (torch.stack(values) for values in zip(*found))
+        best = ratios.argmin(dim=0, keepdim=True)
+        parts.append((ratios.gather(0, best)[0], rows.gather(0, best)[0]))
+    return Nearest(*(torch.cat(values) for values in zip(*parts)))
 
 
 def _memorisation(evidence: Evidence) -> Result:
-    """The share of samples that are nearer to a training picture than 99% of held-out real pictures are."""
-    training = evidence.real.copied.pixels
-    held_out = closeness(evidence.real.reference.pixels, training)
-    half = len(held_out) // 2
-    threshold = held_out[:half].quantile(RARE)
-    hits = closeness(evidence.samples.pixels, training) < threshold
-    floor = _share(held_out[half:] < threshold)
+    """The share of samples that are nearer to a training picture than 99% of real pictures are: held-out ones, or where
+    those are few, the training pictures themselves, each held against the others."""
+    training, held_out = evidence.real.copied.pixels, evidence.real.reference.pixels
+    few = len(held_out) < FEW_HELD_OUT
+    if few:
+        training = in_random_order(evidence.real.copied, 0).pixels
+    real = nearest(training if few else held_out, training, left_out=few).closeness
+    half = len(real) // 2
+    threshold = real[:half].quantile(RARE)
+    hits = nearest(evidence.samples.pixels, training).closeness < threshold
+    floor = _share(real[half:] < threshold)
     details = {
         "searched": evidence.real.copied.name,
         "searched_n": len(training),
         "threshold": threshold.item(),
         "threshold_n": half,
+        "threshold_of": "training pictures, each against the others" if few else "held-out real pictures",
     }
-    return Result(_share(hits), len(hits), floor, wilson(hits), "pixels", len(held_out) - half, details)
+    return Result(_share(hits), len(hits), floor, wilson(hits), "pixels", len(real) - half, details)
 
 
 def spread(features: Tensor, labels: Tensor) -> float:
@@ -575,5 +596,7 @@ METRICS: Mapping[str, Metric] = {
     "precision": Metric("share of samples that look real", _precision, 100),
     "recall": Metric("share of real pictures that samples come near to", _recall, 100),
     "diversity": Metric("distance between two samples of one class", _diversity, 100, per_class=3),
-    "memorisation": Metric("share of samples nearer to a training picture than 99% of real ones", _memorisation, 200),
+    "memorisation": Metric(
+        "share of samples nearer to a training picture than 99% of real ones", _memorisation, 200, beside=False
+    ),
 }

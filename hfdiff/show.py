@@ -8,14 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 import hfdiff.explain as explain
 import hfdiff.pictures as pictures
 from hfdiff.checkpoint import RunFolder
-from hfdiff.data import ImageTable
+from hfdiff.data import ImageTable, to_bytes, to_unit_range
 from hfdiff.errors import first_line
+from hfdiff.evaluation import nearest
 from hfdiff.files import write_file
 from hfdiff.judge import Judge, judged
 from hfdiff.objectives import OBJECTIVES
@@ -24,6 +26,7 @@ from hfdiff.samplers import process_of, sampler_of
 
 MAX_CLASSES = 10
 FEW_CLASSES = 3  # where each class takes several rows
+SIDE_BY_SIDE = 8  # samples of a class beside what they may be copies of
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Subject:
     pipeline: ClassStylePipeline
     judge: Judge
     real: ImageTable  # pictures that the judge was not trained on
+    training: ImageTable  # what the model was trained on
     run: RunFolder | None
     seed: int
     num_images: int  # of each class, where they are counted
@@ -108,7 +112,7 @@ def guidance_of(pipeline: ClassStylePipeline, given: dict[str, Any]) -> dict[str
 
 def show(subject: Subject) -> Iterator[Shown]:
     """Every picture that applies; what does not is said in one line."""
-    for draw in (forward, reverse, scores, grid, sweep, losses, evolution):
+    for draw in (forward, reverse, scores, grid, sweep, copies, losses, evolution):
         for shown in draw(subject):
             yield replace(shown, numbers=numbers(shown.numbers))
 
@@ -208,6 +212,23 @@ def sweep(subject: Subject) -> Iterator[Shown]:
         f"Generated pictures whose style grows from strength 0 at the left to 1 at the right. Rows: "
         f"{'; '.join(drawn.rows)}.",
         {"seed": subject.seed, "strengths": list(pictures.STRENGTHS)} | guidance_of(subject.pipeline, subject.guidance),
+    )
+
+
+def copies(subject: Subject) -> Iterator[Shown]:
+    ids, count = subject.few_class_ids, SIDE_BY_SIDE
+    generators = [torch.Generator().manual_seed(subject.seed + i) for i in range(len(ids) * count)]
+    arguments = {"num_images_per_label": count, "generator": generators, "output_type": "pt", **subject.guidance}
+    images = subject.pipeline(class_labels=ids, **arguments).images
+    found, training = nearest(to_bytes(images), subject.training.pixels), subject.training
+    blocks = torch.stack([images.cpu(), to_unit_range(training.pixels[found.rows])]).unflatten(1, (len(ids), count))
+    rows = [text for i in ids for text in (subject.class_names[i], "nearest in training")]
+    yield Shown(
+        "nearest.png",
+        pictures.labelled_grid(blocks.transpose(0, 1).flatten(0, 2), rows, [""], count),
+        f"Rows in pairs: generated pictures, {listed([subject.class_names[i] for i in ids])}, and below each the "
+        f"nearest of {len(training):,} training pictures, mirrored or not. A copy would stand out.",
+        {"seed": subject.seed, "closeness": found.closeness.tolist()} | guidance_of(subject.pipeline, subject.guidance),
     )
 
 

@@ -369,7 +369,7 @@ def show(pets: dict[str, str], model: str, out: object, *flags: str) -> int:
 
 
 ALWAYS = {"forward.png", "forward_judge.png", "reverse.png", "recognition.png", "judge_scores.png"}
-GRIDS = {"classes_and_styles.png", "style_strengths.png"}
+GRIDS = {"classes_and_styles.png", "style_strengths.png", "nearest.png"}
 
 
 def test_show_writes_every_picture_with_its_text_and_numbers(pets, run, tmp_path, capsys):

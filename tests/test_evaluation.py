@@ -17,7 +17,6 @@ from hfdiff.evaluation import (
     Judged,
     Real,
     check_judge,
-    closeness,
     cmmd,
     covered,
     frechet,
@@ -25,6 +24,7 @@ from hfdiff.evaluation import (
     judge_pictures,
     kernel_distances,
     lacking,
+    nearest,
     spread,
     wilson,
 )
@@ -152,13 +152,35 @@ def test_copies_raise_memorisation_by_their_share(evidence):
 
 def test_a_mirrored_copy_is_a_copy(evidence):
     training = evidence.real.training.pixels
-    assert closeness(training[:50].flip(-1), training).max() < 0.01
+    found = nearest(training[:50].flip(-1), training)
+    assert found.closeness.max() < 0.01
+    assert torch.equal(training[found.rows], training[:50])
 
 
 def test_a_darker_copy_is_nearer_than_any_new_picture(evidence):
     training = evidence.real.training.pixels
     copies = (training[:50].float() * 0.95).byte()
-    assert closeness(copies, training).max() < closeness(evidence.real.reference.pixels, training).quantile(0.05)
+    new = nearest(evidence.real.reference.pixels, training).closeness
+    assert nearest(copies, training).closeness.max() < new.quantile(0.05)
+
+
+def test_a_picture_that_is_left_out_is_not_its_own_neighbour():
+    training = torch.randint(0, 256, (600, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    training[599] = training[3].flip(-1)
+    found = nearest(training, training, left_out=True)
+    assert found.rows[3] == 599
+    assert found.rows[599] == 3
+    assert (found.rows != torch.arange(600)).all()
+    assert (found.closeness[4:599] > 0.5).all()
+
+
+def test_few_held_out_pictures_leave_the_threshold_to_the_training_pictures(evidence):
+    few = replace(evidence.real, reference=evidence.real.reference[:15])
+    assert lacking("memorisation", few, 200, 0) is None
+    fresh = METRICS["memorisation"].measure(Evidence(few, evidence.real.reference))
+    assert fresh.details["threshold_of"] == "training pictures, each against the others"
+    assert fresh.value < 0.05
+    assert METRICS["memorisation"].measure(Evidence(few, evidence.samples)).value == 1  # which are copies
 
 
 def test_shuffled_labels_move_accuracy_alone(evidence):
