@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 DEMO := runs/demo$(if $(filter-out fashion_mnist_12k,$(DATASET)),-$(notdir $(patsubst %/,%,$(DATASET))))
 
-.PHONY: demo test test-faults check clean
+.PHONY: install demo test test-faults check clean
 
 demo: .venv/installed
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
@@ -14,6 +14,8 @@ demo: .venv/installed
 	$(BIN)/hfdiff evaluate $(DEMO) --num_images 260 --num_styled 100 --minutes 0.7
 	if [ -d $(DEMO)/pipeline/clip_model ]; then $(BIN)/hfdiff select $(DEMO) --output_dir $(DEMO)/best; \
 		else echo "to choose the best by CLIP, train one of these pictures: train_scripts/train_clip.py"; fi
+
+install: .venv/installed
 
 test: .venv/installed
 	$(BIN)/pytest
