@@ -21,7 +21,7 @@ test: .venv/installed
 	$(BIN)/pytest
 
 test-faults: .venv/installed
-	$(BIN)/pytest -m long -s
+	$(BIN)/pytest -m long -s --numprocesses 0
 
 check: .venv/installed
 	$(BIN)/ruff format --check

@@ -292,7 +292,7 @@ def training_section(facts: Facts) -> str:
             ("training pictures seen", f"{record['images']:,} in {record['steps']:,} steps"),
             ("weights kept", f"averaged, at {record['best_images']:,}: the best by {record['best_by']}"),
             ("time", f"{record['seconds'] / 60:.1f} minutes"),
-            ("hardware", f"{record['device']}, {record['processes']} process(es)"),
+            ("hardware", record["device"] + (f", {count} processes" if (count := record["processes"]) > 1 else "")),
             ("precision", {"no": "float32"}.get(record["precision"], record["precision"])),
         ]
     if facts.config:
@@ -354,7 +354,9 @@ def style_table(report: Mapping[str, Any]) -> str | None:
 
 
 def selection_line(selection: Mapping[str, Any]) -> str:
-    judge, told = selection["judge"], ""
+    judge, told, clip = selection["judge"], "", selection["clip"]
+    known = clip.get("trained_on")
+    by = f"a small CLIP model that was trained on {plain(known)}" if known else plain(clip["name"])
     if judge and selection["judge_is_independent"]:
         told = (
             " What the judge says of them is told beside: it saw other pictures than CLIP, and is right on "
@@ -362,7 +364,7 @@ def selection_line(selection: Mapping[str, Any]) -> str:
         )
     return (
         f"the {selection['top_k']} of {selection['num_candidates']} candidates of each class that "
-        f"`{selection['clip']['name']}` likes best (seed {selection['seed']}).{told}"
+        f"{by} likes best (seed {selection['seed']}).{told}"
     )
 
 
@@ -388,6 +390,12 @@ def findings(facts: Facts) -> Iterator[str]:
     if fidelity := metrics.get("style_fidelity"):
         style, row = min(fidelity["per_style"].items(), key=lambda item: item[1]["spearman"])
         yield f"The style that is followed least: {plain(style)}, Spearman {number(row['spearman'])}."
+    if precision := metrics.get("precision"):
+        weak = "A weak model: only " if precision["value"] < precision["floor"] / 2 else ""
+        yield (
+            f"{weak}{number(precision['value'])} of samples look real, by the judge's features (other real ones: "
+            f"{number(precision['floor'])})."
+        )
     if recall := metrics.get("recall"):
         yield (
             f"Variety: samples come near to {number(recall['value'])} of real pictures (other real ones: "

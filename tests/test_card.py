@@ -5,13 +5,14 @@ import re
 import runpy
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import HUB, SCRIPT, TINY_FLAGS, tiny_unet
 from huggingface_hub import ModelCard
 from test_hub import run
 
-from hfdiff.card import Facts, hub_id, number, plain, public_command, write_card
+from hfdiff.card import Facts, findings, hub_id, number, plain, public_command, write_card
 from hfdiff.checkpoint import export_pipeline, load_pipeline
 from hfdiff.clip import load_clip
 
@@ -161,6 +162,13 @@ def test_records_that_lack_what_a_card_needs(clothes, capsys, content):
     (clothes / "training.json").write_text(content)
     assert run("card", str(clothes)) == 2
     assert re.search("training.json.* is damaged", capsys.readouterr().err)
+
+
+def test_a_weak_model_is_called_so():
+    for value, weak in ((0.3, True), (0.5, False)):
+        report = {"metrics": {"precision": {"value": value, "floor": 0.8}}}
+        said = list(findings(SimpleNamespace(report=report, training=None)))
+        assert any(line.startswith("A weak model: only 0.3 of samples look real") for line in said) == weak
 
 
 def test_numbers_keep_four_digits():

@@ -194,6 +194,32 @@ def test_a_hub_that_fails_at_any_request_loses_nothing(hub, facts, quick, fault)
     assert {path: path.read_bytes() for path in facts.home.rglob("*") if path.is_file()} == before
 
 
+def test_a_hub_that_fails_while_a_space_is_sent_keeps_the_model(hub, facts, quick):
+    push(facts, "ann/clothes")
+    before = len(hub.requests)
+    push(facts, "ann/clothes", space=True)
+    unchanged = next(i for i, line in enumerate(hub.requests[before:]) if "spaces" in line or "space" in line)
+    count = len(hub.requests) - before
+    assert count - unchanged >= 3
+    for number in range(unchanged + 1, count + 1):
+        del hub.repos["spaces", "ann/clothes"]
+        hub.requests.clear()
+        hub.fault = lambda method, path, number=number: 500 if len(hub.requests) >= number else None
+        with pytest.raises(HubFailed, match="the same command"):
+            push(facts, "ann/clothes", space=True)
+        assert "README.md" in hub.repos[ANN].files
+        hub.fault = None
+        push(facts, "ann/clothes", space=True)
+        assert "app.py" in hub.repos["spaces", "ann/clothes"].files
+
+
+def test_a_hub_that_fails_while_the_model_is_loaded_back_is_named(hub, facts):
+    hub.fault = lambda method, path: 403 if method == "GET" and "/resolve/" in path and "unet/" in path else None
+    with pytest.raises(HubFailed, match="ann/clothes was sent, and does not load back as it is here"):
+        push(facts, "ann/clothes")
+    assert "README.md" in hub.repos[ANN].files
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
