@@ -397,8 +397,9 @@ def findings(facts: Facts) -> Iterator[str]:
             f"{number(precision['floor'])})."
         )
     if recall := metrics.get("recall"):
+        weak = "A weak model in its variety" if recall["value"] < recall["floor"] / 2 else "Variety"
         yield (
-            f"Variety: samples come near to {number(recall['value'])} of real pictures (other real ones: "
+            f"{weak}: samples come near to {number(recall['value'])} of real pictures (other real ones: "
             f"{number(recall['floor'])}); stronger guidance makes this worse."
         )
     if copied := metrics.get("memorisation"):

@@ -166,9 +166,10 @@ def test_records_that_lack_what_a_card_needs(clothes, capsys, content):
 
 def test_a_weak_model_is_called_so():
     for value, weak in ((0.3, True), (0.5, False)):
-        report = {"metrics": {"precision": {"value": value, "floor": 0.8}}}
-        said = list(findings(SimpleNamespace(report=report, training=None)))
-        assert any(line.startswith("A weak model: only 0.3 of samples look real") for line in said) == weak
+        report = {"metrics": {key: {"value": value, "floor": 0.8} for key in ("precision", "recall")}}
+        said = "\n".join(findings(SimpleNamespace(report=report, training=None)))
+        assert ("A weak model: only 0.3 of samples look real" in said) == weak
+        assert ("A weak model in its variety: samples come near to 0.3 of real" in said) == weak
 
 
 def test_numbers_keep_four_digits():

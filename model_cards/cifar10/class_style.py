@@ -1,0 +1,1155 @@
+"""A diffusion pipeline that is steered by class and by style.
+
+This file is saved beside the weights and loaded from there, so it imports nothing of the project.
+
+Guidance, with v the model's prediction, c the class, s the styles and 0 for "unspecified":
+    v(0,0) + w_c [v(c,0) - v(0,0)] + w_s [v(c,s) - v(c,0)] + (w_a - 1) [v(c,s) - g(c,s)]
+is classifier-free guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598) with one scale for each condition
+(Brooks et al. 2023, https://arxiv.org/abs/2211.09800, Equation 3), and autoguidance by the prediction g of a weaker
+model (Karras et al. 2024, https://arxiv.org/abs/2406.02507, Equation 3).
+
+Noise: the network's input at timestep t is alpha x_0 + sigma e, with x_0 the clean picture and e standard normal; the
+noise level is sigma / alpha, EDM's sigma.
+"""
+
+import importlib
+import inspect
+import json
+import math
+import operator
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from numbers import Integral
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+PLAIN = "plain"
+UNSPECIFIED = -1.0  # a strength that stands for "not told"
+
+# Leaf file, as a saved pipeline names it -> the same code where hfdiff is installed.
+INSTALLED = {"unet": "hfdiff.unet", "multistep": "hfdiff.pipelines.multistep"}
+LIBRARIES = ("diffusers", "transformers")  # what every user has; any other component travels with its source
+
+SIGMA_DATA = 0.5  # Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Table 1
+Coefficient: TypeAlias = torch.Tensor | float
+Target: TypeAlias = Callable[[Any, Any], tuple[Coefficient, Coefficient]]
+
+# What a model predicts, in diffusers' words: alpha, sigma -> (a, b) of the target a x_0 + b e.
+TARGETS: Mapping[str, Target] = {
+    "epsilon": lambda alpha, sigma: (0.0, 1.0),  # Ho et al. 2020, Equation 14
+    "v_prediction": lambda alpha, sigma: (-sigma, alpha),  # Salimans & Ho 2022, Appendix D
+    "sample": lambda alpha, sigma: (1.0, 0.0),
+    "flow_prediction": lambda alpha, sigma: (-1.0, 1.0),  # Liu et al. 2022
+    # (x_0 - c_skip x) / c_out of Karras et al. 2022, Equation 8, where alpha = c_in and sigma / alpha is their sigma.
+    "edm": lambda alpha, sigma: (sigma / SIGMA_DATA, -SIGMA_DATA * alpha),
+}
+
+StyleSpec = str | Mapping[str, float] | None
+Pictures: TypeAlias = Image.Image | np.ndarray | torch.Tensor | Sequence[Image.Image | np.ndarray | torch.Tensor]
+
+
+@dataclass
+class ClassStylePipelineOutput(BaseOutput):
+    """Pictures, label by label.
+
+    `images`: a list of PIL pictures, or NHWC numpy, or NCHW torch, in [0, 1]; `class_labels`: the class id of each
+    (None: unspecified); `styles`: the strengths of each, by name. Chosen ones come best first for each label, with
+    `scores`, a row of `SCORES` and "total" each, and `candidates`, the number of each among its label's, from 0.
+    """
+
+    images: list[Image.Image] | np.ndarray | torch.Tensor
+    class_labels: list[int | None]
+    styles: list[dict[str, float]]
+    scores: list[dict[str, float]] | None = None
+    candidates: list[int] | None = None
+
+
+def parse_styles(spec: StyleSpec) -> dict[str, float]:
+    """Read the style grammar: "thick:0.8+slanted" or {"thick": 0.8, "slanted": 1} -> strengths by name.
+
+    A bare name means strength 1; "plain", "" and None mean no style. ValueError for a strength outside [0, 1].
+    """
+    if spec is None:
+        return {}
+    pairs: list[tuple[str, Any]]
+    if isinstance(spec, str):
+        words = [part.partition(":") for part in spec.split("+") if part.strip().lower() not in ("", PLAIN)]
+        pairs = [(name, strength if colon else 1.0) for name, colon, strength in words]
+    elif isinstance(spec, Mapping) and all(isinstance(name, str) for name in spec):
+        pairs = list(spec.items())
+    else:
+        raise ValueError(f'style {spec!r}; valid: a text like "thick:0.8+slanted", or strengths by name')
+    strengths: dict[str, float] = {}
+    for name, value in ((name.strip(), value) for name, value in pairs):
+        if not name or name.lower() == PLAIN or "+" in name or ":" in name:
+            raise ValueError(f"style {name!r} has no name that the grammar can hold: not empty, not 'plain', no + or :")
+        if name.lower() in map(str.lower, strengths):
+            raise ValueError(f"{spec!r} names the style {name!r} twice")
+        strengths[name] = _strength(name, value)
+    return strengths
+
+
+def _strength(name: str, value: Any) -> float:
+    try:
+        strength = float(value)
+    except (TypeError, ValueError):
+        strength = math.nan
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength {value!r} of style {name!r}; valid: a number from 0 to 1")
+    return strength
+
+
+def find_name(name: str, valid: Sequence[str]) -> str | None:
+    """The first valid name that equals `name` to the letter, else without regard to case, else None."""
+    name = name.strip()
+    if name in valid:
+        return name
+    return next((v for v in valid if v.lower() == name.lower()), None)
+
+
+def match_name(what: str, name: str, valid: Iterable[str]) -> str:
+    """The valid name that equals `name`, else without regard to case; ValueError with the valid names otherwise."""
+    valid = list(valid)
+    found = find_name(name, valid)
+    if found is not None:
+        return found
+    by_lower = {v.lower(): v for v in valid}
+    near = get_close_matches(name.lower(), by_lower, n=1)
+    hint = f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
+    raise ValueError(f"unknown {what} {name!r}{hint}; valid: {', '.join(valid) or 'none'}")
+
+
+def resolve_styles(spec: StyleSpec, styles: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Strengths by the model's own style names; ValueError for unknown styles or two of one exclusive group."""
+    strengths = {match_name("style", name, styles): value for name, value in parse_styles(spec).items()}
+    taken: dict[str, str] = {}
+    for name in (name for name, strength in strengths.items() if strength > 0):
+        group = styles[name].get("group")
+        if group and group in taken:
+            raise ValueError(f"styles {taken[group]!r} and {name!r} exclude each other; give one of them")
+        if group:
+            taken[group] = name
+    return strengths
+
+
+def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(alpha, sigma) of the network's input alpha x_0 + sigma e at timesteps as the network is told them.
+
+    timestep: of any shape, fractions welcome; alpha and sigma: float64 of that shape, on the CPU. At pure noise alpha
+    may be 0: divide by it as a tensor, and the noise level is infinite. ValueError for an unknown kind of scheduler.
+    """
+    t = torch.as_tensor(timestep).detach().cpu().double()
+    config = scheduler.config
+    if config.get("prediction_type") == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
+        sigma = (t / config.num_train_timesteps).clamp(0, 1)
+        return 1 - sigma, sigma
+    if getattr(scheduler, "alphas_cumprod", None) is not None:
+        alpha_bar = scheduler.alphas_cumprod.cpu().double()
+        angle = torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())  # alpha = cos, sigma = sin, even at alpha = 0
+        t = t.clamp(0, len(angle) - 1)
+        angle = torch.lerp(angle[t.floor().long()], angle[t.ceil().long()], t.frac())
+        return angle.cos(), angle.sin()
+    if "sigma_data" in config:  # Karras et al. 2022, Table 1: c_noise = ln(sigma) / 4, c_in
+        sigma = (4 * t).exp()
+        c_in = (sigma**2 + config.sigma_data**2).rsqrt()
+        return c_in, c_in * sigma
+    raise ValueError(f"noise levels of {type(scheduler).__name__} are unknown; valid: discrete, flow or EDM schedulers")
+
+
+def prediction_type(scheduler: SchedulerMixin) -> str:
+    """The row of `TARGETS` that the model of a saved scheduler predicts; ValueError for another."""
+    given, kind = scheduler.config.get("prediction_type"), type(scheduler).__name__
+    if given not in (*TARGETS, None):
+        raise ValueError(f"unknown prediction_type {given!r}; valid: {', '.join(TARGETS)}")
+    return "flow_prediction" if kind.startswith("FlowMatch") else "edm" if kind.startswith("EDM") else str(given)
+
+
+def predicted_clean(
+    scheduler: SchedulerMixin, model_input: torch.Tensor, prediction: torch.Tensor, timestep: torch.Tensor | float
+) -> torch.Tensor:
+    """The clean pictures (B, C, H, W) that a model's predictions at its inputs mean, whatever it predicts.
+
+    At an input without signal, a predicted noise says nothing of the picture: the quotient is not finite.
+    """
+    alpha, sigma = (level.to(model_input) for level in noise_levels(scheduler, timestep))
+    return solve_clean(TARGETS[prediction_type(scheduler)], model_input, prediction, alpha, sigma)
+
+
+def solve_clean(
+    target: Target, sample: torch.Tensor, prediction: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
+) -> torch.Tensor:
+    """Solve x_t = alpha x_0 + sigma e, target = a x_0 + b e for x_0."""
+    a, b = target(alpha, sigma)
+    return (b * sample - sigma * prediction) / (alpha * b - sigma * a)
+
+
+# Template of a prompt -> does it speak well of a picture? {} is the subject, "a thick sneaker".
+QUALITY_PROMPTS: Mapping[str, bool] = {
+    "a good photo of {}": True,
+    "a clear photo of {}": True,
+    "a blurry photo of {}": False,
+    "a noisy photo of {}": False,
+}
+SURVIVING_SHARE, STOPPING_SHARE = 0.3, 0.3  # of the candidates, after this share of the evaluations
+SCORE_WEIGHTS: Mapping[str, float] = {"class": 1.0, "quality": 1.0}
+
+
+def subject(class_name: str, strengths: Mapping[str, float], phrases: Mapping[str, str]) -> str:
+    """What a prompt is about: ("Sneaker", {"thick": 0.8}, {"thick": "thick"}) -> "a thick sneaker"."""
+    told = [("slightly " if value < 1 / 3 else "") + phrases[name] for name, value in strengths.items() if value > 0]
+    return with_article(" ".join([*told, class_name.lower()]))
+
+
+def prompt(subject: str, quality: str = "clear") -> str:
+    """("a thick sneaker", "clear") -> "a clear photo of a thick sneaker"."""
+    return with_article(f"{quality} photo of {subject}".strip())
+
+
+def with_article(words: str) -> str:
+    return f"{'an' if words[:1].lower() in 'aeiou' else 'a'} {words}"
+
+
+class Scorer:
+    """What a CLIP or SigLIP model of transformers says of pictures and prompts; pictures are prepared in torch, so that
+    scores have a gradient. A model of half precision on the CPU becomes one of float32: it is ten times as fast.
+
+    ValueError for a model or a processor that has no way from pictures or prompts to one common space.
+    """
+
+    def __init__(self, model: Any, processor: Any):
+        if not all(hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")):
+            raise ValueError(
+                f"{type(model).__name__} is not CLIP-like: valid are models with get_image_features, "
+                "get_text_features and logit_scale (CLIP, SigLIP, VisionTextDualEncoder)"
+            )
+        if not all(hasattr(processor, name) for name in ("image_processor", "tokenizer")):
+            raise ValueError(f"{type(processor).__name__}; valid: a processor with image_processor and tokenizer")
+        if model.device.type == "cpu":
+            model.float()
+        self.model, self.processor = model, processor
+        self._texts: dict[str, torch.Tensor] = {}
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """What cosines are multiplied by before a softmax."""
+        return self.model.logit_scale.detach().float().exp()
+
+    def images(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, C, H, W) in [0, 1] -> unit vectors (B, D) float32."""
+        prepare = self.processor.image_processor
+        size = prepare.crop_size if getattr(prepare, "do_center_crop", False) else prepare.size
+        height, width = (size.get(key) or size.get("shortest_edge") for key in ("height", "width"))
+        channels = getattr(self.model.config.vision_config, "num_channels", 3)
+        pixels = _fit(_with_channels("pictures", images.float(), channels), height, width)
+        mean, std = (pixels.new_tensor(v).reshape(-1, 1, 1) for v in (prepare.image_mean, prepare.image_std))
+        pixels = ((pixels - mean) / std).to(self.model.device, self.model.dtype)
+        return _unit(self.model.get_image_features(pixel_values=pixels))
+
+    @torch.no_grad()
+    def texts(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Prompts -> unit vectors (P, D) float32, each computed once; ValueError for one that is too long."""
+        new = [text for text in dict.fromkeys(prompts) if text not in self._texts]
+        if new:
+            self._texts |= dict(zip(new, self.encode(new)))
+        return torch.stack([self._texts[text] for text in prompts]).to(self.model.device)
+
+    def encode(self, prompts: list[str]) -> torch.Tensor:
+        """Prompts -> unit vectors (P, D) float32, with a gradient."""
+        return _unit(self.model.get_text_features(**self._tokens(prompts)))
+
+    def forget(self) -> None:
+        """Drop what is kept of prompts: the model has changed."""
+        self._texts.clear()
+
+    def _tokens(self, prompts: list[str]) -> dict[str, torch.Tensor]:
+        most = self.model.config.text_config.max_position_embeddings
+        tokenizer = self.processor.tokenizer
+        unknown = tokenizer.unk_token_id
+        if unknown in (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id):
+            unknown = None  # as in OpenAI's, which spells every word
+        for text, ids in zip(prompts, tokenizer(prompts)["input_ids"]):
+            if len(ids) > most:
+                raise ValueError(f"the prompt {text!r} has {len(ids)} tokens; valid: up to {most}")
+            if unknown is not None and unknown in ids:
+                words = [word for word in text.split() if unknown in tokenizer(word)["input_ids"]]
+                raise ValueError(f"the CLIP model does not know {', '.join(map(repr, words))} of the prompt {text!r}")
+        # SigLIP reads its last position, and was trained with all of them filled.
+        siglip = self.model.config.model_type.startswith("siglip")
+        tokens = tokenizer(
+            prompts, padding="max_length" if siglip else True, max_length=most if siglip else None, return_tensors="pt"
+        )
+        keys = ("input_ids",) if siglip else ("input_ids", "attention_mask")
+        return {key: tokens[key].to(self.model.device) for key in keys}
+
+    def softmax(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Unit vectors of pictures (B, D) -> the share of each prompt (B, P)."""
+        return (self.scale * images @ self.texts(prompts).T).softmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a picture should show, in words."""
+
+    subjects: tuple[str, ...]  # of each class in these styles: "a thick sneaker"
+    class_id: int
+    quality_prompts: Mapping[str, bool]
+
+    @property
+    def subject(self) -> str:
+        return self.subjects[self.class_id]
+
+
+def _prompt_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
+    return features @ scorer.texts([prompt(asked.subject)])[0]
+
+
+def _class_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
+    return scorer.softmax(features, [prompt(rival) for rival in asked.subjects])[:, asked.class_id]
+
+
+def _quality_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
+    shares = scorer.softmax(features, [template.replace("{}", asked.subject) for template in asked.quality_prompts])
+    return shares[:, list(asked.quality_prompts.values())].sum(dim=1)
+
+
+# Name -> score of pictures' unit vectors (B, D), float32 (B,); more is better.
+SCORES: Mapping[str, Callable[[Scorer, torch.Tensor, Asked], torch.Tensor]] = {
+    "prompt": _prompt_score,  # cosine with the prompt of class and styles
+    "class": _class_score,  # probability of the class among all
+    "quality": _quality_score,  # share of the prompts that speak well of it
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the best of several candidates for each label are chosen; the arguments of `ClassStylePipeline.__call__`."""
+
+    num_candidates: int
+    top_k: int
+    early_stopping: bool
+    score_weights: Mapping[str, float]
+    quality_prompts: Mapping[str, bool]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= self.num_candidates:
+            raise ValueError(f"top_k {self.top_k} of num_candidates {self.num_candidates}; valid: 1 to num_candidates")
+        for name, weight in self.score_weights.items():
+            if name not in SCORES:
+                raise ValueError(f"unknown score {name!r}; valid: {', '.join(SCORES)}")
+            _check_range(f"weight of score {name!r}", weight, -1000, 1000)
+        if not any(self.score_weights.values()):
+            raise ValueError(f"score_weights {dict(self.score_weights)}; valid: one at least that is not 0")
+        if len(set(self.quality_prompts.values())) < 2 or not all("{}" in text for text in self.quality_prompts):
+            raise ValueError(
+                f"quality_prompts {dict(self.quality_prompts)}; valid: templates with {{}} for the subject, one at "
+                "least that speaks well of a picture (True) and one that does not (False)"
+            )
+
+    def survivors(self, labels: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
+        """Which of a part's B candidates are worth finishing: of each label (B,) the best by their totals (B,), so many
+        that `top_k` are left of all parts together."""
+        kept = []
+        for label in labels.unique():
+            rows = (labels == label).nonzero().squeeze(1)
+            share = max(SURVIVING_SHARE, self.top_k / self.num_candidates)  # a label may lie in several parts
+            most = math.ceil(round(len(rows) * share, 6))
+            kept.append(rows[totals[rows].argsort(descending=True)[:most]])
+        return torch.cat(kept).sort().values
+
+
+def score_pictures(
+    scorer: Scorer, images: torch.Tensor, asked: Sequence[Asked], labels: torch.Tensor, weights: Mapping[str, float]
+) -> torch.Tensor:
+    """Pictures (B, C, H, W) in [0, 1], each asked for by one of the labels (B,) -> (B, len(SCORES) + 1): every score,
+    and their weighted sum; float32, on the CPU."""
+    features = scorer.images(images)
+    scores = torch.empty(len(images), len(SCORES) + 1)
+    for label in labels.unique().tolist():
+        rows = (labels == label).nonzero().squeeze(1)
+        for column, score in enumerate(SCORES.values()):
+            scores[rows.cpu(), column] = score(scorer, features[rows.to(features.device)], asked[label]).cpu()
+    told = torch.tensor([weights.get(name, 0.0) for name in SCORES])
+    scores[:, -1] = scores[:, :-1] @ told
+    return scores
+
+
+def _unit(features: Any) -> torch.Tensor:
+    return F.normalize(getattr(features, "pooler_output", features).float(), dim=-1)
+
+
+class Branch(NamedTuple):
+    """One condition that a step evaluates: its share of the prediction, what the UNet is told, and which UNet."""
+
+    weight: float
+    class_told: bool = True
+    styles_told: bool = True
+    by_guide: bool = False
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The scales of the module's formula (w_c, w_s, w_a), where they act, and how far their contrast is undone.
+
+    `guidance_interval`: the noise levels, both ends included, outside which v(c,s) alone is evaluated.
+    """
+
+    guidance_scale: float = 1.0
+    style_guidance_scale: float = 1.0
+    autoguidance_scale: float = 1.0
+    guidance_rescale: float = 0.0
+    guidance_interval: tuple[float, float] = (0.0, math.inf)
+
+    def __post_init__(self) -> None:
+        for name in ("guidance_scale", "style_guidance_scale", "autoguidance_scale"):
+            _check_range(name, getattr(self, name), -1000, 1000)
+        _check_range("guidance_rescale", self.guidance_rescale, 0, 1)
+        _check_interval("guidance_interval", self.guidance_interval)
+
+    def branches(self, styled: bool = True) -> list[Branch]:
+        """The conditions that a guided step needs, the weightless ones left out, the main UNet's first.
+
+        Equal scales need two branches, scales of 1 only one.
+        """
+        w_c, w_s, w_a = self.guidance_scale, self.style_guidance_scale, self.autoguidance_scale
+        if not styled:
+            w_s = w_c
+        told = Branch(w_s + (w_a - 1))
+        branches = [Branch(1 - w_c, False, False), Branch(w_c - w_s, True, False), told, Branch(1 - w_a, by_guide=True)]
+        return [branch for branch in branches if branch.weight or (branch is told and self.guidance_rescale)]
+
+    def plan(self, scheduler: SchedulerMixin, timesteps: torch.Tensor, styled: bool = True) -> list[list[Branch]]:
+        """The branches of each timestep."""
+        low, high = self.guidance_interval
+        if (low, high) == (0, math.inf):  # whatever the scheduler
+            return [self.branches(styled)] * len(timesteps)
+        alpha, sigma = noise_levels(scheduler, timesteps)
+        return [self.branches(styled) if low <= level <= high else [Branch(1.0)] for level in (sigma / alpha).tolist()]
+
+    def rescale(self, guided: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        """Bring the contrast of a guided prediction (B, C, H, W) back towards that of v(c,s).
+
+        Lin et al. 2023, https://arxiv.org/abs/2305.08891, Equations 15 and 16.
+        """
+        before, after = (p.std(dim=(1, 2, 3), keepdim=True) for p in (told, guided))  # (B, 1, 1, 1)
+        rescaled = guided * (before / after.clamp_min(torch.finfo(after.dtype).tiny))
+        return self.guidance_rescale * rescaled + (1 - self.guidance_rescale) * guided
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is to be drawn, one row for each of B pictures."""
+
+    row: torch.Tensor  # (B,), from 0
+    noise: torch.Tensor  # (B, C, H, W), the e of the whole trajectory
+    class_ids: torch.Tensor  # (B,)
+    weights: torch.Tensor  # (B, S)
+    generator: torch.Generator | list[torch.Generator] | None
+    image: torch.Tensor | None = None  # (B, C, H, W) float32 in [0, 1]
+    mask: torch.Tensor | None = None  # (B, 1, H, W) bool: True where the picture is drawn anew
+    wanted: torch.Tensor | None = None  # (B, D): unit vector of the prompt that each is steered to
+
+    @property
+    def clean(self) -> torch.Tensor:
+        """`image` as the UNet sees pictures: (B, C, H, W) in [-1, 1]."""
+        assert self.image is not None
+        return (2 * self.image - 1).to(self.noise.dtype)
+
+    def part(self, rows: torch.Tensor) -> "_Request":
+        rowwise: dict[str, Any] = {
+            name: v[rows.to(v.device)] for name, v in vars(self).items() if isinstance(v, torch.Tensor)
+        }
+        if isinstance(self.generator, list):
+            rowwise["generator"] = [self.generator[row] for row in rows.tolist()]
+        return replace(self, **rowwise)
+
+
+@dataclass(frozen=True)
+class Push:
+    """Guidance by the gradient of CLIP's cosine with a prompt (Bansal et al. 2023, https://arxiv.org/abs/2302.07121,
+    Section 3.1, on the predicted clean picture itself, so that no gradient goes through the UNet).
+
+    `scale`: the root mean square of the push, of pictures in [-1, 1], is `scale` times the coefficient sigma of the
+    noise in the network's input.
+    """
+
+    scale: float
+    interval: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        _check_range("clip_guidance_scale", self.scale, -1000, 1000)
+        _check_interval("clip_guidance_interval", self.interval)
+
+    def __call__(
+        self,
+        scorer: Scorer,
+        wanted: torch.Tensor,
+        scheduler: SchedulerMixin,
+        x: torch.Tensor,
+        prediction: torch.Tensor,
+        t: torch.Tensor,
+    ) -> torch.Tensor:
+        """The prediction (B, C, H, W) at the network's inputs x that means the clean pictures pushed towards the unit
+        vectors `wanted` (B, D)."""
+        alpha, sigma = noise_levels(scheduler, t)
+        if not (alpha > 0 and self.interval[0] <= sigma / alpha <= self.interval[1]):
+            return prediction
+        alpha, sigma, target = alpha.to(x), sigma.to(x), TARGETS[prediction_type(scheduler)]
+        with torch.enable_grad():
+            clean = solve_clean(target, x, prediction, alpha, sigma).detach().requires_grad_()
+            cosines = (scorer.images(clean / 2 + 0.5) * wanted).sum()
+            (slope,) = torch.autograd.grad(cosines, clean)
+        size = slope.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        a, b = target(alpha, sigma)  # a x_0 + b e, where e = (x - alpha x_0) / sigma
+        return prediction + (a - b * alpha / sigma) * self.scale * sigma * slope / size.clamp_min(1e-12)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How pictures are drawn; see `ClassStylePipeline.__call__`."""
+
+    guidance: Guidance
+    num_inference_steps: int
+    strength: float
+    choice: Choice | None
+    push: Push | None
+    callback: "StepCallback | None"
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Finished pictures, on the CPU."""
+
+    rows: torch.Tensor  # (n,) of the request
+    images: torch.Tensor  # (n, C, H, W) float32 in [0, 1]
+    scores: torch.Tensor  # (n, K) float32, K columns where they are to be chosen from: `SCORES` and the total
+
+    def and_these(self, other: "_Drawn") -> "_Drawn":
+        return _Drawn(*(torch.cat([getattr(self, key), value]) for key, value in vars(other).items()))
+
+    def best(self, choice: Choice) -> "_Drawn":
+        """The best `top_k` of each label, label by label, the best first."""
+        order = self.scores[:, -1].argsort(descending=True, stable=True)
+        order = order[(self.rows[order] // choice.num_candidates).argsort(stable=True)]
+        label = self.rows[order] // choice.num_candidates
+        place = torch.arange(len(order)) - torch.searchsorted(label, label)
+        order = order[place < choice.top_k]
+        return _Drawn(*(value[order] for value in vars(self).values()))
+
+
+class ClassStylePipeline(DiffusionPipeline):
+    """Pictures from noise, by class and style.
+
+    Args:
+        unet: a `ClassStyleUNet2DModel`.
+        scheduler: the diffusers scheduler of the objective that the UNet was trained for.
+        guide_unet: a weaker UNet of the same data and objective (smaller, or trained for less), for autoguidance.
+        id2label: {class id: class name}.
+        styles: {style name: {"phrase": words for a prompt, "group": exclusive group or None, "index": column of the
+            UNet}}; where no index is given, the columns are in the order of the dictionary.
+        clip_model, clip_processor: a CLIP or SigLIP model of transformers and its processor, for choosing among
+            candidates and for guidance by a prompt.
+    """
+
+    model_cpu_offload_seq = "unet->guide_unet->clip_model"
+    _optional_components: ClassVar[list[str]] = ["guide_unet", "clip_model", "clip_processor"]
+
+    def __init__(
+        self,
+        unet: ModelMixin,
+        scheduler: SchedulerMixin,
+        id2label: dict | None = None,
+        styles: dict | None = None,
+        guide_unet: ModelMixin | None = None,
+        clip_model: Any = None,
+        clip_processor: Any = None,
+    ):
+        super().__init__()
+        self.register_modules(
+            unet=unet,
+            scheduler=scheduler,
+            guide_unet=guide_unet,
+            clip_model=clip_model,
+            clip_processor=clip_processor,
+        )
+        id2label = {int(i): name for i, name in (id2label or {}).items()}
+        # A saved configuration is sorted by name, so each style carries its column.
+        styles = {name: {"index": i, **style} for i, (name, style) in enumerate((styles or {}).items())}
+        if not all(isinstance(name, str) for name in (*id2label.values(), *styles)):
+            raise ValueError(f"names of classes {list(id2label.values())[:5]}; valid: texts")
+        if not _is_size(unet.config.sample_size):
+            raise ValueError(
+                f"sample_size {unet.config.sample_size}; valid: pixels a side, or (height, width), to 4096"
+            )
+        if sorted(id2label) != list(range(unet.config.num_classes)):
+            raise ValueError(f"id2label names {len(id2label)} classes, the UNet has {unet.config.num_classes}")
+        if sorted(style["index"] for style in styles.values()) != list(range(unet.config.num_styles)):
+            raise ValueError(f"{len(styles)} styles are named, the UNet has {unet.config.num_styles}")
+        if guide_unet is not None:
+            for key in ("in_channels", "out_channels", "num_classes", "num_styles"):
+                if guide_unet.config[key] != unet.config[key]:
+                    raise ValueError(f"{key} of guide_unet is {guide_unet.config[key]}; valid: {unet.config[key]}")
+        self._scorer: Scorer | None = None
+        self.register_to_config(id2label={str(i): name for i, name in id2label.items()}, styles=styles)
+
+    @property
+    def class_names(self) -> list[str]:
+        return [self.config.id2label[str(i)] for i in range(self.unet.config.num_classes)]
+
+    @property
+    def style_names(self) -> list[str]:
+        return sorted(self.config.styles, key=lambda name: self.config.styles[name]["index"])
+
+    def class_id(self, label: int | str | None) -> int | None:
+        """A class id from a name (case does not matter), an id, or an id written as text; None stays None."""
+        if label is None:
+            return None
+        names = self.class_names
+        if isinstance(label, str) and (find_name(label, names) or not label.isdecimal()):
+            return names.index(match_name("class", label, names))
+        try:
+            number = int(label) if isinstance(label, str) else operator.index(label)
+        except TypeError as error:
+            raise ValueError(f"class {label!r}; valid: a name, a whole number, or None") from error
+        if not 0 <= number < len(names):
+            raise ValueError(f"class id {number} out of range; valid: 0 to {len(names) - 1}")
+        return number
+
+    def conditions(
+        self, class_labels: Any, styles: Any, num_images_per_label: int = 1
+    ) -> tuple[list[int | None], list[dict[str, float]]]:
+        """One class id and one dictionary of strengths for each picture, label by label; see `__call__`."""
+        if class_labels is None or isinstance(class_labels, str | Integral):
+            class_labels = [class_labels]
+        ids = [self.class_id(label) for label in list(class_labels)]
+        specs = list(styles) if isinstance(styles, Sequence) and not isinstance(styles, str) else [styles]
+        if not ids or num_images_per_label < 1:
+            raise ValueError(f"{len(ids)} labels with {num_images_per_label} pictures each; valid: at least 1 of 1")
+        if len(specs) not in (1, len(ids)):
+            raise ValueError(f"{len(specs)} styles for {len(ids)} labels; valid: one for all, or one for each label")
+        strengths = [resolve_styles(spec, self.config.styles) for spec in specs]
+        if len(strengths) == 1:
+            strengths = strengths * len(ids)
+        repeat = range(num_images_per_label)
+        return [i for i in ids for _ in repeat], [dict(s) for s in strengths for _ in repeat]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: Sequence[int | str | None] | int | str | None = None,
+        styles: Sequence[StyleSpec] | StyleSpec = None,
+        num_images_per_label: int = 1,
+        guidance_scale: float = 3.0,
+        style_guidance_scale: float = 3.0,
+        num_inference_steps: int = 10,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        max_batch_size: int = 256,
+        image: Pictures | None = None,
+        strength: float | None = None,
+        mask: Pictures | None = None,
+        autoguidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[float, float] = (0.0, math.inf),
+        callback_on_step_end: "StepCallback | None" = None,
+        num_candidates: int | None = None,
+        top_k: int = 1,
+        early_stopping: bool = False,
+        score_weights: Mapping[str, float] = SCORE_WEIGHTS,
+        quality_prompts: Mapping[str, bool] = QUALITY_PROMPTS,
+        clip_guidance_scale: float = 0.0,
+        clip_prompt: str = "a clear photo of {}",
+        clip_guidance_interval: tuple[float, float] = (0.0, math.inf),
+    ) -> ClassStylePipelineOutput | tuple:
+        """Draw pictures, from noise or from pictures given.
+
+        Args:
+            class_labels: names or ids; None for a label means "any class".
+            styles: None for plain pictures; "thick:0.8+slanted" or {"thick": 0.8}; one for all or one for each label.
+            num_images_per_label: pictures for each label; they come label by label.
+            guidance_scale, style_guidance_scale: w_c and w_s of the module's formula; 1 is no guidance.
+            num_inference_steps: steps of the scheduler (second order: one evaluation each).
+            generator: one for all pictures, or one for each picture.
+            output_type: "pil", "np" (NHWC float32 in [0, 1]) or "pt" (NCHW float32 in [0, 1]).
+            return_dict: False for the plain tuple (images,).
+            max_batch_size: the most rows that go through the UNet at once; it bounds the memory, but for the noise
+                of all pictures, which is drawn first so that no batch size changes it.
+            image: begin with these pictures, to vary them, restyle them, change their class or repair a part: PIL,
+                numpy NHWC or torch NCHW in [0, 1] (or uint8), or a list; one for all, one for each label, or one for
+                each picture drawn. Another size is cut at the centre to the model's aspect and resized, transparency
+                becomes white, and grey and colour are converted to what the model draws.
+            strength: how far to go back to noise, from just above 0 (the picture as it is) to 1 (only a trace of it);
+                the last `strength` of the steps are taken. By default 0.6, and 1 with a mask.
+            mask: 1 where the picture is drawn anew, 0 where it is kept exactly (cut at 0.5): PIL, arrays (H, W) or
+                (N, H, W), or a list; as many as of `image`.
+            autoguidance_scale: w_a of the module's formula; other than 1 it needs a `guide_unet`.
+            guidance_rescale: 0 to 1; how far the contrast that guidance adds is taken back (`Guidance.rescale`).
+            guidance_interval: the noise levels (sigma / alpha) between which guidance acts; outside them the plain
+                conditional prediction is used, which is cheaper (Kynkaanniemi et al. 2024,
+                https://arxiv.org/abs/2404.07724).
+            callback_on_step_end: called after every evaluation as callback(pipeline, index, timestep, tensors), with
+                tensors (B, C, H, W): "model_input", the UNet's input alpha x_0 + sigma e; "prediction", what guidance
+                made of its outputs; "latents", the scheduler's state after the step, which a returned dictionary may
+                replace. What `max_batch_size` divides comes part by part, counted from 0 each time.
+            num_candidates, top_k: draw so many pictures for each label and keep the best by the `clip_model`; then
+                `generator` as a list holds one for each candidate, and num_images_per_label stays 1.
+            early_stopping: score the predicted clean pictures after a third of the steps, and finish only the best
+                third of the candidates, and top_k at least.
+            score_weights: the weight of each row of `SCORES` in the total; by default 1 for "class" and "quality".
+            quality_prompts: {template: does it speak well of a picture?}, with {} for the subject, "a thick sneaker".
+            clip_guidance_scale: how far each predicted clean picture is pushed up the gradient of its cosine with
+                `clip_prompt`, as a share of the noise at that step; 0 is no push.
+            clip_prompt: what to steer to, with {} for the subject.
+            clip_guidance_interval: the noise levels between which it acts.
+        """
+        if strength is None:
+            strength = 0.6 if image is not None and mask is None else 1.0
+        elif image is None:
+            raise ValueError(f"strength {strength} without an image; give an image to begin with")
+        choice = None
+        if num_candidates is not None:
+            choice = Choice(num_candidates, top_k, early_stopping, score_weights, quality_prompts)
+        plan = _Plan(
+            guidance=Guidance(
+                guidance_scale, style_guidance_scale, autoguidance_scale, guidance_rescale, guidance_interval
+            ),
+            num_inference_steps=num_inference_steps,
+            strength=strength,
+            choice=choice,
+            push=Push(clip_guidance_scale, clip_guidance_interval) if clip_guidance_scale else None,
+            callback=callback_on_step_end,
+        )
+        self._check(plan, output_type, max_batch_size, num_images_per_label, image, mask)
+        per_label = num_images_per_label if choice is None else choice.num_candidates
+        ids, strengths = self.conditions(class_labels, styles, per_label)
+        asked: list[Asked] = []
+        if choice or (plan.push and "{}" in clip_prompt):
+            asked = [self.asked(*label, quality_prompts) for label in zip(ids[::per_label], strengths[::per_label])]
+        if choice:
+            self.check_prompts(asked)
+        request = self._request(ids, strengths, per_label, generator, image, mask)
+        if plan.push:
+            subjects = [label.subject for label in asked] or [""] * (len(ids) // per_label)
+            wanted = self.scorer.texts([clip_prompt.replace("{}", subject) for subject in subjects])
+            request = replace(request, wanted=wanted.repeat_interleave(per_label, dim=0))
+        most = sum(not branch.by_guide for branch in plan.guidance.branches(styled=bool(self.style_names)))
+        parts = torch.arange(len(ids)).split(max(1, max_batch_size // max(1, most)))
+        drawn = _Drawn(parts[0][:0], request.noise[:0].float().cpu(), torch.empty(0, len(SCORES) + 1 if choice else 0))
+        with self.progress_bar(total=len(self._timesteps(num_inference_steps, strength)) * len(parts)) as progress:
+            for part in parts:
+                drawn = drawn.and_these(self._draw(request.part(part), plan, asked, progress))
+                if choice:
+                    drawn = drawn.best(choice)
+        return self._output(drawn, ids, strengths, choice, output_type, return_dict)
+
+    @property
+    def scorer(self) -> Scorer:
+        """What scores pictures; ValueError where the pipeline has no CLIP model."""
+        if self.clip_model is None or self.clip_processor is None:
+            raise ValueError(
+                "this pipeline has no clip_model and clip_processor; give both, by hfdiff.load_clip() or transformers"
+            )
+        if self._scorer is None or (self._scorer.model, self._scorer.processor) != (
+            self.clip_model,
+            self.clip_processor,
+        ):
+            self._scorer = Scorer(self.clip_model, self.clip_processor)
+        return self._scorer
+
+    def asked(
+        self,
+        class_id: int | None,
+        strengths: Mapping[str, float],
+        quality_prompts: Mapping[str, bool] = QUALITY_PROMPTS,
+    ) -> Asked:
+        """What a picture of this class and these styles should show."""
+        if class_id is None:
+            raise ValueError("pictures of class None cannot be scored; give each label a class")
+        phrases = {name: style["phrase"] for name, style in self.config.styles.items()}
+        return Asked(
+            tuple(subject(name, strengths, phrases) for name in self.class_names), class_id, dict(quality_prompts)
+        )
+
+    def check_prompts(self, asked: Sequence[Asked]) -> None:
+        """ValueError for a prompt that the CLIP model cannot read whole, before anything is drawn."""
+        for label in asked:
+            self.scorer.texts([template.replace("{}", label.subject) for template in label.quality_prompts])
+            self.scorer.texts([prompt(rival) for rival in label.subjects])
+
+    def check_settings(self, num_inference_steps: int | None = None, **guidance: Any) -> None:
+        """ValueError for arguments of a call that this pipeline would refuse."""
+        if num_inference_steps is not None:
+            _check_range("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
+        scales = Guidance(**guidance)
+        if scales.autoguidance_scale != 1 and self.guide_unet is None:
+            raise ValueError(f"autoguidance_scale {scales.autoguidance_scale} without a guide_unet; valid: 1")
+
+    def _check(
+        self,
+        plan: _Plan,
+        output_type: str,
+        max_batch_size: int,
+        num_images_per_label: int,
+        image: Any,
+        mask: Any,
+    ) -> None:
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"output_type {output_type!r}; valid: pil, np, pt")
+        self.check_settings(plan.num_inference_steps, **vars(plan.guidance))
+        if max_batch_size < 1:
+            raise ValueError(f"max_batch_size {max_batch_size}; valid: at least 1")
+        if plan.choice and num_images_per_label != 1:
+            raise ValueError(f"num_images_per_label {num_images_per_label} with num_candidates; give top_k instead")
+        if mask is not None and image is None:
+            raise ValueError("mask without an image; give the image whose parts are kept")
+        _check_range("strength", plan.strength, 0, 1, above=True)
+
+    def _request(
+        self,
+        ids: list[int | None],
+        strengths: list[dict[str, float]],
+        num_images_per_label: int,
+        generator: torch.Generator | list[torch.Generator] | None,
+        image: Pictures | None,
+        mask: Pictures | None,
+    ) -> _Request:
+        """The conditions and pictures as tensors on the pipeline's device, and the noise of each."""
+        if isinstance(generator, list) and len(generator) != len(ids):
+            raise ValueError(
+                f"{len(generator)} generators for {len(ids)} pictures; valid: one for all, or one for each"
+            )
+        config, device = self.unet.config, self._execution_device
+        height, width = config.sample_size if isinstance(config.sample_size, Sequence) else [config.sample_size] * 2
+        pixels = None if image is None else read_pictures("image", image, config.in_channels, height, width)
+        repaint = None if mask is None else read_pictures("mask", _split(mask), 1, height, width) >= 0.5
+        weights = [[given.get(name, 0.0) for name in self.style_names] for given in strengths]
+        return _Request(
+            row=torch.arange(len(ids), device=device),
+            noise=randn_tensor(
+                (len(ids), config.in_channels, height, width), generator, device=device, dtype=self.unet.dtype
+            ),
+            class_ids=torch.tensor([config.num_classes if i is None else i for i in ids], device=device),
+            weights=torch.tensor(weights, device=device).reshape(len(ids), config.num_styles),
+            generator=generator,
+            image=None if pixels is None else _for_each("images", pixels, len(ids), num_images_per_label).to(device),
+            mask=None if repaint is None else _for_each("masks", repaint, len(ids), num_images_per_label).to(device),
+        )
+
+    def _timesteps(self, num_inference_steps: int, strength: float) -> torch.Tensor:
+        """Make the scheduler ready for the last `strength` of its steps (at least one); the timesteps of those."""
+        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        # A second-order scheduler lists two timesteps for each step but one; some list fewer steps than were asked for.
+        order = getattr(self.scheduler, "order", 1)
+        listed = (len(self.scheduler.timesteps) + order - 1) // order
+        first = order * min(num_inference_steps - int(num_inference_steps * strength), listed - 1)
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(first)
+        return self.scheduler.timesteps[first:]
+
+    def _scaled(self, sample: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The scheduler's state -> the network's input; the FlowMatch schedulers know no difference."""
+        return self.scheduler.scale_model_input(sample, t) if hasattr(self.scheduler, "scale_model_input") else sample
+
+    def _noised(self, request: _Request, t: torch.Tensor) -> torch.Tensor:
+        """The given pictures as the scheduler's state at t: the state that it scales to alpha x_0 + sigma e."""
+        alpha, sigma = (float(level) for level in noise_levels(self.scheduler, t))
+        scale = float(self._scaled(torch.ones(()), t))
+        return (alpha * request.clean + sigma * request.noise) / scale
+
+    def _draw(self, request: _Request, plan: _Plan, asked: Sequence[Asked], progress: Any) -> _Drawn:
+        """Finish a part of the pictures, or those of its candidates that are worth it."""
+        scheduler, choice = self.scheduler, plan.choice
+        timesteps = self._timesteps(plan.num_inference_steps, plan.strength)
+        step = {"generator"} & set(inspect.signature(scheduler.step).parameters)
+        if request.image is None:
+            sample = request.noise * getattr(scheduler, "init_noise_sigma", 1.0)
+        else:
+            sample = self._noised(request, timesteps[0])
+        branches = plan.guidance.plan(scheduler, timesteps, styled=bool(self.style_names))
+        # Not at the first evaluation, where a model of the noise says nothing of the picture.
+        stop = max(1, math.ceil(STOPPING_SHARE * len(timesteps)) - 1) if choice and choice.early_stopping else None
+        for index, (t, told) in enumerate(zip(timesteps, branches, strict=True)):
+            # Between the two evaluations of a second-order step, the state belongs to the scheduler.
+            if request.mask is not None and getattr(scheduler, "state_in_first_order", True):
+                sample = torch.where(request.mask, sample, self._noised(request, t))
+            x = self._scaled(sample, t)
+            prediction = self._predict(x, t, request, told, plan.guidance)
+            if plan.push and request.wanted is not None:
+                prediction = plan.push(self.scorer, request.wanted, scheduler, x, prediction, t)
+            if choice and index == stop:
+                clean = self._finished(request, predicted_clean(scheduler, x, prediction, t))
+                labels = request.row // choice.num_candidates
+                totals = score_pictures(self.scorer, clean, asked, labels, choice.score_weights)[:, -1]
+                rows = choice.survivors(labels.cpu(), totals)
+                _keep_rows(scheduler, rows, len(x))
+                sample, x, prediction = (tensor[rows.to(tensor.device)] for tensor in (sample, x, prediction))
+                request = request.part(rows)
+            sample = scheduler.step(
+                prediction, t, sample, **{name: getattr(request, name) for name in step}
+            ).prev_sample
+            progress.update()
+            if plan.callback is not None:
+                tensors = {"model_input": x, "prediction": prediction, "latents": sample}
+                sample = (plan.callback(self, index, t, tensors) or {}).get("latents", sample)
+        images = self._finished(request, sample)
+        rows = request.row.cpu()
+        scores = torch.empty(len(rows), 0)
+        if choice:
+            labels = rows // choice.num_candidates
+            scores = score_pictures(self.scorer, images, asked, labels, choice.score_weights)
+        return _Drawn(rows, images.cpu(), scores)
+
+    def _finished(self, request: _Request, clean: torch.Tensor) -> torch.Tensor:
+        """The pictures in [0, 1] that clean ones (B, C, H, W) in [-1, 1] make, with what the mask keeps."""
+        images = (clean.float() / 2 + 0.5).clamp(0, 1)
+        if request.image is None or request.mask is None:
+            return images
+        return torch.where(request.mask, images, request.image)
+
+    def _predict(
+        self, model_input: torch.Tensor, t: torch.Tensor, request: _Request, branches: list[Branch], guidance: Guidance
+    ) -> torch.Tensor:
+        """The weighted sum of the branches (B, C, H, W), by one forward of each UNet that they name."""
+        main = [branch for branch in branches if not branch.by_guide]
+        predictions = _evaluate(self.unet, model_input, t, request, main)
+        if len(main) < len(branches):
+            predictions += _evaluate(self.guide_unet, model_input, t, request, branches[len(main) :])
+        prediction: Any = sum(branch.weight * p for branch, p in zip(branches, predictions, strict=True))
+        if guidance.guidance_rescale and len(branches) > 1:
+            prediction = guidance.rescale(prediction, told=predictions[len(main) - 1])
+        return prediction
+
+    def _output(
+        self,
+        drawn: _Drawn,
+        ids: list[int | None],
+        strengths: list[dict[str, float]],
+        choice: Choice | None,
+        output_type: str,
+        return_dict: bool,
+    ) -> ClassStylePipelineOutput | tuple:
+        images: Any = drawn.images
+        if output_type != "pt":
+            images = images.permute(0, 2, 3, 1).numpy()
+        if output_type == "pil":
+            images = self.numpy_to_pil(images)
+        if not return_dict:
+            return (images,)
+        rows = drawn.rows.tolist()
+        return ClassStylePipelineOutput(
+            images=images,
+            class_labels=[ids[row] for row in rows],
+            styles=[strengths[row] for row in rows],
+            scores=[dict(zip((*SCORES, "total"), row)) for row in drawn.scores.tolist()] if choice else None,
+            candidates=[row % choice.num_candidates for row in rows] if choice else None,
+        )
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save weights, configuration and source files, so that the folder loads without this package.
+
+        The plain method loses the source of the pipeline and of each component that comes from neither diffusers nor
+        transformers; the upload comes after they are in place.
+        """
+        folder = Path(save_directory)
+        hub = {k: kwargs.pop(k) for k in ("repo_id", "commit_message", "private", "token", "create_pr") if k in kwargs}
+        super().save_pretrained(folder, **kwargs)
+        index_file = folder / self.config_name
+        index = json.loads(index_file.read_text())
+        index["_class_name"] = _copy_source(type(self), folder)
+        index.pop("_name_or_path", None)  # where it was loaded from is nobody else's business
+        for name, component in self.components.items():
+            cls = type(getattr(component, "_orig_mod", component))  # what torch.compile wraps
+            if component is not None and cls.__module__.partition(".")[0] not in LIBRARIES:
+                index[name] = _copy_source(cls, folder / name)
+            _forget_place(folder / name / "config.json")
+        index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
+
+    @classmethod
+    def load_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """The saved configuration; with the package installed, the saved class names mean the installed classes.
+
+        So `ClassStylePipeline.from_pretrained(folder)` runs none of the code in the folder and needs no trust.
+        """
+        loaded = super().load_config(*args, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        if __name__ == "hfdiff.pipelines.class_style":
+            config["_class_name"] = cls.__name__
+            for name, value in config.items():
+                if isinstance(value, list) and len(value) == 2 and value[0] in INSTALLED:
+                    # diffusers takes a component of another library only where that is imported already.
+                    importlib.import_module(INSTALLED[value[0]])
+                    config[name] = [INSTALLED[value[0]], value[1]]
+        return loaded
+
+
+StepCallback = Callable[[ClassStylePipeline, int, torch.Tensor, dict[str, torch.Tensor]], Mapping | None]
+
+
+def _evaluate(
+    unet: ModelMixin, model_input: torch.Tensor, t: torch.Tensor, request: _Request, branches: list[Branch]
+) -> list[torch.Tensor]:
+    """What one UNet predicts for each branch, in one forward: a (B, C, H, W) for each."""
+    if not branches:
+        return []
+    anything = torch.full_like(request.class_ids, unet.config.num_classes)
+    untold = torch.full_like(request.weights, UNSPECIFIED)
+    class_ids = torch.cat([request.class_ids if branch.class_told else anything for branch in branches])
+    weights = torch.cat([request.weights if branch.styles_told else untold for branch in branches])
+    rows = model_input.repeat(len(branches), 1, 1, 1)
+    return list(unet(rows, t, class_ids, weights).sample.chunk(len(branches)))
+
+
+def _keep_rows(scheduler: SchedulerMixin, rows: torch.Tensor, count: int) -> None:
+    """Drop what a scheduler remembers of all but these of `count` pictures."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.ndim == 4 and len(value) == count:
+            return value[rows.to(value.device)]
+        return [kept(item) for item in value] if isinstance(value, list) else value
+
+    for name, value in vars(scheduler).items():
+        setattr(scheduler, name, kept(value))
+
+
+def _check_range(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
+    """ValueError for what is no number from `low`, or only `above` it, to `high`."""
+    try:
+        valid = low <= float(value) <= high and not (above and value == low)
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(f"{name} {value}; valid: {f'above {low},' if above else low} to {high}")
+
+
+def _check_interval(name: str, interval: Any) -> None:
+    try:
+        valid = len(interval) == 2 and 0 <= interval[0] < interval[1]
+    except TypeError:
+        valid = False
+    if not valid:
+        raise ValueError(f"{name} {interval}; valid: two noise levels, 0 <= low < high")
+
+
+def read_pictures(what: str, pictures: Pictures, channels: int, height: int, width: int) -> torch.Tensor:
+    """PIL, numpy NHWC, torch NCHW, one picture or a list, of any size -> (N, channels, height, width) in [0, 1].
+
+    diffusers' `VaeImageProcessor` resizes arrays by the nearest neighbour, converts the channels of PIL pictures only,
+    and takes what has four channels for latents; here every kind of input goes one way.
+    """
+    items = list(_split(pictures, several=4))
+    if not items:
+        raise ValueError(f"{what} is an empty list; valid: one picture or more")
+    return torch.cat([_fit(_pixels(what, item, channels)[None], height, width) for item in items])
+
+
+def _split(pictures: Any, several: int = 3) -> Any:
+    """A list of single pictures; arrays of `several` dimensions and more hold many."""
+    if isinstance(pictures, np.ndarray | torch.Tensor):
+        return list(pictures) if pictures.ndim >= several else [pictures]
+    return pictures if isinstance(pictures, list | tuple) else [pictures]
+
+
+def _pixels(what: str, picture: Any, channels: int) -> torch.Tensor:
+    """One picture, PIL or array (H, W), (H, W, C) numpy or (C, H, W) torch -> (channels, H, W) float32 in [0, 1]."""
+    if isinstance(picture, Image.Image):
+        picture = _decode(what, picture, channels)
+    if isinstance(picture, np.ndarray) and picture.ndim in (2, 3):
+        pixels = torch.tensor(picture if picture.ndim == 3 else picture[..., None]).permute(2, 0, 1)
+    elif isinstance(picture, torch.Tensor) and picture.ndim in (2, 3):
+        pixels = (picture if picture.ndim == 3 else picture[None]).cpu()
+    else:
+        raise ValueError(f"{what} of type {type(picture).__name__}; valid: PIL, numpy NHWC, torch NCHW, or a list")
+    pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
+    if not pixels.numel() or not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise ValueError(f"{what} with values outside [0, 1]; valid: [0, 1], or uint8")
+    return _with_channels(what, pixels, channels)
+
+
+def _with_channels(what: str, pixels: torch.Tensor, channels: int) -> torch.Tensor:
+    """(..., C, H, W) grey or in colour -> (..., channels, H, W)."""
+    given = pixels.shape[-3]
+    if given == 1:
+        pixels = pixels.expand(*pixels.shape[:-3], channels, -1, -1)
+    elif given == 3 and channels == 1:
+        luma = pixels.new_tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)  # as PIL has it
+        pixels = (luma * pixels).sum(dim=-3, keepdim=True)
+    if pixels.shape[-3] != channels:
+        raise ValueError(f"{what} with {given} channels; valid: {channels}, grey or colour")
+    return pixels
+
+
+def _decode(what: str, picture: Image.Image, channels: int) -> np.ndarray:
+    """PIL -> uint8 (H, W) or (H, W, 3), as in training."""
+    if picture.mode == "F":
+        raise ValueError(f"{what} of mode F; valid: 8 or 16 bits a channel")
+    return np.array(plain_picture(picture).convert("L" if channels == 1 else "RGB"))
+
+
+def plain_picture(picture: Image.Image) -> Image.Image:
+    """PIL of any mode -> L or RGB; transparent parts become white, 16 bits become 8."""
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)
+        picture = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
+    if "A" in picture.mode or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    if picture.mode in ("L", "RGB"):
+        return picture
+    return picture.convert("L" if picture.mode == "1" else "RGB")
+
+
+def _fit(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Cut (N, C, H, W) at the centre to the aspect asked for, as in training, and resize it without aliasing."""
+    h, w = pixels.shape[-2:]
+    if (h, w) == (height, width):
+        return pixels
+    scale = min(h / height, w / width)
+    cut_h, cut_w = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (h - cut_h) // 2, (w - cut_w) // 2
+    cut = pixels[..., top : top + cut_h, left : left + cut_w]
+    return F.interpolate(cut, size=(height, width), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def _for_each(what: str, pictures: torch.Tensor, count: int, num_images_per_label: int) -> torch.Tensor:
+    """One for all, one for each label, or one for each picture -> one for each of `count` pictures."""
+    if len(pictures) == count // num_images_per_label:
+        return pictures.repeat_interleave(num_images_per_label, dim=0)
+    if len(pictures) not in (1, count):
+        raise ValueError(
+            f"{len(pictures)} {what} for {count // num_images_per_label} labels and {count} pictures; "
+            "valid: one for all, one for each label, or one for each picture"
+        )
+    return pictures.expand(count, -1, -1, -1)
+
+
+def _is_size(size: Any) -> bool:
+    sides = size if isinstance(size, list | tuple) else [size, size]
+    return len(sides) == 2 and all(isinstance(side, int) and 1 <= side <= 4096 for side in sides)
+
+
+def _forget_place(config_file: Path) -> None:
+    if config_file.is_file():
+        config = json.loads(config_file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _copy_source(cls: type, folder: Path) -> list[str]:
+    """Copy the file that defines `cls` into `folder`; returns what names the class in model_index.json."""
+    source = Path(inspect.getfile(cls))
+    target = folder / source.name
+    if source.resolve() != target.resolve():
+        shutil.copyfile(source, target)
+    return [source.stem, cls.__name__]
