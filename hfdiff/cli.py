@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -333,6 +333,8 @@ class Evaluate(Drawing):
         missing = [lack for lack in lacks.values() if lack]
         if missing and self.metrics:
             raise BadInput("; ".join(missing))
+        if not any(METRICS[name].styled for name, lack in lacks.items() if not lack):
+            protocol = replace(protocol, num_styled=0)
         if "frechet_inception" in asked:
             inception_network()
         with as_bad_input():
