@@ -1,18 +1,15 @@
-"""The first five minutes of the README, line by line as written, made short; and the notebook."""
+"""The first five minutes of the README, line by line as written, made short."""
 
 import json
 import re
 import runpy
 import shlex
-import shutil
 import sys
 import urllib.request
 from pathlib import Path
 
-import nbformat
 import pytest
 from conftest import ROOT, SCRIPT
-from nbclient import NotebookClient
 from test_page import serving
 
 from hfdiff.cli import main
@@ -50,6 +47,7 @@ def place(tmp_path_factory) -> Path:
 def at_home(place, hub, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HFDIFF_CACHE", str(place / "cache"))
+    monkeypatch.setattr("hfdiff.judge.default_epochs", lambda table: 2)
 
 
 def moved(words: list[str], place: Path) -> list[str]:
@@ -91,30 +89,3 @@ def test_what_the_lines_left(place, hub):
         assert report["metrics"]["memorisation"]["n"] == 300
         assert "each against the others" in report["metrics"]["memorisation"]["threshold_of"]
     assert "Memorisation: " in (place / "runs" / "emoji" / "README.md").read_text()
-
-
-NOTEBOOK = ROOT / "examples" / "hfdiff_colab.ipynb"
-
-
-def test_the_notebook_runs(pets, tmp_path, hub, monkeypatch):
-    """All of its cells, at tiny size, on other settings than those of its second cell."""
-    monkeypatch.setenv("HFDIFF_CACHE", str(tmp_path / "cache"))
-    notebook = nbformat.read(NOTEBOOK, 4)
-    place = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
-    tiny = "--block_out_channels 8 16 --norm_num_groups 4 --attention_head_dim 8 --patch_size 4"
-    settings = f'''
-DRIVE, DATASET, PICTURES, REPO_ID = {str(tmp_path / "drive")!r}, {pets["data"]!r}, {pets["data"]!r}, "ann/notebook"
-TRAIN, TUNE = "{SHORT} {tiny}", "{SHORT} {tiny} --resolution 28 --styles slanted"
-BEGIN_FROM, DRAW = {pets["model"]!r}, "--num_inference_steps 2 --guidance_scale 1"
-MEASURE, SHOW = "--num_images 200 --num_styled 0 --judge {pets["judge"]}", DRAW + " --judge {pets["judge"]}"
-'''
-    notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(settings))
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    shutil.rmtree(tmp_path / "drive")
-    assert ("models", "ann/notebook") in hub.repos
-
-
-def test_the_notebook_holds_no_outputs():
-    """They would go stale, and hold paths of whose machine it was."""
-    cells = nbformat.read(NOTEBOOK, 4).cells
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
