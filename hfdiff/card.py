@@ -32,6 +32,7 @@ from hfdiff.training import TrainConfig
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.md"
 PICTURES = "card"  # the folder beside README.md
+NOTES = "notes.md"  # what the author says in words
 RECORDS = ("training.json", "metrics.json", "selection.json")
 TASK = "unconditional-image-generation"  # the Hub has no word for drawing by class
 TAGS = ("diffusers", "hfdiff", "image-generation", "class-conditional", "style")
@@ -100,6 +101,15 @@ class Facts:
     @property
     def records(self) -> dict[str, dict[str, Any] | None]:
         return dict(zip(RECORDS, (self.training, self.report, self.selection)))
+
+    @cached_property
+    def notes(self) -> str:
+        """The author's own words, as Markdown; empty where there are none."""
+        file = self.find(NOTES)
+        try:
+            return file.read_text(encoding="utf-8").strip() if file else ""
+        except (OSError, ValueError) as error:
+            raise BadInput(f"{file} cannot be read: {first_line(error)}; valid: text in UTF-8") from error
 
     @cached_property
     def fingerprint(self) -> str:
@@ -200,6 +210,7 @@ def render(facts: Facts, pictures: Sequence[Shown], name: str, chosen: bool) -> 
         selection_protocol=selection and selection_line(selection),
         chosen=chosen,
         findings=list(findings(facts)),
+        notes=facts.notes,
     )
 
 

@@ -21,7 +21,6 @@ import yaml
 from diffusers import SchedulerMixin
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -256,9 +255,11 @@ def find_pipeline(model: str) -> str:
         raise BadInput(f"{model} holds no pipeline: no {MODEL_INDEX} in it or in its folder 'pipeline'")
     try:
         return snapshot_download(model)
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        name = repr(model[:100])
-        raise BadInput(f"unknown model {name}: not a folder, and not to be had from the Hugging Face Hub") from error
+    except Exception as error:  # the client's HTTP library has kinds of its own
+        name, reason = repr(model[:100]), first_line(error)[:200]
+        raise BadInput(
+            f"unknown model {name}: not a folder, and not to be had from the Hugging Face Hub ({reason})"
+        ) from error
 
 
 def run_of(model: str) -> RunFolder | None:

@@ -26,6 +26,12 @@ def unknown(what: str, value: object, valid: Iterable[str]) -> BadInput:
     return BadInput(f"unknown {what} {str(value)[:100]!r}{hint}; valid: {names or 'none'}")
 
 
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """BadInput for a number outside [low, high]."""
+    if not low <= value <= high:
+        raise BadInput(f"{name} is {value}; valid: {low} to {high}")
+
+
 @contextlib.contextmanager
 def as_bad_input() -> Iterator[None]:
     """While entered, a ValueError, which the pipeline raises for arguments that it cannot use, becomes a BadInput."""

@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 
-from hfdiff.card import PICTURES, RECORDS, Facts, code, read_card, write_card
+from hfdiff.card import NOTES, PICTURES, RECORDS, Facts, code, read_card, write_card
 from hfdiff.checkpoint import load_pipeline
 from hfdiff.config import to_mapping
 from hfdiff.errors import BadInput, first_line
@@ -66,6 +66,8 @@ def collect(facts: Facts, folder: Path, name: str | None = None, half: bool = Fa
             raise BadInput(f"the card {facts.readme} shows {file}, which is not there; hfdiff card makes it")
         check_picture(file, facts.home)
         (folder / PICTURES / picture).write_bytes(file.read_bytes())
+    if facts.notes:
+        (folder / NOTES).write_text(f"{facts.notes}\n", encoding="utf-8")
     if facts.config:
         (folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(facts.config), sort_keys=False))
     if curves := facts.find("metrics.jsonl"):
@@ -222,7 +224,7 @@ def send(folder: Path, name: str, private: bool, repo_type: str = "model", **kin
             repo_id=name,
             repo_type=repo_type,
             folder_path=folder,
-            delete_patterns=[f"{PICTURES}/*", *RECORDS],
+            delete_patterns=[f"{PICTURES}/*", NOTES, *RECORDS],
             commit_message="Model, card and records by hfdiff" if repo_type == "model" else "A page by hfdiff",
         )
     return address

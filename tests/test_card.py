@@ -15,6 +15,7 @@ from test_hub import run
 from hfdiff.card import Facts, findings, hub_id, number, plain, public_command, write_card
 from hfdiff.checkpoint import export_pipeline, load_pipeline
 from hfdiff.clip import load_clip
+from hfdiff.hub import collect
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,17 @@ def test_what_was_not_measured_does_not_appear(pipeline, tmp_path):
     assert "Nothing was measured" in card.text
     assert "Chosen by CLIP" not in card.text
     assert not re.search(r"\d\.\d{3}", card.text)
+
+
+def test_the_authors_words_stay_in_every_card(clothes, tmp_path):
+    (clothes / "notes.md").write_text("The cats are **mine**; {{ 7 * 7 }}.\n")
+    for _ in range(2):
+        assert run("card", str(clothes)) == 0
+        assert card_of(clothes).text.count("\n\nThe cats are **mine**; {{ 7 * 7 }}.\n\n## Intended use") == 1
+    collect(Facts.of(str(clothes)), tmp_path / "sent")
+    assert (tmp_path / "sent" / "notes.md").read_text() == "The cats are **mine**; {{ 7 * 7 }}.\n"
+    (clothes / "notes.md").write_bytes(b"\xff\xfe")
+    assert run("card", str(clothes)) == 2
 
 
 def test_numbers_of_other_weights_are_left_out(clothes, capsys):

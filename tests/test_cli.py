@@ -174,12 +174,26 @@ def test_unknown_model_and_command(tmp_path, capsys):
     assert hfdiff("sample", "absent", "--output_dir", "/proc/x") == 2
     assert "output_dir '/proc/x' cannot be written" in capsys.readouterr().err
     assert hfdiff("simple") == 2
-    assert "unknown command 'simple'; valid: plan, sample, select, evaluate, show" in capsys.readouterr().err
+    assert (
+        "unknown command 'simple' (did you mean 'sample'?); valid: plan, sample, select, evaluate, show"
+        in capsys.readouterr().err
+    )
 
 
 def test_help_lists_the_commands(capsys):
     assert hfdiff() == 0
     assert "sample" in capsys.readouterr().out
+
+
+def test_help_waits_for_no_library():
+    script = "import sys; from hfdiff.cli import main; sys.argv[1:] = []; sys.exit = lambda code: None; main(); "
+    said = subprocess.run(
+        [sys.executable, "-c", script + "print(sorted({*sys.modules} & {'torch', 'tyro'}))"],
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert "sample" in said
+    assert said.endswith("[]\n")
 
 
 def test_sample_takes_another_sampler(model, tmp_path, capsys):

@@ -7,17 +7,18 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_FLAGS, picture, png
+from conftest import HF_HOME, TINY_FLAGS, picture, png
 from huggingface_hub import get_token
 from local_hub import LocalHub
 
 import hfdiff.hub
 from hfdiff.card import Facts, public, write_card
-from hfdiff.checkpoint import RunFolder, export_pipeline, load_pipeline, save_config
+from hfdiff.checkpoint import RunFolder, export_pipeline, find_pipeline, load_pipeline, save_config
 from hfdiff.cli import main
 from hfdiff.data import load_training_data
 from hfdiff.errors import BadInput
@@ -318,8 +319,8 @@ def test_a_card_with_a_secret_is_refused(hub, model, quick, secret, what):
     assert not hub.repos
 
 
-def publish_pictures(hub: LocalHub, folder: Path) -> None:
-    for name, count in (("cat", 16), ("dog", 14)):
+def publish_pictures(hub: LocalHub, folder: Path, cats: int = 16, dogs: int = 14) -> None:
+    for name, count in (("cat", cats), ("dog", dogs)):
         (folder / "train" / name).mkdir(parents=True)
         for i in range(count):
             (folder / "train" / name / f"{i}.png").write_bytes(png(picture(i)))
@@ -343,6 +344,37 @@ def test_a_data_set_of_the_hub_is_trained_on_and_the_model_pushed(hub, script, t
     assert json.loads(files["training.json"])["data"]["classes"] == {"cat": 14, "dog": 13}
     assert str(tmp_path) not in b"".join(files.values()).decode(errors="ignore")
     assert load_training_data("ann/pets")[0].name == "ann/pets"
+
+
+@pytest.mark.parametrize("fault", [500, "cut", *(pytest.param(f, marks=pytest.mark.long) for f in (401, 403, 429))])
+@pytest.mark.parametrize("what", ["model", "data set"])
+def test_a_hub_that_fails_at_any_request_of_loading_is_one_line(hub, facts, tmp_path, quick, what, fault):
+    """And leaves nothing in the cache that the next time would trip over."""
+    if what == "model":
+        push(facts, "ann/clothes")
+        load: Callable[[str], object] = find_pipeline
+    else:
+        publish_pictures(hub, tmp_path / "pets", 4, 4)
+        load = load_training_data
+    name = {"model": "ann/clothes", "data set": "ann/pets"}[what]
+
+    def from_nothing() -> str:
+        """What is said of a failure."""
+        hub.requests.clear()
+        shutil.rmtree(HF_HOME)
+        try:
+            load(name)
+        except BadInput as error:
+            return str(error)
+        return ""
+
+    assert from_nothing() == ""
+    for number in range(1, len(hub.requests) + 1):
+        hub.fault = lambda method, path, number=number: fault if len(hub.requests) >= number else None
+        said = from_nothing()
+        assert re.match(f"unknown {what} '{name}'.* not to be had from the Hugging Face Hub", said) or not said
+        hub.fault = None
+        load(name)
 
 
 def test_training_with_a_push_and_without_a_token_does_not_begin(start, tmp_path):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hfdiff.cli import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 LEAVES = (
     "hfdiff.unet",
@@ -47,13 +49,14 @@ ORDER = (
     "hfdiff.card",
     "hfdiff.hub",
     "hfdiff.plan",
+    "hfdiff.commands.drawing",
+    *(f"hfdiff.commands.{name}" for name in COMMANDS),
     "hfdiff.cli",
 )
 
 
 def file_of(module: str) -> Path:
-    package, _, name = module.rpartition(".")
-    return ROOT / ("pipelines" if package == "hfdiff.pipelines" else "hfdiff") / f"{name}.py"
+    return ROOT / f"{module.replace('.', '/').replace('hfdiff/pipelines', 'pipelines')}.py"
 
 
 def imports(file: Path) -> set[str]:
@@ -67,7 +70,7 @@ def imports(file: Path) -> set[str]:
 
 
 def test_every_module_has_its_place():
-    files = {*(ROOT / "hfdiff").glob("*.py"), *(ROOT / "pipelines").glob("*.py")}
+    files = {*(ROOT / "hfdiff").rglob("*.py"), *(ROOT / "pipelines").glob("*.py")}
     assert {file for file in files if file.name != "__init__.py"} == set(map(file_of, ORDER))
 
 
@@ -95,6 +98,7 @@ def test_a_built_wheel_holds_everything(tmp_path):
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     for name in (
         "hfdiff/pipelines/class_style.py",
+        "hfdiff/commands/sample.py",
         "hfdiff/templates/card.md",
         "hfdiff/unet.py",
         "hfdiff/assets/fashion_mnist_12k/train.parquet",

@@ -1,6 +1,7 @@
 """The shipped models: whole, small, and as their cards say."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from conftest import ROOT
 from diffusers import DiffusionPipeline
 
-from hfdiff.card import Facts
+from hfdiff.card import Facts, write_card
 from hfdiff.checkpoint import load_pipeline
 from hfdiff.hub import collect, listing
 from hfdiff.judge import judged, load_judge
@@ -29,6 +30,12 @@ def test_a_shipped_model_is_what_a_push_would_send(folder, tmp_path):
     names = {line.split()[-1] for line in listing(tmp_path)}
     assert names == {line.split()[-1] for line in listing(folder)}
     assert sum(path.stat().st_size for path in folder.rglob("*")) < 12_000_000
+
+
+def test_its_card_is_what_would_be_written_today(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    written = write_card(Facts.of(str(copy)), f"model_cards/{folder.name}")
+    assert written.read_text() == (folder / "README.md").read_text()
 
 
 def test_it_draws_the_same_with_and_without_hfdiff(folder):

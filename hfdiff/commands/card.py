@@ -1,0 +1,46 @@
+"""`hfdiff card`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from hfdiff.card import Facts, public_path, write_card
+from hfdiff.checkpoint import MODEL_INDEX
+from hfdiff.errors import BadInput, folder_to_write
+from hfdiff.files import write_folder
+from hfdiff.hub import collect, listing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    model: Annotated[str, tyro.conf.Positional]
+    """A run's folder, or a pipeline's."""
+    repo_id: str | None = None
+    """OWNER/NAME on the Hub, for the code that loads it; by default this folder."""
+    output_dir: str | None = None
+    """A new folder for the whole: pipeline, card, pictures and records, as they would be on the Hub."""
+    half: bool = False
+    """There, save the weights in half precision: half the size; they load as float32."""
+
+    def main(self) -> int:
+        if self.half and self.output_dir is None:
+            raise BadInput("half goes with output_dir: a card alone has no weights")
+        out = None if self.output_dir is None else new_folder(self.output_dir)
+        facts = Facts.of(self.model)
+        folder_to_write(str(facts.home), "MODEL")
+        print(f"the card: {write_card(facts, self.repo_id)}")
+        if out is not None:
+            name = self.repo_id or public_path(str(out))
+            write_folder(out, lambda folder: collect(facts, folder, name, self.half))
+            print("\n".join([*listing(out), f"the whole: {out}"]))
+        return 0
+
+
+def new_folder(path: str) -> Path:
+    """A folder that is not there yet, or was written here before."""
+    out = folder_to_write(path)
+    if out.exists() and any(out.iterdir()) and not (out / MODEL_INDEX).is_file():
+        raise BadInput(f"output_dir {path} holds other things; give a new folder")
+    return out
