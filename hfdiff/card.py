@@ -18,12 +18,15 @@ import numpy as np
 import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import logging as hub_logging
+from huggingface_hub.utils import validate_repo_id
 
 from hfdiff.checkpoint import find_pipeline, home_of, load_pipeline, run_config, weights_fingerprint
 from hfdiff.data import DATASETS
-from hfdiff.errors import BadInput, existing_folder, first_line
+from hfdiff.errors import BadInput, as_bad_input, existing_folder, file_to_write, first_line, folder_to_write
 from hfdiff.evaluation import METRICS
-from hfdiff.files import is_inside, slug, write_file
+from hfdiff.files import is_inside, link_out, slug, write_file
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.report import SETTINGS, chosen_by
 from hfdiff.samplers import sampler_of
@@ -58,6 +61,7 @@ class Facts:
             raise BadInput(f"{model[:100]!r} is no folder on this machine; valid: a run's folder, or a pipeline's")
         pipeline, home = load_pipeline(model), home_of(model)
         assert home is not None  # what holds no pipeline was refused
+        check_links(home, Path(find_pipeline(model)))
         if not pipeline.class_names:
             raise BadInput(f"{model} knows no classes, so there is nothing to say of it; valid: a model with classes")
         return cls(model, home, pipeline, say)
@@ -98,6 +102,19 @@ class Facts:
     def selection(self) -> dict[str, Any] | None:
         return self.measured("selection.json", lambda found: found["weights"])
 
+    @cached_property
+    def curves(self) -> list[dict[str, Any]]:
+        """The points of metrics.jsonl; none where there is no such file, or it is damaged."""
+        file = self.find("metrics.jsonl")
+        try:
+            points = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file else []
+            if all(isinstance(point, dict) for point in points):
+                return [public(point) for point in points]
+        except (OSError, ValueError, RecursionError):
+            pass
+        self.say(f"warning: {file} is damaged, and left out")
+        return []
+
     @property
     def records(self) -> dict[str, dict[str, Any] | None]:
         return dict(zip(RECORDS, (self.training, self.report, self.selection)))
@@ -118,7 +135,7 @@ class Facts:
     def find(self, name: str) -> Path | None:
         """One of the files: in the model's home, or where `make demo` lets `hfdiff select` put what it chose."""
         places = (self.home / name, self.home / "best" / name, self.home / PICTURES / name)
-        return next((place for place in places if place.is_file() and is_inside(place, (self.home,))), None)
+        return next((place for place in places if place.is_file()), None)
 
     def read(self, name: str) -> dict[str, Any] | None:
         file = self.find(name)
@@ -129,7 +146,7 @@ class Facts:
             if isinstance(found, dict):
                 return public(found)
             reason = f"it holds a {type(found).__name__}"
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reason = str(error)
         raise BadInput(f"{file} is damaged: {reason}; make it again, or delete it")
 
@@ -145,13 +162,26 @@ class Facts:
         return None
 
 
+def check_links(home: Path, pipeline: Path) -> None:
+    """BadInput where a link in a stranger's folder leads to what is none of theirs, and would be published."""
+    own = (home / name for name in ("README.md", "config.yaml", "metrics.jsonl", NOTES, *RECORDS))
+    out = [link for folder in (pipeline, home / PICTURES, home / "best") if (link := link_out(folder))]
+    if out := [*out, *(file for file in own if not is_inside(file, (home,)))]:
+        raise BadInput(f"{out[0]} is a link that leads out of the folder {home}; copy what it stands for")
+
+
 def write_card(facts: Facts, name: str | None = None) -> Path:
     """Write README.md and its pictures into the model's home; `name` is what others load the model by."""
-    pictures = list(draw_pictures(facts))
+    folder_to_write(str(facts.home / PICTURES), "MODEL")
+    file_to_write(str(facts.readme), "MODEL")
+    with as_bad_input():  # a sampler that this pipeline cannot draw with
+        pictures = list(draw_pictures(facts))
     chosen = facts.find("selection.png") if facts.selection else None
     try:
         card = render(facts, pictures, name or find_pipeline(facts.model), bool(chosen))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except BadInput:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise BadInput(f"{facts.home}: one of {', '.join(RECORDS)} is damaged ({error!r}); make it again") from error
     for shown in pictures:
         shown.write(facts.home / PICTURES)
@@ -162,9 +192,10 @@ def write_card(facts: Facts, name: str | None = None) -> Path:
 
 
 def read_card(readme: Path) -> ModelCard:
+    hub_logging.set_verbosity_error()  # one line of ours says it
     try:
         return ModelCard.load(readme)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise BadInput(f"{readme} is no model card: {first_line(error)[:200]}; hfdiff card writes one") from error
 
 
@@ -186,7 +217,7 @@ def render(facts: Facts, pictures: Sequence[Shown], name: str, chosen: bool) -> 
     return ModelCard.from_template(
         card_data(facts, title),
         template_path=str(TEMPLATE),
-        title=title,
+        title=plain(title),
         summary=summary(pipeline),
         grid=pictures[0],
         alt=plain(pictures[0].alt),
@@ -202,7 +233,7 @@ def render(facts: Facts, pictures: Sequence[Shown], name: str, chosen: bool) -> 
         data=data_section(facts),
         training=training_section(facts),
         command=training and training["command"],
-        versions=training and ", ".join(f"{key} {value}" for key, value in training["versions"].items()),
+        versions=training and plain(", ".join(f"{key} {value}" for key, value in training["versions"].items())),
         protocol=report and protocol_line(report),
         metrics=report and metrics_table(report),
         per_style=report and style_table(report),
@@ -231,9 +262,13 @@ def card_data(facts: Facts, title: str) -> ModelCardData:
 
 def hub_id(dataset: str) -> str | None:
     """The id on the Hub of a data set by the name of its table; None for a folder, whose name ends in a slash."""
-    if dataset.endswith("/"):
+    if dataset in DATASETS:
+        return DATASETS[dataset].hub_id
+    try:
+        validate_repo_id(dataset)
+        return dataset
+    except HFValidationError:
         return None
-    return DATASETS[dataset].hub_id if dataset in DATASETS else dataset
 
 
 def eval_results(report: Mapping[str, Any]) -> list[EvalResult]:
@@ -318,8 +353,9 @@ def protocol_line(report: Mapping[str, Any]) -> str:
     mind = "".join(f" Mind that {line}." for line in chosen_by(protocol))
     return (
         f"{protocol['n']:,} plain samples and {protocol['num_styled']:,} in styles, drawn blindly: none was chosen. "
-        f"Seed {protocol['seed']}, sampler {protocol['sampler']}, {settings_line(protocol)}; against "
-        f"{protocol['reference_n']:,} real pictures of the {protocol['split']} split of {plain(protocol['dataset'])}. "
+        f"Seed {protocol['seed']:d}, sampler {plain(protocol['sampler'])}, {plain(settings_line(protocol))}; against "
+        f"{protocol['reference_n']:,} real pictures of the {plain(protocol['split'])} split of "
+        f"{plain(protocol['dataset'])}. "
         f"The judge is a small classifier that never chose any of them{seen}; it is right on "
         f"{number(judge['accuracy'])} of those real pictures. Its distances compare with no other network's, "
         f"Inception's among them.{mind}"
@@ -342,7 +378,7 @@ def metrics_table(report: Mapping[str, Any]) -> str:
         interval = "" if metric["ci95"] is None else f"{number(metric['ci95'][0])} to {number(metric['ci95'][1])}"
         about = METRICS[name].about if name in METRICS else ""
         rows.append(
-            [f"`{name}`", about, number(metric["value"]), interval, number(metric["floor"]), f"{metric['n']:,}"]
+            [f"`{plain(name)}`", about, number(metric["value"]), interval, number(metric["floor"]), f"{metric['n']:,}"]
         )
     return table(["metric", "is", "samples", "95%", "real pictures", "n"], rows)
 
@@ -374,8 +410,8 @@ def selection_line(selection: Mapping[str, Any]) -> str:
             f"{number(judge['accuracy_on_real'])} of real ones."
         )
     return (
-        f"the {selection['top_k']} of {selection['num_candidates']} candidates of each class that "
-        f"{by} likes best (seed {selection['seed']}).{told}"
+        f"the {selection['top_k']:d} of {selection['num_candidates']:d} candidates of each class that "
+        f"{by} likes best (seed {selection['seed']:d}).{told}"
     )
 
 

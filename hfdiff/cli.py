@@ -2,11 +2,13 @@
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
-from hfdiff.errors import run_program, unknown
+from hfdiff.errors import BadInput, run_program, unknown
 
 # Before torch: threads that spin while they wait stall each other on a machine that is shared (5 times here).
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -27,6 +29,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console command."""
     words = sys.argv[1:] if argv is None else list(argv)
+    signal.signal(signal.SIGTERM, leave)
     run_program(lambda: _run(words))
 
 
@@ -35,6 +38,7 @@ def _run(words: list[str]) -> int:
         print("usage: hfdiff COMMAND ...   (hfdiff COMMAND --help tells more)\n")
         print("\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items()))
         return 0
+    check_endpoint()
     name, *flags = words
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
@@ -44,6 +48,23 @@ def _run(words: list[str]) -> int:
     command: Any = getattr(importlib.import_module(f"hfdiff.commands.{name}"), name.capitalize())
     read = parse if issubclass(command, TrainConfig) else command_line
     return read(command, flags, COMMANDS[name], prog=f"hfdiff {name}").main()
+
+
+def check_endpoint() -> None:
+    """BadInput for an address of the Hub that its client would end on, while it is imported."""
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        parts = urlsplit(endpoint)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise BadInput(f"HF_ENDPOINT is {endpoint!r}; valid: an address such as https://huggingface.co")
+
+
+def leave(number: int, frame: Any) -> None:
+    """End on a signal as on ctrl-C: what was begun in temporary folders is cleared away."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from hfdiff.errors import BadInput, existing_folder, first_line, unknown
-from hfdiff.files import is_inside
+from hfdiff.files import is_inside, link_out
 from hfdiff.pipelines.class_style import parse_styles, plain_picture
 
 ASSETS = Path(__file__).parent / "assets"
@@ -274,12 +274,9 @@ def unknown_dataset(dataset: str) -> BadInput:
 
 def _open_folder(folder: Path) -> datasets.DatasetDict:
     """A folder of parquet files, of class folders, or of pictures with metadata.csv or metadata.jsonl."""
-    files = []
-    for path in folder.rglob("*"):
-        if path.is_symlink() and not is_inside(path, (folder,)):
-            raise BadInput(f"{path} is a link that leads out of the folder {folder}; copy what it stands for")
-        if path.is_file() and not path.name.startswith("."):
-            files.append(path)
+    if link := link_out(folder):
+        raise BadInput(f"{link} is a link that leads out of the folder {folder}; copy what it stands for")
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
     parquet = any(path.suffix == ".parquet" for path in files)
     if not (pictures or parquet):

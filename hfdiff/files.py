@@ -85,6 +85,12 @@ def is_inside(path: Path, places: Sequence[Path]) -> bool:
         return False
 
 
+def link_out(folder: Path) -> Path | None:
+    """A link in the folder that leads out of it, where there is one."""
+    links = (path for path in sorted(folder.rglob("*")) if path.is_symlink())
+    return next((link for link in links if not is_inside(link, (folder,))), None)
+
+
 def slug(text: str) -> str:
     """What can be part of a file's name: "T-shirt/top" -> "t-shirt-top"."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")

@@ -13,18 +13,19 @@ from typing import Any
 
 import yaml
 from huggingface_hub import HfApi, ModelCard, SpaceCardData, get_token
+from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import get_session, validate_repo_id
 from PIL import Image
 
 from hfdiff.card import NOTES, PICTURES, RECORDS, Facts, code, read_card, write_card
 from hfdiff.checkpoint import load_pipeline
 from hfdiff.config import to_mapping
 from hfdiff.errors import BadInput, first_line
-from hfdiff.files import is_inside, without_bars, write_folder
+from hfdiff.files import without_bars, write_folder
 
 CARD_FIELDS = ("license", "library_name", "pipeline_tag")
-LOADED_BY = re.compile(r'(from_pretrained|load_pipeline)\("[^"]*"')
+LOADED_BY = re.compile(r'(from_pretrained|load_pipeline)\("(\\.|[^"\\])*"')
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 LOAD_BACK, PAGE = (Path(__file__).parent / name for name in ("load_back.py", "page.py"))
 OF_CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_MODULES_CACHE", "HF_ASSETS_CACHE")
@@ -37,6 +38,7 @@ from page import serve
 MODEL = "{name}"
 serve(DiffusionPipeline.from_pretrained(MODEL, trust_remote_code=True), MODEL)
 """
+PATIENCE = 120.0  # seconds without a word from the Hub, in which its client would wait for ever
 AGAIN = "nothing on this machine is lost, and the same command tries again"
 
 
@@ -51,6 +53,10 @@ def collect(facts: Facts, folder: Path, name: str | None = None, half: bool = Fa
     saves the weights in half precision; they load as float32. Of the model's own folder, nothing else leaves.
     """
     pipeline = load_pipeline(facts.model)
+    if half and not all(weight.half().isfinite().all() for weight in pipeline.unet.parameters()):
+        raise BadInput(
+            f"half precision cannot hold the weights of {facts.model}: some are above 65,504; leave half out"
+        )
     if half:
         pipeline.unet.half()
     with without_bars():
@@ -64,29 +70,27 @@ def collect(facts: Facts, folder: Path, name: str | None = None, half: bool = Fa
         file = facts.home / PICTURES / picture
         if not file.is_file():
             raise BadInput(f"the card {facts.readme} shows {file}, which is not there; hfdiff card makes it")
-        check_picture(file, facts.home)
+        check_picture(file)
         (folder / PICTURES / picture).write_bytes(file.read_bytes())
     if facts.notes:
         (folder / NOTES).write_text(f"{facts.notes}\n", encoding="utf-8")
     if facts.config:
         (folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(facts.config), sort_keys=False))
-    if curves := facts.find("metrics.jsonl"):
-        (folder / "metrics.jsonl").write_bytes(curves.read_bytes())
+    if points := facts.curves:
+        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(point)}\n" for point in points))
     for record, known in facts.records.items():
         if known is not None:
             (folder / record).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
-    check_secrets(folder)
+    check_secrets(folder, facts.home)
 
 
-def check_picture(file: Path, home: Path) -> None:
-    """BadInput for what is no picture of this folder, where a link in a stranger's leads to anything else."""
+def check_picture(file: Path) -> None:
+    """BadInput for what is no picture, whatever it is called."""
     try:
         with Image.open(file) as image:
             image.verify()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{file} is no picture of this folder's: {first_line(error)}; hfdiff card makes it") from error
-    if not is_inside(file, (home,)):
-        raise BadInput(f"{file} is no picture of this folder's, but a link out of it; hfdiff card makes it")
+        raise BadInput(f"{file} is no picture: {first_line(error)}; hfdiff card makes it") from error
 
 
 def card_text(facts: Facts) -> str:
@@ -102,15 +106,14 @@ def card_text(facts: Facts) -> str:
     return facts.readme.read_text(encoding="utf-8")
 
 
-def check_secrets(folder: Path) -> None:
-    """BadInput where a text holds a token of the Hub's, or names the user's home."""
-    secrets = {
-        get_token(): "your token of the Hub",
-        f"{os.environ.get('HOME', '').rstrip('/')}/": "a path of this machine",
-    }
-    known = {text: what for text, what in secrets.items() if text and text != "/"}
-    for file in sorted(folder.rglob("*")):
-        if file.suffix in (".md", ".json", ".yaml", ".py", ".txt"):
+def check_secrets(folder: Path, home: Path) -> None:
+    """BadInput where a text holds a token of the Hub's, or a path: of the user's home, of here, or of the model's."""
+    deep = (place for place in (Path.cwd(), home.resolve()) if len(place.parts) > 2)  # /data/ is part of addresses too
+    places = (Path(os.environ.get("HOME") or "/"), *deep)
+    known = {f"{place}/": "a path of this machine" for place in places if place != Path("/")}
+    known |= {token: "your token of the Hub"} if (token := get_token()) else {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if file.suffix not in (".safetensors", ".png", ".webp"):
             text = file.read_text(encoding="utf-8", errors="replace")
             found = [what for secret, what in known.items() if secret in text]
             found += ["a token of the Hub"] if TOKEN.search(text) else []
@@ -126,19 +129,22 @@ def listing(folder: Path) -> list[str]:
     return [*lines, f"{sum(sizes):>12,}  bytes in {len(files)} files"]
 
 
-def repo_name(repo_id: str | None, default: str) -> str:
+def repo_name(repo_id: str | None, default: str = "") -> str:
     """OWNER/NAME or NAME; BadInput where it cannot be one."""
-    name = repo_id or re.sub(r"[^\w.-]+", "-", default).strip("-.")
+    name = repo_id or re.sub(r"[^\w.-]+", "-", default, flags=re.ASCII).strip("-.")
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise BadInput(f"repo_id {name!r}: {first_line(error)}") from error
+        raise BadInput(f"repo_id {repo_id or default!r}: {first_line(error)}; give --repo_id OWNER/NAME") from error
     return name
 
 
 def check_token() -> None:
-    if not get_token():
+    token = get_token()
+    if not token:
         raise BadInput("no token of the Hub on this machine; give one by `hf auth login`, or in HF_TOKEN")
+    if not token.isascii():
+        raise BadInput("the token of the Hub holds letters that none has; give a valid one by `hf auth login`")
 
 
 def with_owner(name: str) -> str:
@@ -167,6 +173,8 @@ def one_line_errors(repo_id: str) -> Iterator[None]:
         if 400 <= status < 500 and status not in (408, 409, 412, 429):
             raise BadInput(f"the Hub does not take this ({reason})") from error
         raise HubFailed(f"the Hub failed ({reason}); {AGAIN}") from error
+    except json.JSONDecodeError as error:
+        raise HubFailed(f"what answers at {ENDPOINT} is no Hub (HF_ENDPOINT says where it is); {AGAIN}") from error
     except ValueError as error:  # the Hub's word on a card
         raise BadInput(f"the Hub does not take this: {' '.join(str(error).split())[:300]}") from error
     except Exception as error:  # the client's HTTP library has kinds of its own for a Hub that is not there
@@ -186,6 +194,7 @@ def push(
 ) -> str | None:
     """Publish a model: its address, or None where nothing was sent. `confirm` is asked when all is listed."""
     name = repo_name(repo_id, facts.name)
+    get_session().timeout = PATIENCE
     if not dry_run:
         name = with_owner(name)
     if not facts.readme.is_file():
@@ -257,4 +266,4 @@ def collect_space(facts: Facts, folder: Path, name: str) -> None:
     )
     text = f"---\n{data.to_yaml()}\n---\n\nDraw with [{name}](https://huggingface.co/{name}) by class and by style.\n"
     (folder / "README.md").write_text(text, encoding="utf-8")
-    check_secrets(folder)
+    check_secrets(folder, facts.home)

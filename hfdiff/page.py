@@ -14,7 +14,7 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -118,26 +118,41 @@ def pack(drawn: Drawn, asked: Asked, model: str, folder: Path) -> str:
 
 
 class Gone(Exception):
-    """The visitor has left."""
+    """The visitor has left, or the page closes."""
 
 
-def painting(pipe: DiffusionPipeline, lock: threading.Lock, asked: Asked) -> Iterator[torch.Tensor | Drawn]:
+@dataclass(frozen=True)
+class Turns:
+    """The pipeline draws for one visitor at a time, and for none once the page closes."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    closed: threading.Event = field(default_factory=threading.Event)
+
+    def close(self) -> None:
+        """Wait for the end of the step that is being drawn: Python cannot end while torch computes in a thread."""
+        self.closed.set()
+        with self.lock:
+            pass
+
+
+def painting(pipe: DiffusionPipeline, turns: Turns, asked: Asked) -> Iterator[torch.Tensor | Drawn]:
     """The predicted clean pictures of each step as they come, and at the end what was drawn.
 
-    The pipeline draws for one visitor at a time; where nobody takes the next picture any more, it stops.
+    Where nobody takes the next picture any more, drawing stops.
     """
     items: queue.Queue = queue.Queue(maxsize=4)
     left = threading.Event()
 
     def put(item: Any) -> None:
-        while not left.is_set():
+        while not (left.is_set() or turns.closed.is_set()):
             with contextlib.suppress(queue.Full):
                 return items.put(item, timeout=0.1)
         raise Gone
 
     def work() -> None:
-        with lock, contextlib.suppress(Gone):
+        with turns.lock, contextlib.suppress(Gone):
             try:
+                put(None)  # is anybody there still?
                 result: Any = draw(pipe, asked, put)
             except Gone:
                 raise
@@ -148,7 +163,8 @@ def painting(pipe: DiffusionPipeline, lock: threading.Lock, asked: Asked) -> Ite
     threading.Thread(target=work, daemon=True).start()
     try:
         while not isinstance(item := items.get(), Drawn | Exception):
-            yield item
+            if item is not None:
+                yield item
         if isinstance(item, Exception):
             raise item
         yield item
@@ -156,9 +172,9 @@ def painting(pipe: DiffusionPipeline, lock: threading.Lock, asked: Asked) -> Ite
         left.set()
 
 
-def answering(pipe: DiffusionPipeline, model: str) -> Callable[..., Iterator[tuple[Any, ...]]]:
+def answering(pipe: DiffusionPipeline, model: str, turns: Turns) -> Callable[..., Iterator[tuple[Any, ...]]]:
     """What the button does: the fields' values -> those of what is shown, again and again until all is drawn."""
-    scored, styles, lock = pipe.clip_model is not None, pipe.style_names, threading.Lock()
+    scored, styles = pipe.clip_model is not None, pipe.style_names
 
     def answer(
         classes: Sequence[str],
@@ -177,7 +193,7 @@ def answering(pipe: DiffusionPipeline, model: str) -> Callable[..., Iterator[tup
             raise gr.Error(str(error), duration=None, print_exception=False) from error
 
     def show(asked: Asked) -> Iterator[tuple[Any, ...]]:
-        for number, item in enumerate(painting(pipe, lock, asked), start=1):
+        for number, item in enumerate(painting(pipe, turns, asked), start=1):
             if not isinstance(item, Drawn):
                 yield sheet(item, asked.num_candidates), f"step {number}", [], [], [], None
                 continue
@@ -197,7 +213,7 @@ def answering(pipe: DiffusionPipeline, model: str) -> Callable[..., Iterator[tup
     return answer
 
 
-def build(pipe: DiffusionPipeline, model: str) -> gr.Blocks:
+def build(pipe: DiffusionPipeline, model: str, turns: Turns) -> gr.Blocks:
     """The page for a pipeline; `model` is its name on it and in the settings."""
     pipe.set_progress_bar_config(disable=True)
     scored, styles = pipe.clip_model is not None, pipe.style_names
@@ -235,7 +251,7 @@ def build(pipe: DiffusionPipeline, model: str) -> gr.Blocks:
                 table = gr.Dataframe(headers=score_heads(scored), label="scores", interactive=False, visible=scored)
                 download = gr.File(label="pictures and the settings that made them", interactive=False)
         start.click(
-            answering(pipe, model),
+            answering(pipe, model, turns),
             [classes, guidance, style_guidance, steps, seed, count, *sliders],
             [watched, status, best, every, table, download],
             api_visibility="private",
@@ -248,9 +264,19 @@ def serve(pipe: DiffusionPipeline, model: str, **given: Any) -> None:
     """Serve the page until it is stopped: no file but its own outputs, no tunnel, no uploads to speak of."""
     with tempfile.TemporaryDirectory(prefix="hfdiff-page-") as cache:
         os.environ["GRADIO_TEMP_DIR"] = cache  # the only files that are given away
-        build(pipe, model).launch(
-            share=False, allowed_paths=[], max_file_size="1kb", ssr_mode=False, footer_links=["gradio"], **given
-        )
+        turns = Turns()
+        try:
+            build(pipe, model, turns).launch(
+                share=False,
+                allowed_paths=[],
+                max_file_size="1kb",
+                ssr_mode=False,
+                footer_links=["gradio"],
+                enable_monitoring=False,
+                **given,
+            )
+        finally:
+            turns.close()
 
 
 def captioned(drawn: Drawn, rows: Sequence[int]) -> list[tuple[Image.Image, str]]:

@@ -6,6 +6,7 @@ Curves differ by line and marker, bars by hatching: nothing depends on colour.
 import io
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,9 @@ LOG_SNR = f"log-SNR  ln(α²/σ²), cut at ±{LOG_SNR_LIMIT:g}"
 def save_picture(target: Path, figure: Figure, dpi: int = 150) -> None:
     """Write the figure as PNG, complete or not at all."""
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a name in letters that the font lacks
+        figure.savefig(png, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
     write_file(target, png.getvalue())
 
 

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,7 +64,8 @@ def blob_oid(content: bytes) -> str:
 
 @dataclass
 class LocalHub:
-    """`users`: token -> name. `fault(method, path)` may return a status, or "cut" for a connection that ends midway."""
+    """`users`: token -> name. `fault(method, path)` may return a status, "cut" for a connection that ends midway,
+    or "silent" for one that says nothing."""
 
     users: dict[str, str] = field(default_factory=lambda: {"hf_ann": "ann", "hf_bob": "bob"})
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
@@ -130,7 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {path}")
         try:
             fault = self.hub.fault(self.command, path) if self.hub.fault else None
-            if fault == "cut":
+            if fault == "silent":
+                time.sleep(1)
+            if fault in ("cut", "silent"):
                 self.connection.close()
                 self.close_connection = True
                 return

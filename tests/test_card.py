@@ -145,7 +145,7 @@ def test_the_authors_words_stay_in_every_card(clothes, tmp_path):
     for _ in range(2):
         assert run("card", str(clothes)) == 0
         assert card_of(clothes).text.count("\n\nThe cats are **mine**; {{ 7 * 7 }}.\n\n## Intended use") == 1
-    collect(Facts.of(str(clothes)), tmp_path / "sent")
+    collect(Facts.of(str(clothes)), tmp_path / "sent", "ann/clothes")
     assert (tmp_path / "sent" / "notes.md").read_text() == "The cats are **mine**; {{ 7 * 7 }}.\n"
     (clothes / "notes.md").write_bytes(b"\xff\xfe")
     assert run("card", str(clothes)) == 2
@@ -167,6 +167,17 @@ def test_damaged_records_are_named(clothes, capsys, content):
     (clothes / "metrics.json").write_text(content)
     assert run("card", str(clothes)) == 2
     assert re.search("metrics.json is damaged: .*make it again, or delete it", capsys.readouterr().err)
+
+
+def test_a_number_that_is_none_is_a_damage(clothes, capsys):
+    report = json.loads((clothes / "metrics.json").read_text())
+    report["metrics"]["class_accuracy"]["ci95"] = []
+    (clothes / "metrics.json").write_text(json.dumps(report))
+    assert run("card", str(clothes)) == 2
+    assert "metrics.json, selection.json is damaged" in capsys.readouterr().err
+    (clothes / "config.yaml").write_text("- 1\n")
+    assert run("card", str(clothes)) == 2
+    assert re.match("hfdiff: error: configuration .*config.yaml' holds a list", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("content", ["{}", '{"command": "a \'b"}', '{"data": 3}'])
@@ -214,12 +225,21 @@ def test_the_whole_goes_to_a_new_folder(clothes, tmp_path, capsys):
     assert str(tmp_path) not in (tmp_path / "published" / "config.yaml").read_text()
 
 
-def test_a_folder_with_other_things_is_not_written_over(clothes, tmp_path, capsys):
+def test_no_folder_that_is_there_is_written_over(clothes, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    assert run("card", str(clothes), "--output_dir", str(tmp_path / "mine")) == 2
-    assert "holds other things" in capsys.readouterr().err
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    for folder in (tmp_path / "mine", tmp_path / "link", clothes, clothes / "pipeline"):
+        before = sorted(folder.rglob("*"))
+        assert run("card", str(clothes), "--output_dir", str(folder)) == 2
+        assert "is there already; give a new folder" in capsys.readouterr().err
+        assert sorted(folder.rglob("*")) == before
     assert run("card", str(clothes), "--half") == 2
+
+
+def test_a_name_that_cannot_be_on_the_hub_is_in_no_card(clothes, capsys):
+    assert run("card", str(clothes), "--repo_id", "a/b/c d") == 2
+    assert "repo_id 'a/b/c d'" in capsys.readouterr().err
 
 
 def test_names_of_data_sets_on_the_hub():

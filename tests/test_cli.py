@@ -185,6 +185,13 @@ def test_help_lists_the_commands(capsys):
     assert "sample" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("endpoint", ["garbage", "http://127.0.0.1:99999", "http://[::1", ""])
+def test_an_address_of_the_hub_that_is_none(endpoint, monkeypatch, capsys):
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    assert hfdiff("card", "model") == 2
+    assert f"HF_ENDPOINT is {endpoint!r}; valid" in capsys.readouterr().err
+
+
 def test_help_waits_for_no_library():
     script = "import sys; from hfdiff.cli import main; sys.argv[1:] = []; sys.exit = lambda code: None; main(); "
     said = subprocess.run(
@@ -344,6 +351,7 @@ def test_select_refuses(pets, clip, tmp_path, capsys, monkeypatch, flags, messag
     assert not (tmp_path / "best").exists()
 
 
+@pytest.mark.long
 def test_two_processes_evaluate_as_one(pets, clip, tmp_path):
     flags = ["--num_images", "260", "--num_styled", "110", "--clip", clip]
     assert evaluate(pets, tmp_path / "one.json", *flags) == 0

@@ -128,8 +128,9 @@ def test_where_noise_never_hides_the_class_nothing_is_lost(table):
 
 @pytest.mark.parametrize(
     ("objective", "sampler"),
-    [("flow", "auto"), ("flow", "heun"), ("epsilon", "auto"), ("v_prediction", "heun"), ("sample", "ddpm"),
-     ("edm", "auto")],
+    [("flow", "auto"), ("v_prediction", "heun"), ("edm", "auto"),
+     pytest.param("flow", "heun", marks=pytest.mark.long), pytest.param("epsilon", "auto", marks=pytest.mark.long),
+     pytest.param("sample", "ddpm", marks=pytest.mark.long)],
 )  # fmt: skip
 def test_the_reverse_process_is_judged_at_every_evaluation(objective, sampler):
     pipe, judge = two_class_pipeline(objective, sampler), BrightnessJudge()

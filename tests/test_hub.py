@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import HF_HOME, TINY_FLAGS, picture, png
 from huggingface_hub import get_token
+from huggingface_hub.utils import get_session
 from local_hub import LocalHub
 
 import hfdiff.hub
@@ -265,17 +266,21 @@ def test_a_card_that_shows_what_is_not_there_is_refused(hub, model, quick, capsy
 
 
 def test_links_of_a_strangers_folder_are_not_followed(hub, facts, quick, tmp_path):
-    (tmp_path / "key").write_text('{"key": "secret"}')
-    (facts.home / "training.json").symlink_to(tmp_path / "key")
-    push(facts, "ann/clothes")
-    assert "training.json" not in hub.repos[ANN].files
-    shown = facts.home / "card" / "classes_and_styles.png"
-    for content in (png(picture(0)), b"a private key"):
-        (tmp_path / "key").write_bytes(content)
-        shown.unlink()
-        shown.symlink_to(tmp_path / "key")
-        with pytest.raises(BadInput, match="is no picture of this folder's"):
-            push(Facts.of(facts.model), "ann/clothes")
+    (tmp_path / "key").write_bytes(png(picture(0)))
+    for name in ("training.json", "README.md", "unet/chat_template.jinja", "card/classes_and_styles.png"):
+        link, kept = facts.home / name, tmp_path / "kept"
+        if link.exists():
+            link.rename(kept)
+        link.symlink_to(tmp_path / "key")
+        with pytest.raises(BadInput, match=f"{name} is a link that leads out of the folder"):
+            Facts.of(facts.model)
+        link.unlink()
+        if kept.exists():
+            kept.rename(link)
+    (facts.home / "card" / "classes_and_styles.png").write_text("a private key")
+    with pytest.raises(BadInput, match="classes_and_styles.png is no picture"):
+        push(Facts.of(facts.model), "ann/clothes")
+    assert not hub.repos
 
 
 def test_a_hub_that_is_down(model):
@@ -301,6 +306,41 @@ def test_records_say_nothing_of_the_machine():
         "list": ["data", 3, None, "plain"],
         "class": "T-shirt/top",
     }
+
+
+def test_weights_that_half_precision_cannot_hold_are_refused(facts, pipeline, tmp_path):
+    pipeline.unet.conv_out.bias.data.fill_(1e5)
+    export_pipeline(pipeline, tmp_path / "loud")
+    with pytest.raises(BadInput, match="half precision cannot hold the weights"):
+        collect(Facts.of(str(tmp_path / "loud")), tmp_path / "out", half=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_curves_are_sent_without_what_they_say_of_the_machine(facts, tmp_path, capsys):
+    (facts.home / "metrics.jsonl").write_text('{"images": 8, "note": "/home/jane/x"}\n')
+    collect(facts, tmp_path / "out")
+    assert (tmp_path / "out" / "metrics.jsonl").read_text() == '{"images": 8, "note": "x"}\n'
+    (facts.home / "metrics.jsonl").write_text('{"note": "hf_abcdefghijklmnopqrstuvwxyz"}\n')
+    with pytest.raises(BadInput, match="metrics.jsonl holds a token of the Hub"):
+        collect(Facts.of(facts.model), tmp_path / "secret")
+    (facts.home / "metrics.jsonl").write_text("API_KEY=secret\n")
+    collect(Facts.of(facts.model), tmp_path / "damaged")
+    assert not (tmp_path / "damaged" / "metrics.jsonl").exists()
+    assert "metrics.jsonl is damaged, and left out" in capsys.readouterr().out
+
+
+def test_a_hub_that_says_nothing_is_not_waited_for(hub, facts, quick, monkeypatch):
+    monkeypatch.setattr(hfdiff.hub, "PATIENCE", 0.1)
+    hub.fault = lambda method, path: "silent"
+    with pytest.raises(HubFailed, match="the same command tries again"):
+        push(facts, "ann/clothes")
+    get_session().timeout = None
+
+
+def test_what_is_no_hub_is_said(hub, facts, quick, monkeypatch):
+    monkeypatch.setattr("local_hub._Handler._route", lambda *_: (200, b"<html>a page</html>", {}))
+    with pytest.raises(HubFailed, match="is no Hub"):
+        push(facts, "ann/clothes")
 
 
 @pytest.mark.parametrize(

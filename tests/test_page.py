@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -27,7 +26,7 @@ from test_hub import run
 import hfdiff.hub
 from hfdiff.checkpoint import RunFolder, export_pipeline, save_config
 from hfdiff.clip import load_clip
-from hfdiff.page import MOST_PICTURES, Asked, draw, pack, painting, sheet
+from hfdiff.page import MOST_PICTURES, Asked, Turns, draw, pack, painting, sheet
 from hfdiff.training import TrainConfig
 
 ASKED = Asked(["Sneaker", "Bag"], {"thick": 0.5}, 2.0, 1.0, 3, 7, 2)
@@ -92,22 +91,30 @@ def test_limits(change, message):
 
 
 def test_a_visitor_who_leaves_stops_the_drawing(pipeline):
-    lock, long = threading.Lock(), Asked(**{**vars(ASKED), "num_inference_steps": 100})
-    painted = painting(pipeline, lock, long)
+    turns, long = Turns(), Asked(**{**vars(ASKED), "num_inference_steps": 100})
+    painted = painting(pipeline, turns, long)
     assert next(painted).shape == (4, 1, 28, 28)
-    assert lock.locked()
+    assert turns.lock.locked()
     painted.close()
-    assert lock.acquire(timeout=10)
-    lock.release()
-    *frames, drawn = painting(pipeline, lock, ASKED)  # the next visitor's is right
+    assert turns.lock.acquire(timeout=10)
+    turns.lock.release()
+    *frames, drawn = painting(pipeline, turns, ASKED)  # the next visitor's is right
     assert len(frames) == 3
     assert drawn.images == draw(pipeline, ASKED).images
+
+
+def test_a_page_that_closes_waits_for_no_more_than_a_step(pipeline):
+    turns, long = Turns(), Asked(**{**vars(ASKED), "num_inference_steps": 100})
+    painted = painting(pipeline, turns, long)
+    next(painted)
+    turns.close()
+    assert not turns.lock.locked()
 
 
 def test_what_fails_while_drawing_is_the_visitors(pipeline):
     wrong = Asked(**{**vars(ASKED), "styles": {"thick": 1.0, "thin": 1.0}})
     with pytest.raises(ValueError, match="exclude each other"):
-        list(painting(pipeline, threading.Lock(), wrong))
+        list(painting(pipeline, Turns(), wrong))
 
 
 def test_a_sheet_is_one_picture():

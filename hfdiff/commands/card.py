@@ -7,10 +7,9 @@ from typing import Annotated
 import tyro
 
 from hfdiff.card import Facts, public_path, write_card
-from hfdiff.checkpoint import MODEL_INDEX
 from hfdiff.errors import BadInput, folder_to_write
 from hfdiff.files import write_folder
-from hfdiff.hub import collect, listing
+from hfdiff.hub import collect, listing, repo_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +28,18 @@ class Card:
             raise BadInput("half goes with output_dir: a card alone has no weights")
         out = None if self.output_dir is None else new_folder(self.output_dir)
         facts = Facts.of(self.model)
-        folder_to_write(str(facts.home), "MODEL")
-        print(f"the card: {write_card(facts, self.repo_id)}")
+        name = self.repo_id and repo_name(self.repo_id)
+        print(f"the card: {write_card(facts, name)}")
         if out is not None:
-            name = self.repo_id or public_path(str(out))
+            name = name or public_path(str(out))
             write_folder(out, lambda folder: collect(facts, folder, name, self.half))
             print("\n".join([*listing(out), f"the whole: {out}"]))
         return 0
 
 
 def new_folder(path: str) -> Path:
-    """A folder that is not there yet, or was written here before."""
+    """A folder that is not there yet, or empty: nothing that is there is ever replaced."""
     out = folder_to_write(path)
-    if out.exists() and any(out.iterdir()) and not (out / MODEL_INDEX).is_file():
-        raise BadInput(f"output_dir {path} holds other things; give a new folder")
+    if out.is_symlink() or (out.exists() and any(out.iterdir())):
+        raise BadInput(f"output_dir {path} is there already; give a new folder")
     return out
