@@ -134,11 +134,18 @@ def test_a_port_in_use_is_refused(pipeline, tmp_path, capsys):
 
 @pytest.fixture
 def served(clothes, tmp_path):
-    """The page, as `hfdiff demo` serves it; its address."""
+    """The page, as `hfdiff demo` serves it; its address. When it ends, what it drew is gone."""
+    place = tmp_path / "tmp"
+    place.mkdir()
     export_pipeline(clothes, tmp_path / "clothes")
-    script = f"from hfdiff.cli import main; main(['demo', {str(tmp_path / 'clothes')!r}, '--port', PORT])"
-    with serving([sys.executable, "-c", f"import os; PORT = os.environ['GRADIO_SERVER_PORT']; {script}"]) as address:
+    script = (
+        f"import os; os.environ['TMPDIR'] = {str(place)!r}; from hfdiff.cli import main; "
+        f"main(['demo', {str(tmp_path / 'clothes')!r}, '--port', os.environ['GRADIO_SERVER_PORT']])"
+    )
+    with serving([sys.executable, "-c", script]) as address:
         yield address
+        assert list(place.glob("hfdiff-page-*"))
+    assert not list(place.glob("hfdiff-page-*"))
 
 
 @contextmanager
