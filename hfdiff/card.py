@@ -76,8 +76,23 @@ class Facts:
 
     @property
     def has_card(self) -> bool:
-        """Is there a card, and of these weights, as far as it tells?"""
-        return self.readme.is_file() and read_card(self.readme).data.get("weights") in (None, self.fingerprint)
+        """Is there a card, of these weights as far as it tells, and with the numbers of metrics.json?"""
+        if not self.readme.is_file():
+            return False
+        data = read_card(self.readme).data
+        told = {result.metric_type: result.metric_value for result in data.eval_results or ()}
+        try:
+            measured = {name: metric["value"] for name, metric in self.report["metrics"].items()} if self.report else {}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise BadInput(f"{self.find('metrics.json')} is damaged ({error!r}); make it again") from error
+        return data.get("weights") in (None, self.fingerprint) and told == measured
+
+    @property
+    def licence(self) -> str | None:
+        """As the run's configuration says, or else the card that is there."""
+        if self.config:
+            return self.config.license
+        return read_card(self.readme).data.get("license") if self.readme.is_file() else None
 
     @cached_property
     def config(self) -> TrainConfig | None:
@@ -118,6 +133,13 @@ class Facts:
     @property
     def records(self) -> dict[str, dict[str, Any] | None]:
         return dict(zip(RECORDS, (self.training, self.report, self.selection)))
+
+    @property
+    def picture_of_choice(self) -> Path | None:
+        """The picture that was written with selection.json."""
+        record = self.find("selection.json")
+        folders = (record.parent, record.parent / PICTURES) if record else ()
+        return next((file for folder in folders if (file := folder / "selection.png").is_file()), None)
 
     @cached_property
     def notes(self) -> str:
@@ -165,8 +187,9 @@ class Facts:
 def check_links(home: Path, pipeline: Path) -> None:
     """BadInput where a link in a stranger's folder leads to what is none of theirs, and would be published."""
     own = (home / name for name in ("README.md", "config.yaml", "metrics.jsonl", NOTES, *RECORDS))
-    out = [link for folder in (pipeline, home / PICTURES, home / "best") if (link := link_out(folder))]
-    if out := [*out, *(file for file in own if not is_inside(file, (home,)))]:
+    folders = (pipeline, home / PICTURES, home / "best")
+    out = [link for folder in folders if (link := link_out(folder))]
+    if out := [*out, *(path for path in (*folders, *own) if not is_inside(path, (home,)))]:
         raise BadInput(f"{out[0]} is a link that leads out of the folder {home}; copy what it stands for")
 
 
@@ -176,7 +199,7 @@ def write_card(facts: Facts, name: str | None = None) -> Path:
     file_to_write(str(facts.readme), "MODEL")
     with as_bad_input():  # a sampler that this pipeline cannot draw with
         pictures = list(draw_pictures(facts))
-    chosen = facts.find("selection.png") if facts.selection else None
+    chosen = facts.picture_of_choice if facts.selection else None
     try:
         card = render(facts, pictures, name or find_pipeline(facts.model), bool(chosen))
     except BadInput:
@@ -251,7 +274,7 @@ def card_data(facts: Facts, title: str) -> ModelCardData:
     return ModelCardData(
         library_name="diffusers",
         pipeline_tag=TASK,
-        license=facts.config.license if facts.config else None,
+        license=facts.licence,
         tags=list(TAGS),
         datasets=[dataset] if dataset else None,
         model_name=title,
@@ -452,8 +475,8 @@ def findings(facts: Facts) -> Iterator[str]:
     if copied := metrics.get("memorisation"):
         yield (
             f"Memorisation: {number(copied['value'])} of {copied['n']:,} samples are nearer to one of "
-            f"{copied['searched_n']:,} training pictures than 99% of real pictures are (other real ones: "
-            f"{number(copied['floor'])})."
+            f"{copied['searched_n']:,} training pictures than 99% of {copied.get('threshold_of', 'real pictures')} are "
+            f"(other real ones: {number(copied['floor'])})."
         )
     else:
         yield "Whether the model repeats training pictures was not measured."
@@ -462,7 +485,8 @@ def findings(facts: Facts) -> Iterator[str]:
             "The pictures are like the training data and share its bias; its classes have "
             f"{range_of(facts.training['data']['classes'])} pictures each, and drawing asks for each class alike."
         )
-    yield "CLIP chooses by what it knows: classes, styles, blur and noise, and not by taste or by truth."
+    if facts.selection:
+        yield "CLIP chooses by what it knows: classes, styles, blur and noise, and not by taste or by truth."
 
 
 def mistaken(facts: Facts, accuracy: Mapping[str, Any], name: str) -> str:

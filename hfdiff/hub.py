@@ -25,7 +25,7 @@ from hfdiff.errors import BadInput, first_line
 from hfdiff.files import without_bars, write_folder
 
 CARD_FIELDS = ("license", "library_name", "pipeline_tag")
-LOADED_BY = re.compile(r'(from_pretrained|load_pipeline)\("(\\.|[^"\\])*"')
+LOADED_BY = re.compile(r'from_pretrained\(("(?:\\.|[^"\\])*")')
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 LOAD_BACK, PAGE = (Path(__file__).parent / name for name in ("load_back.py", "page.py"))
 OF_CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_MODULES_CACHE", "HF_ASSETS_CACHE")
@@ -39,6 +39,8 @@ MODEL = "{name}"
 serve(DiffusionPipeline.from_pretrained(MODEL, trust_remote_code=True), MODEL)
 """
 PATIENCE = 120.0  # seconds without a word from the Hub, in which its client would wait for ever
+# What a push before may have sent, and is taken away where this one does not send it.
+MINE = [f"{PICTURES}/*", NOTES, *RECORDS, "config.yaml", "metrics.jsonl", "clip_*/*", "guide_unet/*"]
 AGAIN = "nothing on this machine is lost, and the same command tries again"
 
 
@@ -63,7 +65,7 @@ def collect(facts: Facts, folder: Path, name: str | None = None, half: bool = Fa
         pipeline.save_pretrained(folder)
     text = card_text(facts)
     if name:
-        text = LOADED_BY.sub(lambda found: f"{found[1]}({code(name)}", text)
+        text = loaded_by(text, name)
     (folder / "README.md").write_text(text, encoding="utf-8")
     (folder / PICTURES).mkdir()
     for picture in re.findall(rf"\]\({PICTURES}/([\w.-]+)\)", text):
@@ -84,6 +86,15 @@ def collect(facts: Facts, folder: Path, name: str | None = None, half: bool = Fa
     check_secrets(folder, facts.home)
 
 
+def loaded_by(card: str, name: str) -> str:
+    """The card, loading `name` wherever it loads what its first piece of code does; other models stay."""
+    if not (first := LOADED_BY.search(card)):
+        return card
+    return card.replace(f"from_pretrained({first[1]}", f"from_pretrained({code(name)}").replace(
+        f"load_pipeline({first[1]}", f"load_pipeline({code(name)}"
+    )
+
+
 def check_picture(file: Path) -> None:
     """BadInput for what is no picture, whatever it is called."""
     try:
@@ -102,7 +113,10 @@ def card_text(facts: Facts) -> str:
             f"{facts.readme} lacks {', '.join(lacking)} at its head; add them, or let hfdiff card write it again"
         )
     if not facts.has_card:
-        raise BadInput(f"{facts.readme} is of other weights than this model's; hfdiff card writes it again")
+        raise BadInput(
+            f"{facts.readme} is of other weights than this model's, or of other numbers than metrics.json; "
+            "hfdiff card writes it again"
+        )
     return facts.readme.read_text(encoding="utf-8")
 
 
@@ -169,7 +183,9 @@ def one_line_errors(repo_id: str) -> Iterator[None]:
         if status == 401:
             raise BadInput("the Hub does not take this token (401); give a valid one by `hf auth login`") from error
         if status == 403:
-            raise BadInput(f"this token may not write to {repo_id} (403); valid: a repository of your own") from error
+            raise BadInput(
+                f"this token may not write to {repo_id} ({reason}); valid: one that may, and a repository of your own"
+            ) from error
         if 400 <= status < 500 and status not in (408, 409, 412, 429):
             raise BadInput(f"the Hub does not take this ({reason})") from error
         raise HubFailed(f"the Hub failed ({reason}); {AGAIN}") from error
@@ -227,13 +243,13 @@ def send(folder: Path, name: str, private: bool, repo_type: str = "model", **kin
     ModelCard.load(folder / "README.md").validate(repo_type)
     address = str(api.create_repo(name, repo_type=repo_type, private=private, exist_ok=True, **kind))
     if private and not api.repo_info(name, repo_type=repo_type).private:
-        raise BadInput(f"the {repo_type} {name} is there and public; give --no_private, or another --repo_id")
+        raise BadInput(f"the {repo_type} {name} is there and public; if it is yours, give --no_private")
     with without_bars():
         api.upload_folder(
             repo_id=name,
             repo_type=repo_type,
             folder_path=folder,
-            delete_patterns=[f"{PICTURES}/*", NOTES, *RECORDS],
+            delete_patterns=MINE,
             commit_message="Model, card and records by hfdiff" if repo_type == "model" else "A page by hfdiff",
         )
     return address

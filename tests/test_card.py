@@ -190,7 +190,7 @@ def test_records_that_lack_what_a_card_needs(clothes, capsys, content):
 def test_a_weak_model_is_called_so():
     for value, weak in ((0.3, True), (0.5, False)):
         report = {"metrics": {key: {"value": value, "floor": 0.8} for key in ("precision", "recall")}}
-        said = "\n".join(findings(SimpleNamespace(report=report, training=None)))
+        said = "\n".join(findings(SimpleNamespace(report=report, training=None, selection=None)))
         assert ("A weak model: only 0.3 of samples look real" in said) == weak
         assert ("A weak model in its variety: samples come near to 0.3 of real" in said) == weak
 

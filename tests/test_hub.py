@@ -23,7 +23,7 @@ from hfdiff.checkpoint import RunFolder, export_pipeline, find_pipeline, load_pi
 from hfdiff.cli import main
 from hfdiff.data import load_training_data
 from hfdiff.errors import BadInput
-from hfdiff.hub import HubFailed, collect, listing, push
+from hfdiff.hub import HubFailed, collect, listing, loaded_by, push
 from hfdiff.training import TrainConfig
 
 ANN = ("models", "ann/clothes")
@@ -98,7 +98,7 @@ def test_pushing_again_unchanged_adds_no_commit(hub, facts, quick):
 
 def test_what_is_private_does_not_go_into_a_public_repository(hub, facts, quick):
     push(facts, "ann/clothes", private=False)
-    with pytest.raises(BadInput, match="ann/clothes is there and public; give --no_private"):
+    with pytest.raises(BadInput, match="ann/clothes is there and public; if it is yours, give --no_private"):
         push(facts, "ann/clothes")
 
 
@@ -122,7 +122,7 @@ def test_an_old_card_does_not_go_with_new_weights(hub, model, pipeline, quick):
     pipeline.unet.conv_out.bias.data += 1
     export_pipeline(pipeline, model / "new")
     shutil.copytree(model / "new", model, dirs_exist_ok=True)
-    with pytest.raises(BadInput, match="is of other weights than this model's; hfdiff card writes it again"):
+    with pytest.raises(BadInput, match=r"is of other weights than this model's, or .*; hfdiff card writes it again"):
         push(Facts.of(str(model)), "ann/clothes")
 
 
@@ -277,6 +277,11 @@ def test_links_of_a_strangers_folder_are_not_followed(hub, facts, quick, tmp_pat
         link.unlink()
         if kept.exists():
             kept.rename(link)
+    (tmp_path / "elsewhere").mkdir()
+    (facts.home / "best").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadInput, match="best is a link that leads out of the folder"):
+        Facts.of(facts.model)
+    (facts.home / "best").unlink()
     (facts.home / "card" / "classes_and_styles.png").write_text("a private key")
     with pytest.raises(BadInput, match="classes_and_styles.png is no picture"):
         push(Facts.of(facts.model), "ann/clothes")
@@ -308,6 +313,20 @@ def test_records_say_nothing_of_the_machine():
     }
 
 
+def test_an_old_card_does_not_go_with_new_numbers(hub, facts, quick):
+    report = {"protocol": {"weights": facts.fingerprint}, "metrics": {"recall": {"value": 0.5}}}
+    (facts.home / "metrics.json").write_text(json.dumps(report))
+    with pytest.raises(BadInput, match=r"or of other numbers than metrics.json; hfdiff card writes it again"):
+        push(Facts.of(facts.model), "ann/clothes")
+    assert not hub.repos
+
+
+def test_only_the_models_own_name_is_replaced():
+    card = 'from_pretrained("we\\"ird", x) load_pipeline("we\\"ird") CLIPModel.from_pretrained("openai/clip")'
+    told = 'from_pretrained("ann/x", x) load_pipeline("ann/x") CLIPModel.from_pretrained("openai/clip")'
+    assert loaded_by(card, "ann/x") == told
+
+
 def test_weights_that_half_precision_cannot_hold_are_refused(facts, pipeline, tmp_path):
     pipeline.unet.conv_out.bias.data.fill_(1e5)
     export_pipeline(pipeline, tmp_path / "loud")
@@ -332,7 +351,7 @@ def test_curves_are_sent_without_what_they_say_of_the_machine(facts, tmp_path, c
 def test_a_hub_that_says_nothing_is_not_waited_for(hub, facts, quick, monkeypatch):
     monkeypatch.setattr(hfdiff.hub, "PATIENCE", 0.1)
     hub.fault = lambda method, path: "silent"
-    with pytest.raises(HubFailed, match="the same command tries again"):
+    with pytest.raises(HubFailed, match="timed out.*the same command tries again"):
         push(facts, "ann/clothes")
     get_session().timeout = None
 

@@ -17,7 +17,7 @@ class Push:
     repo_id: str | None = None
     """OWNER/NAME; by default your own, and the folder's name."""
     private: bool = True
-    """--no_private shows it to everyone."""
+    """--no_private: everyone sees a new repository; one that is there stays as it is."""
     space: bool = False
     """Send a page to play with it as well, a Space of the same name."""
     half: bool = False
