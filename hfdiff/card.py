@@ -9,7 +9,7 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from hfdiff.data import DATASETS
 from hfdiff.errors import BadInput, as_bad_input, existing_folder, file_to_write, first_line, folder_to_write
 from hfdiff.evaluation import METRICS
 from hfdiff.files import is_inside, link_out, slug, write_file
+from hfdiff.objectives import resolved
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.report import SETTINGS, chosen_by
 from hfdiff.samplers import sampler_of
@@ -39,9 +40,11 @@ NOTES = "notes.md"  # what the author says in words
 RECORDS = ("training.json", "metrics.json", "selection.json")
 TASK = "unconditional-image-generation"  # the Hub has no word for drawing by class
 TAGS = ("diffusers", "hfdiff", "image-generation", "class-conditional", "style")
+NEEDS = ("diffusers>=0.42.1", "torch>=2.10", "transformers>=5.0", "safetensors", "numpy", "pillow")  # to draw
 RECIPE = (
-    "objective schedule loss_weight time_sampling learning_rate lr_schedule batch_size gradient_accumulation_steps "
-    "weight_decay ema_share drop_class drop_style drop_both style_share flip augment dropout init_from seed"
+    "objective schedule zero_terminal_snr flow_shift loss_weight min_snr_gamma time_sampling stratified learning_rate "
+    "lr_schedule batch_size gradient_accumulation_steps weight_decay ema_share drop_class drop_style drop_both "
+    "style_share flip augment dropout init_from seed"
 ).split()
 
 
@@ -245,6 +248,7 @@ def render(facts: Facts, pictures: Sequence[Shown], name: str, chosen: bool) -> 
         grid=pictures[0],
         alt=plain(pictures[0].alt),
         curves=pictures[1:],
+        needs=" ".join(map(code, NEEDS)),
         name=code(name),
         some_classes=code(pipeline.class_names[:2]),
         one_class=code(pipeline.class_names[:1]),
@@ -357,15 +361,17 @@ def training_section(facts: Facts) -> str:
     """How the weights came about, as a table."""
     rows: list[tuple[str, Any]] = []
     if record := facts.training:
+        processes = f", {record['processes']} processes" if record["processes"] > 1 else ""
         rows += [
             ("training pictures seen", f"{record['images']:,} in {record['steps']:,} steps"),
             ("weights kept", f"averaged, at {record['best_images']:,}: the best by {record['best_by']}"),
-            ("time", f"{record['seconds'] / 60:.1f} minutes"),
-            ("hardware", record["device"] + (f", {count} processes" if (count := record["processes"]) > 1 else "")),
+            ("time of all launches", f"{record['seconds'] / 60:.1f} minutes"),
+            ("hardware of the last", record["device"] + processes),
             ("precision", {"no": "float32"}.get(record["precision"], record["precision"])),
         ]
     if facts.config:
-        rows += [(key, getattr(facts.config, key)) for key in RECIPE]
+        choices = asdict(resolved(facts.config))
+        rows += [(key, choices[key]) for key in RECIPE if choices[key] not in (None, "auto")]
     rows += [("sampler", sampler_of(facts.pipeline.scheduler))]
     return table(["", ""], [[name, plain(str(value))] for name, value in rows])
 
@@ -399,11 +405,10 @@ def metrics_table(report: Mapping[str, Any]) -> str:
     rows = []
     for name, metric in report["metrics"].items():
         interval = "" if metric["ci95"] is None else f"{number(metric['ci95'][0])} to {number(metric['ci95'][1])}"
-        about = METRICS[name].about if name in METRICS else ""
-        rows.append(
-            [f"`{plain(name)}`", about, number(metric["value"]), interval, number(metric["floor"]), f"{metric['n']:,}"]
-        )
-    return table(["metric", "is", "samples", "95%", "real pictures", "n"], rows)
+        about, better = (METRICS[name].about, METRICS[name].better) if name in METRICS else ("", "")
+        measured = [number(metric["value"]), interval, number(metric["floor"]), f"{metric['n']:,}"]
+        rows.append([f"`{plain(name)}`", about, better, *measured])
+    return table(["metric", "is", "better", "samples", "95%", "real pictures", "n"], rows)
 
 
 def style_table(report: Mapping[str, Any]) -> str | None:
@@ -443,11 +448,16 @@ def selection_table(selection: Mapping[str, Any]) -> str:
     rows = []
     for name, entry in selection["classes"].items():
         for style, row in entry["by_style"].items():
-            right = [row["right"][key] if trusted else None for key in ("random", "best")]
-            cells = map(number, (row["high_quality_share"], *right))
-            rows.append([plain(name), plain(style), *cells, f"{row['n']:,}"])
-    heads = ["class", "style", "high quality by CLIP", "right by the judge: at random", "the best", "candidates"]
+            right = [share_of(row["right"], key) if trusted else "" for key in ("random", "best")]
+            rows.append([plain(name), plain(style), f"{row['n']:,}", number(row["high_quality_share"]), *right])
+    heads = ["class", "style", "candidates", "high quality by CLIP", "right by the judge: at random", "the best"]
     return table(heads, rows)
+
+
+def share_of(right: Mapping[str, Any], kind: str) -> str:
+    """A share and what it is of; nothing where it is not known."""
+    told, count = number(right[kind]), right.get(f"n_{kind}")
+    return f"{told} (n {count})" if told and count else told
 
 
 def findings(facts: Facts) -> Iterator[str]:

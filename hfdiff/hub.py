@@ -14,11 +14,11 @@ from typing import Any
 import yaml
 from huggingface_hub import HfApi, ModelCard, SpaceCardData, get_token
 from huggingface_hub.constants import ENDPOINT
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import get_session, validate_repo_id
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.utils import filter_repo_objects, get_session, validate_repo_id
 from PIL import Image
 
-from hfdiff.card import NOTES, PICTURES, RECORDS, Facts, code, read_card, write_card
+from hfdiff.card import NEEDS, NOTES, PICTURES, RECORDS, Facts, code, read_card, write_card
 from hfdiff.checkpoint import load_pipeline
 from hfdiff.config import to_mapping
 from hfdiff.errors import BadInput, first_line
@@ -30,7 +30,6 @@ TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 LOAD_BACK, PAGE = (Path(__file__).parent / name for name in ("load_back.py", "page.py"))
 OF_CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_MODULES_CACHE", "HF_ASSETS_CACHE")
 GRADIO = "6.31.0"  # that the page was tried with
-SPACE_NEEDS = ("diffusers>=0.42.1", "torch>=2.10", "transformers>=5.0", "safetensors", "numpy", "pillow")
 APP = """from diffusers import DiffusionPipeline
 
 from page import serve
@@ -215,41 +214,60 @@ def push(
         name = with_owner(name)
     if not facts.readme.is_file():
         say(f"the card: {write_card(facts)}")
+    parcels: dict[str, Callable[[Path], None]] = {"model": lambda path: collect(facts, path, name, half)}
+    if space:
+        parcels["space"] = lambda path: collect_space(facts, path, name)
     with tempfile.TemporaryDirectory(prefix="hfdiff-push-") as place:
-        folder, page = Path(place) / "model", Path(place) / "space"
-        write_folder(folder, lambda path: collect(facts, path, name, half))
-        say("\n".join(listing(folder)))
-        if space:
-            write_folder(page, lambda path: collect_space(facts, path, name))
-            say("\n".join(["the Space:", *listing(page)]))
+        folders = {kind: Path(place) / kind for kind in parcels}
+        old: dict[str, list[str]] = {}
+        for kind, folder in folders.items():
+            write_folder(folder, parcels[kind])
+            if not dry_run:
+                with one_line_errors(name):
+                    old[kind] = taken_back(folder, name, kind, private, say)
+            deleted = (f"{'deleted':>12}  {file}" for file in old.get(kind, ()))
+            say("\n".join([f"the {kind}:", *listing(folder), *deleted]))
         if dry_run or not confirm():
             say("nothing was sent")
             return None
         with one_line_errors(name):
-            address = send(folder, name, private)
-        load_back(folder, name)
+            address = send(folders["model"], name, private, old["model"])
+        load_back(folders["model"], name)
         say(f"{address}: loaded back in a process of its own, and its pictures are the same")
         if space:
             with one_line_errors(name):
-                say(f"the Space: {send(page, name, private, repo_type='space', space_sdk='gradio')}")
+                page = send(folders["space"], name, private, old["space"], repo_type="space", space_sdk="gradio")
+            say(f"the Space: {page}")
             if private:
                 say("the Space reads a private model: give it a token in its settings, as the secret HF_TOKEN")
     return address
 
 
-def send(folder: Path, name: str, private: bool, repo_type: str = "model", **kind: Any) -> str:
-    """One commit with all that is new, and without what was taken back; the repository's address."""
+def taken_back(folder: Path, name: str, kind: str, private: bool, say: Callable[[str], None]) -> list[str]:
+    """What a push before sent and this one does not; BadInput for a public repository where a private one is meant."""
+    try:
+        there = HfApi().repo_info(name, repo_type=kind, timeout=PATIENCE)
+    except RepositoryNotFoundError:
+        return []
+    if private and not there.private:
+        raise BadInput(f"the {kind} {name} is there and public; if it is yours, give --no_private")
+    if there.private and not private:
+        say(f"the {kind} {name} is there and private, and stays so; its settings on the Hub change that")
+    files = {file.rfilename for file in there.siblings or ()}
+    return sorted(filter_repo_objects((file for file in files if not (folder / file).exists()), allow_patterns=MINE))
+
+
+def send(folder: Path, name: str, private: bool, old: list[str], repo_type: str = "model", **kind: Any) -> str:
+    """One commit with all that is new, and without the `old` files; the repository's address."""
     api = HfApi()
     ModelCard.load(folder / "README.md").validate(repo_type)
     address = str(api.create_repo(name, repo_type=repo_type, private=private, exist_ok=True, **kind))
-    if private and not api.repo_info(name, repo_type=repo_type).private:
-        raise BadInput(f"the {repo_type} {name} is there and public; if it is yours, give --no_private")
     with without_bars():
         api.upload_folder(
             repo_id=name,
             repo_type=repo_type,
             folder_path=folder,
-            delete_patterns=MINE,
+            delete_patterns=old,
             commit_message="Model, card and records by hfdiff" if repo_type == "model" else "A page by hfdiff",
         )
     return address
@@ -271,7 +289,7 @@ def collect_space(facts: Facts, folder: Path, name: str) -> None:
     """Write a Space into an empty folder: the page, and a program that shows the model `name` on it."""
     (folder / "page.py").write_bytes(PAGE.read_bytes())
     (folder / "app.py").write_text(APP.format(name=name))
-    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in SPACE_NEEDS))
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in NEEDS))
     data = SpaceCardData(
         title=name.rpartition("/")[2],
         sdk="gradio",

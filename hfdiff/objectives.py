@@ -7,9 +7,9 @@ the clean picture, the loss weight, the samplers.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from diffusers import DDPMScheduler, SchedulerMixin
@@ -58,6 +58,9 @@ class ObjectiveConfig:
     """Sampler that is saved with the model: dpmpp_2m (auto), ddpm, ddim, heun, unipc, euler, ipndm."""
     spacing: Spacing = "auto"
     """Spacing of the sampler's steps in noise: karras (Karras et al. 2022, Equation 5), exponential, or its own."""
+
+
+Config = TypeVar("Config", bound=ObjectiveConfig)
 
 
 @dataclass(frozen=True)
@@ -277,25 +280,34 @@ def _choice(what: str, given: str, valid: list[str], objective: str) -> str:
     return given
 
 
-def schedule_of(config: ObjectiveConfig) -> str:
-    """The noise schedule that `auto` stands for; "auto" where the objective has none to choose."""
-    discrete = OBJECTIVES[config.objective].kind == "discrete"
-    return _choice("schedule", config.schedule, [*SCHEDULES, "learned"] if discrete else ["auto"], config.objective)
+def resolved(config: Config) -> Config:
+    """The same choices with what `auto` stands for; a schedule stays `auto` where the objective has none to choose.
+
+    BadInput lists what is valid.
+    """
+    name = config.objective
+    if name not in OBJECTIVES:
+        raise unknown("objective", name, OBJECTIVES)
+    kind = OBJECTIVES[name].kind
+    schedules = [*SCHEDULES, "learned"] if kind == "discrete" else ["auto"]
+    schedule = _choice("schedule", config.schedule, schedules, name)
+    # A learned schedule could hide its loss in times that are seldom drawn.
+    times = ["uniform"] if schedule == "learned" else list(TIME_SAMPLINGS[kind])
+    weights = [key for key in LOSS_WEIGHTS if not (key == "edm" and kind == "edm")]  # edm's target has it already
+    return replace(
+        config,
+        schedule=schedule,
+        time_sampling=_choice("time_sampling", config.time_sampling, times, name),
+        loss_weight=_choice("loss_weight", config.loss_weight, weights, name),
+    )
 
 
 def make_objective(config: ObjectiveConfig, side: int = FLOW_SIDE) -> Objective:
     """The objective of these choices, for pictures of `side` pixels; BadInput lists what is valid."""
-    name = config.objective
-    if name not in OBJECTIVES:
-        raise unknown("objective", name, OBJECTIVES)
+    config = resolved(config)
+    name, schedule, loss_weight = config.objective, config.schedule, config.loss_weight
     row = OBJECTIVES[name]
-    schedule = schedule_of(config)
-    times = TIME_SAMPLINGS[row.kind]
-    if schedule == "learned":  # else its loss could hide in times that are seldom drawn
-        times = {"uniform": times["uniform"]}
-    place = times[_choice("time_sampling", config.time_sampling, list(times), name)]
-    weights = [key for key in LOSS_WEIGHTS if not (key == "edm" and row.kind == "edm")]  # edm's target has it already
-    loss_weight = _choice("loss_weight", config.loss_weight, weights, name)
+    place = TIME_SAMPLINGS[row.kind][config.time_sampling]
     weight, gamma = LOSS_WEIGHTS[loss_weight], config.min_snr_gamma or 5.0
     if config.min_snr_gamma is not None and loss_weight != "min_snr":
         raise BadInput(

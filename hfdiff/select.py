@@ -235,9 +235,11 @@ class Selection:
     @cached_property
     def verdicts(self) -> list[dict[str, float | None]]:
         """The share of random and of the best pictures of each cell that the judge puts into the class asked for."""
+        kinds = [{"random": cell.random, "best": torch.arange(cell.top_k)} for cell in self.cells]
         return [
-            {"random": self.right(cell, cell.random), "best": self.right(cell, torch.arange(cell.top_k))}
-            for cell in self.cells
+            {kind: self.right(cell, rows) for kind, rows in of.items()}
+            | {f"n_{kind}": len(rows) for kind, rows in of.items()}
+            for cell, of in zip(self.cells, kinds)
         ]
 
     def right(self, cell: Candidates, rows: Tensor) -> float | None:

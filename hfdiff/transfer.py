@@ -11,7 +11,7 @@ from torch import Tensor
 from hfdiff.checkpoint import load_pipeline
 from hfdiff.data import ImageTable
 from hfdiff.errors import BadInput
-from hfdiff.objectives import make_objective, schedule_of
+from hfdiff.objectives import make_objective, resolved
 from hfdiff.pipelines.class_style import ClassStylePipeline, find_name
 from hfdiff.samplers import process_of
 from hfdiff.training import SHAPE_KEYS, TrainConfig, build_unet
@@ -78,5 +78,5 @@ def check_fits(source: ClassStylePipeline, config: TrainConfig, table: ImageTabl
     if not same:
         raise BadInput(
             f"init_from {config.init_from}: its noise schedule is another than the one that objective "
-            f"{config.objective!r} has with schedule {schedule_of(config)!r}"
+            f"{config.objective!r} has with schedule {resolved(config).schedule!r}"
         )

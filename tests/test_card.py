@@ -84,25 +84,52 @@ def test_every_number_of_the_tables_equals_the_files(measured):
     rows = {row[0].strip("`"): row for row in rows_of(text, "metric")}
     assert rows.keys() == report["metrics"].keys()
     for name, metric in report["metrics"].items():
-        value, interval, floor, n = rows[name][2:]
+        value, interval, floor, n = rows[name][3:]
         assert float(value) == pytest.approx(metric["value"], rel=1e-3)
         assert float(floor) == pytest.approx(metric["floor"], rel=1e-3)
         assert list(map(float, interval.split(" to ") if interval else [])) == pytest.approx(
             metric["ci95"] or [], rel=1e-3
         )
         assert n == f"{metric['n']:,}"
-    for style, *cells in rows_of(text, "style"):
+    for style, *cells, n in rows_of(text, "style"):
         row = report["metrics"]["style_fidelity"]["per_style"][style]
-        assert float(cells[0]) == pytest.approx(row["spearman"], rel=1e-3)
+        told = [row[key] for key in ("spearman", "floor_spearman", "class_accuracy", "floor_class_accuracy")]
+        assert list(map(float, cells)) == pytest.approx(told, rel=1e-3)
+        assert n == f"{row['n']:,}"
     selection = json.loads((measured / "best" / "selection.json").read_text())
     chosen = rows_of(text, "class")
     assert [row[0] for row in chosen] == list(selection["classes"])
-    for name, style, share, *_ in chosen:
-        high = selection["classes"][name]["by_style"][style]["high_quality_share"]
-        assert float(share) == pytest.approx(high, rel=1e-3)
+    for name, style, n, share, *right in chosen:
+        row = selection["classes"][name]["by_style"][style]
+        assert float(share) == pytest.approx(row["high_quality_share"], rel=1e-3)
+        assert n == f"{row['n']:,}"
+        told = row["right"]
+        assert right == [f"{number(told['random'])} (n 2)", f"{number(told['best'])} (n 1)"]
     training = json.loads((measured / "training.json").read_text())
     assert f"| training pictures seen | {training['images']:,} in {training['steps']:,} steps |" in text
     assert f"{sum(training['data']['classes'].values()):,} pictures of [ann/pets]" in text
+
+
+def numbers_in(value) -> set[float]:
+    """Without their signs."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        return set().union(*map(numbers_in, value))
+    if isinstance(value, str):
+        return {float(found.replace(",", "")) for found in re.findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?!\w)", value)}
+    return {abs(float(value))} if isinstance(value, int | float) else set()
+
+
+def test_every_number_of_a_sentence_stands_in_a_file(measured):
+    text = card_of(measured).text
+    sentences = text[text.index("## Evaluation") :]
+    files = (measured / "training.json", measured / "metrics.json", measured / "best" / "selection.json")
+    known = numbers_in([json.loads(file.read_text()) for file in files])
+    words = {95.0, 99.0}  # of intervals, and of what "nearer than" means
+    said = numbers_in(sentences) - words
+    assert len(said) > 40
+    assert not {one for one in said if all(one != pytest.approx(value, rel=6e-4) for value in known)}
 
 
 def code_of(text: str) -> list[str]:

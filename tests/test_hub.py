@@ -75,8 +75,8 @@ def test_a_model_is_pushed_and_loaded_back_by_its_id(hub: LocalHub, model, capsy
 
 
 def test_what_does_not_load_back_the_same_is_said(hub, facts, monkeypatch):
-    def damaged(folder: Path, name: str, private: bool) -> str:
-        address = send(folder, name, private)
+    def damaged(folder: Path, name: str, *rest) -> str:
+        address = send(folder, name, *rest)
         repo = hub.repos[ANN]
         weights = bytearray(repo.files["unet/diffusion_pytorch_model.safetensors"])
         weights[-4000:] = bytes(4000)
@@ -89,11 +89,12 @@ def test_what_does_not_load_back_the_same_is_said(hub, facts, monkeypatch):
         push(facts, "ann/clothes")
 
 
-def test_pushing_again_unchanged_adds_no_commit(hub, facts, quick):
+def test_pushing_again_unchanged_adds_no_commit(hub, facts, quick, capsys):
     push(facts, "ann/clothes")
     push(facts, "ann/clothes", private=False)
     assert len(hub.repos[ANN].commits) == 2
     assert hub.repos[ANN].private  # what is there keeps its place
+    assert "ann/clothes is there and private, and stays so" in capsys.readouterr().out
 
 
 def test_what_is_private_does_not_go_into_a_public_repository(hub, facts, quick):
@@ -102,13 +103,18 @@ def test_what_is_private_does_not_go_into_a_public_repository(hub, facts, quick)
         push(facts, "ann/clothes")
 
 
-def test_what_was_taken_back_is_taken_from_the_hub(hub, facts, quick):
+def test_what_was_taken_back_is_listed_and_taken_from_the_hub(hub, facts, quick, capsys):
     (facts.home / "training.json").write_text('{"command": "x"}')
     push(facts, "ann/clothes")
-    assert "training.json" in hub.repos[ANN].files
+    assert "deleted" not in capsys.readouterr().out
+    hub.repos[ANN].files["a_picture_of_theirs.png"] = b""
     (facts.home / "training.json").unlink()
+    push(Facts.of(facts.model), "ann/clothes", confirm=lambda: False)
+    assert "training.json" in hub.repos[ANN].files
     push(Facts.of(facts.model), "ann/clothes")
+    assert re.findall("deleted +(.+)", capsys.readouterr().out) == ["training.json"] * 2
     assert "training.json" not in hub.repos[ANN].files
+    assert "a_picture_of_theirs.png" in hub.repos[ANN].files
 
 
 def test_a_licence_that_the_hub_does_not_know_is_refused(hub, facts, quick):
