@@ -183,6 +183,7 @@ def test_a_whole_journey_in_a_browser(served, tmp_path):
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         check_no_file_of_the_machine_is_served(served)
+        check_only_this_machine_sees(served)
         page.goto(served)
         page.get_by_label("Bag").check()
         page.get_by_label("number input for style: thick").fill("0.8")
@@ -215,6 +216,12 @@ def check_no_file_of_the_machine_is_served(address: str, *more: str) -> None:
             with pytest.raises(urllib.error.HTTPError) as refused:
                 urllib.request.urlopen(address + route)
             assert refused.value.code in (403, 404)
+
+
+def check_only_this_machine_sees(address: str) -> None:
+    """A page for all addresses of the machine would answer at another of the loopback's as well."""
+    with pytest.raises((ConnectionRefusedError, TimeoutError)):
+        socket.create_connection(("127.0.0.2", int(address.rpartition(":")[2])), timeout=5).close()
 
 
 def test_a_space_serves_the_model_that_was_pushed(hub, clothes, tmp_path, monkeypatch):
