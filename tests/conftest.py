@@ -20,7 +20,7 @@ HF_HOME = tempfile.mkdtemp(prefix="hfdiff-tests-")
 atexit.register(shutil.rmtree, HF_HOME, ignore_errors=True)
 os.environ |= {"HF_ENDPOINT": HUB.url, "HF_HOME": HF_HOME}
 os.environ.pop("HF_TOKEN", None)
-os.environ |= {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000"}
+os.environ |= {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000"}  # tiny tensors: a second thread only waits
 
 import torch
 from accelerate import Accelerator
@@ -37,8 +37,6 @@ from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.styles import STYLES
 from hfdiff.training import TrainConfig
 from hfdiff.unet import ClassStyleUNet2DModel
-
-torch.set_num_threads = lambda count: None  # tiny tensors: a second thread of the programs' own only waits
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "train_scripts" / "train.py"
@@ -91,7 +89,9 @@ def tiny_config(tmp_path: Path) -> Callable[..., TrainConfig]:
 def fresh_accelerate_state():
     """accelerate keeps its state in singletons; each test starts without."""
     AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(1)  # a wider fixture may have run a program, which takes all cores
     yield
+    torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)
     assert not PartialState._shared_state
 
