@@ -351,7 +351,6 @@ def test_select_refuses(pets, clip, tmp_path, capsys, monkeypatch, flags, messag
     assert not (tmp_path / "best").exists()
 
 
-@pytest.mark.long
 def test_two_processes_evaluate_as_one(pets, clip, tmp_path):
     flags = ["--num_images", "260", "--num_styled", "110", "--clip", clip]
     assert evaluate(pets, tmp_path / "one.json", *flags) == 0

@@ -224,7 +224,7 @@ def test_the_clip_of_pictures_is_found_by_name_and_by_fingerprint(fashion, tmp_p
     assert describe_clip(model) == {"name": "clip_fashion_mnist", "trained_on": train.name, "half_seen": "second"}
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist", pytest.param("cifar10", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
 def test_full_data_sets_find_their_clip(name):
     assert load_clip(find_clip(full_data(name)[0]))[0].config.trained_on == name
 
@@ -252,7 +252,7 @@ def test_what_gives_no_clip_is_named(arguments, message):
 
 @pytest.mark.parametrize(
     ("name", "class_accuracy", "style_accuracy"),
-    [("fashion_mnist", 0.90, 0.96), pytest.param("cifar10", 0.57, 0.84, marks=pytest.mark.long)],
+    [("fashion_mnist", 0.90, 0.96), ("cifar10", 0.57, 0.84)],
 )
 def test_the_embedded_clips_on_the_real_test_sets(name, class_accuracy, style_accuracy):
     worth = measure_clip(Scorer(*load_clip(dataset=name)), full_data(name)[1].part(slice(0, 2_000)))

@@ -258,7 +258,7 @@ def test_unknown_column(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "shape", "count"),
-    [("fashion_mnist", (1, 28, 28), 59_000), pytest.param("cifar10", (3, 32, 32), 49_000, marks=pytest.mark.long)],
+    [("fashion_mnist", (1, 28, 28), 59_000), ("cifar10", (3, 32, 32), 49_000)],
 )
 def test_full_data_sets(name, shape, count):
     train, test = full_data(name)

@@ -128,10 +128,15 @@ def test_where_noise_never_hides_the_class_nothing_is_lost(table):
 
 @pytest.mark.parametrize(
     ("objective", "sampler"),
-    [("flow", "auto"), ("v_prediction", "heun"), ("edm", "auto"),
-     pytest.param("flow", "heun", marks=pytest.mark.long), pytest.param("epsilon", "auto", marks=pytest.mark.long),
-     pytest.param("sample", "ddpm", marks=pytest.mark.long)],
-)  # fmt: skip
+    [
+        ("flow", "auto"),
+        ("flow", "heun"),
+        ("v_prediction", "heun"),
+        ("edm", "auto"),
+        ("epsilon", "auto"),
+        ("sample", "ddpm"),
+    ],
+)
 def test_the_reverse_process_is_judged_at_every_evaluation(objective, sampler):
     pipe, judge = two_class_pipeline(objective, sampler), BrightnessJudge()
     found = reverse(pipe, judge, [0, 1], num_images=3, num_inference_steps=5, seed=4, max_batch_size=4)

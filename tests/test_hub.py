@@ -411,7 +411,7 @@ def test_a_data_set_of_the_hub_is_trained_on_and_the_model_pushed(hub, script, t
     assert load_training_data("ann/pets")[0].name == "ann/pets"
 
 
-@pytest.mark.parametrize("fault", [500, "cut", *(pytest.param(f, marks=pytest.mark.long) for f in (401, 403, 429))])
+@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("what", ["model", "data set"])
 def test_a_hub_that_fails_at_any_request_of_loading_is_one_line(hub, facts, tmp_path, quick, what, fault):
     """And leaves nothing in the cache that the next time would trip over."""

@@ -224,7 +224,7 @@ def _poison(run: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full data sets is absent")
-@pytest.mark.parametrize("name", ["fashion_mnist", pytest.param("cifar10", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
 def test_full_data_sets_train_with_their_configuration(script, tmp_path, name):
     config = ROOT / "train_scripts" / "configs" / f"{name}.yaml"
     flags = ["--config", str(config), "--dataset", str(SHARED_DATA / name), "--output_dir", str(tmp_path / "run")]
