@@ -3,6 +3,8 @@
 What was not measured does not appear; what was measured of other weights is left out, with a word.
 """
 
+import contextlib
+import hashlib
 import inspect
 import json
 import math
@@ -78,24 +80,21 @@ class Facts:
         return self.home / "README.md"
 
     @property
-    def has_card(self) -> bool:
-        """Is there a card, of these weights as far as it tells, and with the numbers of metrics.json?"""
+    def has_current_card(self) -> bool:
+        """Is there a card, and of these weights and records, as far as it tells?"""
         if not self.readme.is_file():
             return False
         data = read_card(self.readme).data
-        told = {result.metric_type: result.metric_value for result in data.eval_results or ()}
-        try:
-            measured = {name: metric["value"] for name, metric in self.report["metrics"].items()} if self.report else {}
-        except (AttributeError, KeyError, TypeError) as error:
-            raise BadInput(f"{self.find('metrics.json')} is damaged ({error!r}); make it again") from error
-        return data.get("weights") in (None, self.fingerprint) and told == measured
+        return data.get("weights") in (None, self.fingerprint) and data.get("records") in (None, self.digest)
 
     @property
     def licence(self) -> str | None:
         """As the run's configuration says, or else the card that is there."""
-        if self.config:
+        if self.config and self.config.license:
             return self.config.license
-        return read_card(self.readme).data.get("license") if self.readme.is_file() else None
+        with contextlib.suppress(BadInput):  # a damaged card is written anew
+            return read_card(self.readme).data.get("license") if self.readme.is_file() else None
+        return None
 
     @cached_property
     def config(self) -> TrainConfig | None:
@@ -136,6 +135,11 @@ class Facts:
     @property
     def records(self) -> dict[str, dict[str, Any] | None]:
         return dict(zip(RECORDS, (self.training, self.report, self.selection)))
+
+    @property
+    def digest(self) -> str:
+        """Of what the records say: 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.records, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def picture_of_choice(self) -> Path | None:
@@ -284,6 +288,7 @@ def card_data(facts: Facts, title: str) -> ModelCardData:
         model_name=title,
         eval_results=eval_results(facts.report) if facts.report else None,
         weights=facts.fingerprint,
+        records=facts.digest,
     )
 
 
@@ -347,9 +352,18 @@ def data_section(facts: Facts) -> str:
     if dataset:
         source = f"[{dataset}](https://huggingface.co/datasets/{dataset})"
     text = f"{data['pictures']:,} pictures of {source}, {range_of(data['classes'])} of each class."
-    if facts.pipeline.style_names:
-        text += " Styles come with the data, or from transforms of it at random strengths that the model is told."
-    return f"{text} Fingerprint `{data['fingerprint']}`."
+    return f"{text}{origin_of_styles(facts)} Fingerprint `{data['fingerprint']}`."
+
+
+def origin_of_styles(facts: Facts) -> str:
+    """Which styles are transforms of the pictures, and which the data told."""
+    if not facts.config:
+        return ""
+    names = facts.pipeline.style_names
+    made = ", ".join(plain(name) for name in names if name in facts.config.styles)
+    told = ", ".join(plain(name) for name in names if name not in facts.config.styles)
+    text = f" Transforms of the pictures at random strengths, which the model is told, make the styles {made}."
+    return (text if made else "") + (f" With the data come the styles {told}." if told else "")
 
 
 def range_of(counts: Mapping[str, int]) -> str:
@@ -370,8 +384,10 @@ def training_section(facts: Facts) -> str:
             ("precision", {"no": "float32"}.get(record["precision"], record["precision"])),
         ]
     if facts.config:
-        choices = asdict(resolved(facts.config))
-        rows += [(key, choices[key]) for key in RECIPE if choices[key] not in (None, "auto")]
+        side = facts.pipeline.unet.config.sample_size
+        choices = asdict(resolved(facts.config, side if isinstance(side, int) else max(side)))
+        unused = (None, False, "auto")
+        rows += [(key, choices[key]) for key in RECIPE if not any(choices[key] is value for value in unused)]
     rows += [("sampler", sampler_of(facts.pipeline.scheduler))]
     return table(["", ""], [[name, plain(str(value))] for name, value in rows])
 
@@ -406,9 +422,10 @@ def metrics_table(report: Mapping[str, Any]) -> str:
     for name, metric in report["metrics"].items():
         interval = "" if metric["ci95"] is None else f"{number(metric['ci95'][0])} to {number(metric['ci95'][1])}"
         about, better = (METRICS[name].about, METRICS[name].better) if name in METRICS else ("", "")
-        measured = [number(metric["value"]), interval, number(metric["floor"]), f"{metric['n']:,}"]
+        floor = f"{number(metric['floor'])} (n {metric['floor_n']:,})" if metric["floor"] is not None else ""
+        measured = [number(metric["value"]), interval, f"{metric['n']:,}", floor]
         rows.append([f"`{plain(name)}`", about, better, *measured])
-    return table(["metric", "is", "better", "samples", "95%", "real pictures", "n"], rows)
+    return table(["metric", "is", "better", "samples", "95%", "n", "real pictures"], rows)
 
 
 def style_table(report: Mapping[str, Any]) -> str | None:
@@ -437,9 +454,14 @@ def selection_line(selection: Mapping[str, Any]) -> str:
             " What the judge says of them is told beside: it saw other pictures than CLIP, and is right on "
             f"{number(judge['accuracy_on_real'])} of real ones."
         )
+    prompts = selection["prompts"]["quality"]
+    good, bad = (
+        " and ".join(f"“{plain(text)}”" for text in prompts if prompts[text] is kind) for kind in (True, False)
+    )
     return (
-        f"the {selection['top_k']:d} of {selection['num_candidates']:d} candidates of each class that "
-        f"{by} likes best (seed {selection['seed']:d}).{told}"
+        f"the {selection['top_k']:d} of {selection['num_candidates']:d} candidates of each class that {by} likes best "
+        f"(seed {selection['seed']:d}).{told} Good by CLIP: the share of the candidates that are nearer to {good} "
+        f"than to {bad}."
     )
 
 
@@ -450,7 +472,7 @@ def selection_table(selection: Mapping[str, Any]) -> str:
         for style, row in entry["by_style"].items():
             right = [share_of(row["right"], key) if trusted else "" for key in ("random", "best")]
             rows.append([plain(name), plain(style), f"{row['n']:,}", number(row["high_quality_share"]), *right])
-    heads = ["class", "style", "candidates", "high quality by CLIP", "right by the judge: at random", "the best"]
+    heads = ["class", "style", "candidates", "good by CLIP", "right by the judge: at random", "the best"]
     return table(heads, rows)
 
 
@@ -473,8 +495,8 @@ def findings(facts: Facts) -> Iterator[str]:
     if precision := metrics.get("precision"):
         weak = "A weak model: only " if precision["value"] < precision["floor"] / 2 else ""
         yield (
-            f"{weak}{number(precision['value'])} of samples look real, by the judge's features (other real ones: "
-            f"{number(precision['floor'])})."
+            f"{weak}{number(precision['value'])} of samples lie among real pictures in the judge's features (of other "
+            f"real ones {number(precision['floor'])}): a judge is easier to please than an eye."
         )
     if recall := metrics.get("recall"):
         weak = "A weak model in its variety" if recall["value"] < recall["floor"] / 2 else "Variety"
@@ -500,11 +522,12 @@ def findings(facts: Facts) -> Iterator[str]:
 
 
 def mistaken(facts: Facts, accuracy: Mapping[str, Any], name: str) -> str:
-    """What the judge most often takes a class for."""
+    """Of how many samples of a class, and what the judge most often takes them for."""
     names = facts.pipeline.class_names
-    counts = dict(zip(names, accuracy["confusion"][names.index(name)])) | {name: 0}
-    other = max(counts, key=lambda key: counts[key])
-    return f" (most often taken for {plain(other)})" if counts[other] else ""
+    counts = dict(zip(names, accuracy["confusion"][names.index(name)]))
+    others = counts | {name: 0}
+    other = max(others, key=lambda key: others[key])
+    return f" (n {sum(counts.values())}{f', most often taken for {plain(other)}' if others[other] else ''})"
 
 
 def number(value: float | None) -> str:

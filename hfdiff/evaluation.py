@@ -603,7 +603,7 @@ METRICS: Mapping[str, Metric] = {
     "frechet_inception": Metric(
         "distance in Inception's features", partial(_frechet, "inception"), 4096, default=False
     ),
-    "precision": Metric("share of samples that look real", _precision, 100, better="higher"),
+    "precision": Metric("share of samples that lie among real pictures", _precision, 100, better="higher"),
     "recall": Metric("share of real pictures that samples come near to", _recall, 100, better="higher"),
     "diversity": Metric("distance between two samples of one class", _diversity, 100, per_class=3, better="as real"),
     "memorisation": Metric(

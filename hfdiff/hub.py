@@ -1,15 +1,16 @@
 """A model's folder as others get it, and its way to the Hub: listed, sent in one commit, loaded back and compared."""
 
+import glob
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from huggingface_hub import HfApi, ModelCard, SpaceCardData, get_token
@@ -25,7 +26,7 @@ from hfdiff.errors import BadInput, first_line
 from hfdiff.files import without_bars, write_folder
 
 CARD_FIELDS = ("license", "library_name", "pipeline_tag")
-LOADED_BY = re.compile(r'from_pretrained\(("(?:\\.|[^"\\])*")')
+LOADED_BY = re.compile(r'DiffusionPipeline\.from_pretrained\(("(?:\\.|[^"\\])*")')
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 LOAD_BACK, PAGE = (Path(__file__).parent / name for name in ("load_back.py", "page.py"))
 OF_CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_MODULES_CACHE", "HF_ASSETS_CACHE")
@@ -38,8 +39,8 @@ MODEL = "{name}"
 serve(DiffusionPipeline.from_pretrained(MODEL, trust_remote_code=True), MODEL)
 """
 PATIENCE = 120.0  # seconds without a word from the Hub, in which its client would wait for ever
-# What a push before may have sent, and is taken away where this one does not send it.
-MINE = [f"{PICTURES}/*", NOTES, *RECORDS, "config.yaml", "metrics.jsonl", "clip_*/*", "guide_unet/*"]
+# What an earlier push of a model may have sent; taken back where this one does not send it.
+MINE = (f"{PICTURES}/*", NOTES, *RECORDS, "config.yaml", "metrics.jsonl", "clip_*/*", "guide_unet/*")
 AGAIN = "nothing on this machine is lost, and the same command tries again"
 
 
@@ -86,12 +87,12 @@ def collect(facts: Facts, folder: Path, name: str | None = None, half: bool = Fa
 
 
 def loaded_by(card: str, name: str) -> str:
-    """The card, loading `name` wherever it loads what its first piece of code does; other models stay."""
+    """The card, loading `name` wherever it loads the pipeline that its first piece of code does; others stay."""
     if not (first := LOADED_BY.search(card)):
         return card
-    return card.replace(f"from_pretrained({first[1]}", f"from_pretrained({code(name)}").replace(
-        f"load_pipeline({first[1]}", f"load_pipeline({code(name)}"
-    )
+    for call in ("DiffusionPipeline.from_pretrained(", "load_pipeline("):
+        card = card.replace(call + first[1], call + code(name))
+    return card
 
 
 def check_picture(file: Path) -> None:
@@ -109,11 +110,11 @@ def card_text(facts: Facts) -> str:
     lacking = [field for field in CARD_FIELDS if not data.get(field)]
     if lacking:
         raise BadInput(
-            f"{facts.readme} lacks {', '.join(lacking)} at its head; add them, or let hfdiff card write it again"
+            f"{facts.readme} lacks {', '.join(lacking)} at its head; add them there: hfdiff card keeps the license"
         )
-    if not facts.has_card:
+    if not facts.has_current_card:
         raise BadInput(
-            f"{facts.readme} is of other weights than this model's, or of other numbers than metrics.json; "
+            f"{facts.readme} is of other weights or numbers than this model's ({', '.join(RECORDS)}); "
             "hfdiff card writes it again"
         )
     return facts.readme.read_text(encoding="utf-8")
@@ -183,7 +184,8 @@ def one_line_errors(repo_id: str) -> Iterator[None]:
             raise BadInput("the Hub does not take this token (401); give a valid one by `hf auth login`") from error
         if status == 403:
             raise BadInput(
-                f"this token may not write to {repo_id} ({reason}); valid: one that may, and a repository of your own"
+                f"this token may not write to {repo_id} ({first_line(error)[:200]}); "
+                "valid: one that may, and a repository of your own"
             ) from error
         if 400 <= status < 500 and status not in (408, 409, 412, 429):
             raise BadInput(f"the Hub does not take this ({reason})") from error
@@ -219,56 +221,78 @@ def push(
         parcels["space"] = lambda path: collect_space(facts, path, name)
     with tempfile.TemporaryDirectory(prefix="hfdiff-push-") as place:
         folders = {kind: Path(place) / kind for kind in parcels}
-        old: dict[str, list[str]] = {}
+        repos: dict[str, Found] = {}
         for kind, folder in folders.items():
             write_folder(folder, parcels[kind])
             if not dry_run:
                 with one_line_errors(name):
-                    old[kind] = taken_back(folder, name, kind, private, say)
-            deleted = (f"{'deleted':>12}  {file}" for file in old.get(kind, ()))
+                    repos[kind] = find_repo(name, kind, private, say)
+        old = taken_back(folders["model"], repos["model"].files) if repos else []
+        for kind, folder in folders.items():
+            deleted = (f"{'deleted':>12}  {file}" for file in old if kind == "model")
             say("\n".join([f"the {kind}:", *listing(folder), *deleted]))
         if dry_run or not confirm():
             say("nothing was sent")
             return None
         with one_line_errors(name):
-            address = send(folders["model"], name, private, old["model"])
+            address = send(folders["model"], name, private, delete_patterns=[glob.escape(file) for file in old])
         load_back(folders["model"], name)
         say(f"{address}: loaded back in a process of its own, and its pictures are the same")
         if space:
             with one_line_errors(name):
-                page = send(folders["space"], name, private, old["space"], repo_type="space", space_sdk="gradio")
-            say(f"the Space: {page}")
-            if private:
+                say(f"the Space: {send(folders['space'], name, private, 'space', space_sdk='gradio')}")
+            if repos["model"].private:
                 say("the Space reads a private model: give it a token in its settings, as the secret HF_TOKEN")
     return address
 
 
-def taken_back(folder: Path, name: str, kind: str, private: bool, say: Callable[[str], None]) -> list[str]:
-    """What a push before sent and this one does not; BadInput for a public repository where a private one is meant."""
+@dataclass(frozen=True)
+class Found:
+    """A repository as a push finds it, or would make it."""
+
+    private: bool
+    files: frozenset[str] = frozenset()
+
+
+def find_repo(name: str, kind: str, private: bool, say: Callable[[str], None]) -> Found:
+    """BadInput for a public one where a private one is meant; one that is private stays so, and that is said."""
     try:
-        there = HfApi().repo_info(name, repo_type=kind, timeout=PATIENCE)
+        info = HfApi().repo_info(name, repo_type=kind, timeout=PATIENCE)
     except RepositoryNotFoundError:
-        return []
-    if private and not there.private:
+        return Found(private)
+    if private and not info.private:
         raise BadInput(f"the {kind} {name} is there and public; if it is yours, give --no_private")
-    if there.private and not private:
+    if info.private and not private:
         say(f"the {kind} {name} is there and private, and stays so; its settings on the Hub change that")
-    files = {file.rfilename for file in there.siblings or ()}
-    return sorted(filter_repo_objects((file for file in files if not (folder / file).exists()), allow_patterns=MINE))
+    return Found(bool(info.private), frozenset(file.rfilename for file in info.siblings or ()))
 
 
-def send(folder: Path, name: str, private: bool, old: list[str], repo_type: str = "model", **kind: Any) -> str:
-    """One commit with all that is new, and without the `old` files; the repository's address."""
+def taken_back(folder: Path, files: Iterable[str]) -> list[str]:
+    """What an earlier push of a model has sent, and this one does not."""
+    gone = (file for file in files if not (folder / file).exists())
+    return sorted(filter_repo_objects(gone, allow_patterns=list(MINE)))
+
+
+def send(
+    folder: Path,
+    name: str,
+    private: bool,
+    kind: str = "model",
+    *,
+    space_sdk: str | None = None,
+    delete_patterns: list[str] | None = None,
+) -> str:
+    """One commit with all that is new, and without what is to be deleted; the repository's address."""
     api = HfApi()
-    ModelCard.load(folder / "README.md").validate(repo_type)
-    address = str(api.create_repo(name, repo_type=repo_type, private=private, exist_ok=True, **kind))
+    ModelCard.load(folder / "README.md").validate(kind)
+    address = str(api.create_repo(name, repo_type=kind, private=private, exist_ok=True, space_sdk=space_sdk))
     with without_bars():
         api.upload_folder(
             repo_id=name,
-            repo_type=repo_type,
+            repo_type=kind,
             folder_path=folder,
-            delete_patterns=old,
-            commit_message="Model, card and records by hfdiff" if repo_type == "model" else "A page by hfdiff",
+            delete_patterns=delete_patterns,
+            commit_message="Model, card and records by hfdiff" if kind == "model" else "A page by hfdiff",
         )
     return address
 
@@ -295,6 +319,7 @@ def collect_space(facts: Facts, folder: Path, name: str) -> None:
         sdk="gradio",
         sdk_version=GRADIO,
         app_file="app.py",
+        python_version="3.11",  # the least that diffusers takes
         license=read_card(facts.readme).data.license,
         models=[name],
     )

@@ -195,7 +195,7 @@ TIME_SAMPLINGS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
 }
 
 # Name -> weight of the clean picture's squared error, a function of the signal-to-noise ratio; None: of the target's.
-LOSS_WEIGHTS: dict[str, Callable[[Tensor, float], Tensor] | None] = {
+LOSS_WEIGHTS: dict[str, Callable[[Tensor, float | None], Tensor] | None] = {
     "none": None,
     "min_snr": lambda snr, gamma: snr.clamp(max=gamma),  # Hang et al. 2023, Equation 10
     "edm": lambda snr, gamma: snr + 1 / SIGMA_DATA**2,  # Karras et al. 2022, Table 1
@@ -248,10 +248,10 @@ class Axis:
     learned: LearnedSchedule | None = None
 
 
-def _axis(row: Row, schedule: str, config: ObjectiveConfig, side: int) -> Axis:
-    process = partial(Process, row.kind, row.prediction_type)
-    if row.kind == "flow":
-        shift = config.flow_shift or max(1.0, side / FLOW_SIDE)
+def _axis(row: Row, config: ObjectiveConfig) -> Axis:
+    """Of choices that are resolved."""
+    process, schedule = partial(Process, row.kind, row.prediction_type), config.schedule
+    if shift := config.flow_shift:
         # Esser et al. 2024, Equation 23.
         return Axis(
             path=lambda timestep: (1 - timestep / NUM_TIMESTEPS, timestep / NUM_TIMESTEPS),
@@ -280,35 +280,21 @@ def _choice(what: str, given: str, valid: list[str], objective: str) -> str:
     return given
 
 
-def resolved(config: Config) -> Config:
-    """The same choices with what `auto` stands for; a schedule stays `auto` where the objective has none to choose.
+def resolved(config: Config, side: int = FLOW_SIDE) -> Config:
+    """The same choices with what `auto` and None stand for, for pictures of `side` pixels.
 
-    BadInput lists what is valid.
+    What the objective has no use for stays `auto` or None. BadInput lists what is valid.
     """
     name = config.objective
     if name not in OBJECTIVES:
         raise unknown("objective", name, OBJECTIVES)
-    kind = OBJECTIVES[name].kind
-    schedules = [*SCHEDULES, "learned"] if kind == "discrete" else ["auto"]
+    row = OBJECTIVES[name]
+    schedules = [*SCHEDULES, "learned"] if row.kind == "discrete" else ["auto"]
     schedule = _choice("schedule", config.schedule, schedules, name)
     # A learned schedule could hide its loss in times that are seldom drawn.
-    times = ["uniform"] if schedule == "learned" else list(TIME_SAMPLINGS[kind])
-    weights = [key for key in LOSS_WEIGHTS if not (key == "edm" and kind == "edm")]  # edm's target has it already
-    return replace(
-        config,
-        schedule=schedule,
-        time_sampling=_choice("time_sampling", config.time_sampling, times, name),
-        loss_weight=_choice("loss_weight", config.loss_weight, weights, name),
-    )
-
-
-def make_objective(config: ObjectiveConfig, side: int = FLOW_SIDE) -> Objective:
-    """The objective of these choices, for pictures of `side` pixels; BadInput lists what is valid."""
-    config = resolved(config)
-    name, schedule, loss_weight = config.objective, config.schedule, config.loss_weight
-    row = OBJECTIVES[name]
-    place = TIME_SAMPLINGS[row.kind][config.time_sampling]
-    weight, gamma = LOSS_WEIGHTS[loss_weight], config.min_snr_gamma or 5.0
+    times = ["uniform"] if schedule == "learned" else list(TIME_SAMPLINGS[row.kind])
+    weights = [key for key in LOSS_WEIGHTS if not (key == "edm" and row.kind == "edm")]  # edm's target has it already
+    loss_weight = _choice("loss_weight", config.loss_weight, weights, name)
     if config.min_snr_gamma is not None and loss_weight != "min_snr":
         raise BadInput(
             f"min_snr_gamma {config.min_snr_gamma} does not go with loss_weight {loss_weight!r}; valid: min_snr"
@@ -321,7 +307,23 @@ def make_objective(config: ObjectiveConfig, side: int = FLOW_SIDE) -> Objective:
         )
     if config.flow_shift is not None and row.kind != "flow":
         raise BadInput(f"flow_shift {config.flow_shift} does not go with objective {name!r}; valid: flow")
-    axis = _axis(row, schedule, config, side)
+    return replace(
+        config,
+        schedule=schedule,
+        flow_shift=config.flow_shift or max(1.0, side / FLOW_SIDE) if row.kind == "flow" else None,
+        loss_weight=loss_weight,
+        min_snr_gamma=config.min_snr_gamma or 5.0 if loss_weight == "min_snr" else None,
+        time_sampling=_choice("time_sampling", config.time_sampling, times, name),
+    )
+
+
+def make_objective(config: ObjectiveConfig, side: int = FLOW_SIDE) -> Objective:
+    """The objective of these choices, for pictures of `side` pixels; BadInput lists what is valid."""
+    config = resolved(config, side)
+    row = OBJECTIVES[config.objective]
+    place = TIME_SAMPLINGS[row.kind][config.time_sampling]
+    weight, gamma = LOSS_WEIGHTS[config.loss_weight], config.min_snr_gamma
+    axis = _axis(row, config)
     objective = Objective(
         path=axis.path,
         target=row.target,

@@ -234,7 +234,7 @@ class Selection:
 
     @cached_property
     def verdicts(self) -> list[dict[str, float | None]]:
-        """The share of random and of the best pictures of each cell that the judge puts into the class asked for."""
+        """Of each cell: the share of random and of the best pictures that the judge puts right, and their numbers."""
         kinds = [{"random": cell.random, "best": torch.arange(cell.top_k)} for cell in self.cells]
         return [
             {kind: self.right(cell, rows) for kind, rows in of.items()}

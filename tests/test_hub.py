@@ -15,7 +15,7 @@ import torch
 from conftest import HF_HOME, TINY_FLAGS, picture, png
 from huggingface_hub import get_token
 from huggingface_hub.utils import get_session
-from local_hub import LocalHub
+from local_hub import LocalHub, Repo
 
 import hfdiff.hub
 from hfdiff.card import Facts, public, write_card
@@ -75,8 +75,8 @@ def test_a_model_is_pushed_and_loaded_back_by_its_id(hub: LocalHub, model, capsy
 
 
 def test_what_does_not_load_back_the_same_is_said(hub, facts, monkeypatch):
-    def damaged(folder: Path, name: str, *rest) -> str:
-        address = send(folder, name, *rest)
+    def damaged(folder: Path, name: str, *rest, **more) -> str:
+        address = send(folder, name, *rest, **more)
         repo = hub.repos[ANN]
         weights = bytearray(repo.files["unet/diffusion_pytorch_model.safetensors"])
         weights[-4000:] = bytes(4000)
@@ -104,17 +104,18 @@ def test_what_is_private_does_not_go_into_a_public_repository(hub, facts, quick)
 
 
 def test_what_was_taken_back_is_listed_and_taken_from_the_hub(hub, facts, quick, capsys):
-    (facts.home / "training.json").write_text('{"command": "x"}')
+    (facts.home / "notes.md").write_text("I was wrong.")
     push(facts, "ann/clothes")
     assert "deleted" not in capsys.readouterr().out
-    hub.repos[ANN].files["a_picture_of_theirs.png"] = b""
-    (facts.home / "training.json").unlink()
+    theirs = {"a_picture_of_theirs.png", "notes of mine.md", "unet/[1].txt"}
+    hub.repos[ANN].files.update(dict.fromkeys([*theirs, "card/[1].png"], b""))
+    (facts.home / "notes.md").unlink()
     push(Facts.of(facts.model), "ann/clothes", confirm=lambda: False)
-    assert "training.json" in hub.repos[ANN].files
+    assert "notes.md" in hub.repos[ANN].files
     push(Facts.of(facts.model), "ann/clothes")
-    assert re.findall("deleted +(.+)", capsys.readouterr().out) == ["training.json"] * 2
-    assert "training.json" not in hub.repos[ANN].files
-    assert "a_picture_of_theirs.png" in hub.repos[ANN].files
+    assert re.findall("deleted +(.+)", capsys.readouterr().out) == ["card/[1].png", "notes.md"] * 2
+    assert not {"card/[1].png", "notes.md"} & set(hub.repos[ANN].files)
+    assert theirs < set(hub.repos[ANN].files)
 
 
 def test_a_licence_that_the_hub_does_not_know_is_refused(hub, facts, quick):
@@ -128,7 +129,9 @@ def test_an_old_card_does_not_go_with_new_weights(hub, model, pipeline, quick):
     pipeline.unet.conv_out.bias.data += 1
     export_pipeline(pipeline, model / "new")
     shutil.copytree(model / "new", model, dirs_exist_ok=True)
-    with pytest.raises(BadInput, match=r"is of other weights than this model's, or .*; hfdiff card writes it again"):
+    with pytest.raises(
+        BadInput, match=r"is of other weights or numbers than this model's .*; hfdiff card writes it again"
+    ):
         push(Facts.of(str(model)), "ann/clothes")
 
 
@@ -172,6 +175,7 @@ def test_half_precision_takes_half_the_room_and_draws_nearly_the_same(facts, tmp
 def test_a_published_folder_is_a_model_that_is_published_again(facts, tmp_path, half):
     report = {"protocol": {"weights": facts.fingerprint}, "metrics": {}}
     (facts.home / "metrics.json").write_text(json.dumps(report))
+    facts.readme.write_text(re.sub("records: .*\n", "", facts.readme.read_text()))  # a card of one's own
     for name, source in (("first", facts), ("second", None)):
         (tmp_path / name).mkdir()
         collect(source or Facts.of(str(tmp_path / "first")), tmp_path / name, name="ann/clothes", half=half)
@@ -200,6 +204,16 @@ def test_a_hub_that_fails_at_any_request_loses_nothing(hub, facts, quick, fault)
         assert "README.md" in hub.repos[ANN].files
     assert pushed == 0
     assert {path: path.read_bytes() for path in facts.home.rglob("*") if path.is_file()} == before
+
+
+def test_a_space_keeps_what_others_put_there(hub, facts, quick, capsys):
+    push(facts, "ann/clothes", private=False)
+    hub.repos[ANN].private = True
+    hub.repos["spaces", "ann/clothes"] = Repo()
+    hub.repos["spaces", "ann/clothes"].commits.append(({"config.yaml": b"", "notes.md": b""}, "mine"))
+    push(facts, "ann/clothes", private=False, space=True)
+    assert {"config.yaml", "notes.md", "app.py"} < set(hub.repos["spaces", "ann/clothes"].files)
+    assert "the Space reads a private model" in capsys.readouterr().out
 
 
 def test_a_hub_that_fails_while_a_space_is_sent_keeps_the_model(hub, facts, quick):
@@ -320,17 +334,31 @@ def test_records_say_nothing_of_the_machine():
 
 
 def test_an_old_card_does_not_go_with_new_numbers(hub, facts, quick):
-    report = {"protocol": {"weights": facts.fingerprint}, "metrics": {"recall": {"value": 0.5}}}
-    (facts.home / "metrics.json").write_text(json.dumps(report))
-    with pytest.raises(BadInput, match=r"or of other numbers than metrics.json; hfdiff card writes it again"):
-        push(Facts.of(facts.model), "ann/clothes")
+    for name, record in (
+        ("metrics.json", {"protocol": {"weights": facts.fingerprint}, "metrics": {"recall": {"value": 0.5}}}),
+        ("selection.json", {"weights": facts.fingerprint, "top_k": 3}),
+        ("training.json", {"images": 8}),
+    ):
+        (facts.home / name).write_text(json.dumps(record))
+        with pytest.raises(BadInput, match=f"of other weights or numbers .*{name}.*; hfdiff card writes it again"):
+            push(Facts.of(facts.model), "ann/clothes")
+        (facts.home / name).unlink()
     assert not hub.repos
 
 
+def test_a_card_that_tells_of_no_numbers_is_sent_as_it_is(hub, facts, quick):
+    head = "license: mit\nlibrary_name: diffusers\npipeline_tag: unconditional-image-generation"
+    facts.readme.write_text(f"---\n{head}\n---\n\nIn my own words.\n")
+    (facts.home / "training.json").write_text('{"images": 8}')
+    push(Facts.of(facts.model), "ann/clothes")
+    assert hub.repos[ANN].files["README.md"].decode().endswith("In my own words.\n")
+
+
 def test_only_the_models_own_name_is_replaced():
-    card = 'from_pretrained("we\\"ird", x) load_pipeline("we\\"ird") CLIPModel.from_pretrained("openai/clip")'
-    told = 'from_pretrained("ann/x", x) load_pipeline("ann/x") CLIPModel.from_pretrained("openai/clip")'
-    assert loaded_by(card, "ann/x") == told
+    others = 'CLIPModel.from_pretrained("openai/clip") DiffusionPipeline.from_pretrained("%s", x) load_pipeline("%s")'
+    more = 'DiffusionPipeline.from_pretrained("someone/else")'
+    own, name = 'we\\"ird', "ann/x"
+    assert loaded_by(f"{others % (own, own)} {more}", name) == f"{others % (name, name)} {more}"
 
 
 def test_weights_that_half_precision_cannot_hold_are_refused(facts, pipeline, tmp_path):

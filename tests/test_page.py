@@ -232,8 +232,9 @@ def test_a_space_serves_the_model_that_was_pushed(hub, clothes, tmp_path, monkey
     assert run("push", str(tmp_path / "clothes"), "--repo_id", "ann/clothes", "--space") == 0
     files = hub.repos["spaces", "ann/clothes"].files
     card = SpaceCard(files["README.md"].decode()).data
-    assert (card.sdk, card.sdk_version, card.app_file, card.models) == (
+    assert (card.sdk, card.python_version, card.sdk_version, card.app_file, card.models) == (
         "gradio",
+        "3.11",
         version("gradio"),
         "app.py",
         ["ann/clothes"],

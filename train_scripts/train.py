@@ -145,7 +145,7 @@ def publish(run: Run) -> int:
         return 0
     try:
         facts = Facts.of(str(run.folder.path))
-        if not facts.has_card:
+        if not facts.has_current_card:
             write_card(facts)
         push(facts, run.config.hub_model_id, private=run.config.hub_private_repo)
     except BadInput as error:

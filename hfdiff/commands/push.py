@@ -21,7 +21,7 @@ class Push:
     space: bool = False
     """Send a page to play with it as well, a Space of the same name."""
     half: bool = False
-    """Publish the weights in half precision: half the size; they load as float32."""
+    """Publish the UNet's weights in half precision: half the size; they load as float32."""
     dry_run: bool = False
     """List the files, and send nothing."""
     yes: bool = False
