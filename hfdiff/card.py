@@ -23,8 +23,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils import validate_repo_id
+from PIL import Image
 
 from hfdiff.checkpoint import find_pipeline, home_of, load_pipeline, run_config, weights_fingerprint
+from hfdiff.config import to_mapping
 from hfdiff.data import DATASETS
 from hfdiff.errors import BadInput, as_bad_input, existing_folder, file_to_write, first_line, folder_to_write
 from hfdiff.evaluation import METRICS
@@ -81,11 +83,16 @@ class Facts:
 
     @property
     def has_current_card(self) -> bool:
-        """Is there a card, and of these weights and records, as far as it tells?"""
+        """Is there a card, and of these weights, records and numbers, as far as it tells?"""
         if not self.readme.is_file():
             return False
         data = read_card(self.readme).data
-        return data.get("weights") in (None, self.fingerprint) and data.get("records") in (None, self.digest)
+        told = [(result.metric_type, str(result.metric_value)) for result in data.eval_results or ()]
+        with self.damage_named():
+            metrics = self.report["metrics"] if self.report else {}
+            measured = [(name, str(metric["value"])) for name, metric in metrics.items()]
+        of_these = data.get("weights") in (None, self.fingerprint) and data.get("records") in (None, self.digest)
+        return of_these and (not told or told == measured)
 
     @property
     def licence(self) -> str | None:
@@ -138,8 +145,19 @@ class Facts:
 
     @property
     def digest(self) -> str:
-        """Of what the records say: 16 hexadecimal digits."""
-        return hashlib.sha256(json.dumps(self.records, sort_keys=True).encode()).hexdigest()[:16]
+        """Of what the records and the configuration say: 16 hexadecimal digits."""
+        said = {**self.records, "config": self.config and to_mapping(self.config)}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+    @contextlib.contextmanager
+    def damage_named(self) -> Iterator[None]:
+        """While entered, what a damaged record raises is BadInput."""
+        try:
+            yield
+        except BadInput:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise BadInput(f"{self.home}: one of {', '.join(RECORDS)} is damaged ({error!r}); make it again") from error
 
     @property
     def picture_of_choice(self) -> Path | None:
@@ -207,25 +225,41 @@ def write_card(facts: Facts, name: str | None = None) -> Path:
     with as_bad_input():  # a sampler that this pipeline cannot draw with
         pictures = list(draw_pictures(facts))
     chosen = facts.picture_of_choice if facts.selection else None
-    try:
-        card = render(facts, pictures, name or find_pipeline(facts.model), bool(chosen))
-    except BadInput:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise BadInput(f"{facts.home}: one of {', '.join(RECORDS)} is damaged ({error!r}); make it again") from error
+    if chosen:
+        check_picture(chosen, "hfdiff select makes it")
+    with facts.damage_named():
+        card = str(render(facts, pictures, name or find_pipeline(facts.model), bool(chosen))).encode()
+    warn_of_licence(facts)
     for shown in pictures:
         shown.write(facts.home / PICTURES)
     if chosen:
         write_file(facts.home / PICTURES / "selection.png", chosen.read_bytes())
-    write_file(facts.readme, str(card).encode())
+    write_file(facts.readme, card)
     return facts.readme
+
+
+def warn_of_licence(facts: Facts) -> None:
+    """Say so where the card that is there names another license than the configuration, which counts."""
+    with contextlib.suppress(BadInput):
+        old = read_card(facts.readme).data.get("license") if facts.readme.is_file() else None
+        if old and old != facts.licence:
+            facts.say(f"warning: the card said license {old}; {facts.home / 'config.yaml'} says {facts.licence}")
+
+
+def check_picture(file: Path, mend: str) -> None:
+    """BadInput for what is no picture, whatever it is called."""
+    try:
+        with Image.open(file) as image:
+            image.verify()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadInput(f"{file} is no picture: {first_line(error)}; {mend}") from error
 
 
 def read_card(readme: Path) -> ModelCard:
     hub_logging.set_verbosity_error()  # one line of ours says it
     try:
         return ModelCard.load(readme)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, AttributeError, LookupError, RecursionError, TypeError, ValueError, yaml.YAMLError) as error:
         raise BadInput(f"{readme} is no model card: {first_line(error)[:200]}; hfdiff card writes one") from error
 
 
@@ -385,7 +419,10 @@ def training_section(facts: Facts) -> str:
         ]
     if facts.config:
         side = facts.pipeline.unet.config.sample_size
-        choices = asdict(resolved(facts.config, side if isinstance(side, int) else max(side)))
+        try:
+            choices = asdict(resolved(facts.config, side if isinstance(side, int) else max(side)))
+        except BadInput as error:
+            raise BadInput(f"{facts.home / 'config.yaml'}: {error}") from error
         unused = (None, False, "auto")
         rows += [(key, choices[key]) for key in RECIPE if not any(choices[key] is value for value in unused)]
     rows += [("sampler", sampler_of(facts.pipeline.scheduler))]
@@ -505,9 +542,10 @@ def findings(facts: Facts) -> Iterator[str]:
             f"{number(recall['floor'])}); stronger guidance makes this worse."
         )
     if copied := metrics.get("memorisation"):
+        others = plain(copied.get("threshold_of", "real pictures"))
         yield (
             f"Memorisation: {number(copied['value'])} of {copied['n']:,} samples are nearer to one of "
-            f"{copied['searched_n']:,} training pictures than 99% of {copied.get('threshold_of', 'real pictures')} are "
+            f"{copied['searched_n']:,} training pictures than 99% of {others} are "
             f"(other real ones: {number(copied['floor'])})."
         )
     else:

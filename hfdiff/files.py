@@ -14,7 +14,7 @@ from transformers import logging as transformers_logging
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write a folder that appears at `target` complete or not at all; an older one there is replaced."""
-    fresh, old = (target.with_name(f".{target.name}.{word}") for word in ("new", "old"))
+    fresh, old = stations(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     recover_folder(target)
     shutil.rmtree(fresh, ignore_errors=True)
@@ -34,9 +34,14 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def stations(target: Path) -> tuple[Path, Path]:
+    """Where `write_folder` has what is new before it is there, and what is old before it is gone."""
+    return target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+
+
 def recover_folder(target: Path) -> None:
     """Put back the older folder, where a crash came between the two renames of `write_folder`."""
-    old = target.with_name(f".{target.name}.old")
+    old = stations(target)[1]
     if old.exists() and not target.exists():
         old.rename(target)
     shutil.rmtree(old, ignore_errors=True)

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,8 @@ from huggingface_hub import HfApi, ModelCard, SpaceCardData, get_token
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import filter_repo_objects, get_session, validate_repo_id
-from PIL import Image
 
-from hfdiff.card import NEEDS, NOTES, PICTURES, RECORDS, Facts, code, read_card, write_card
+from hfdiff.card import NEEDS, NOTES, PICTURES, RECORDS, Facts, check_picture, code, read_card, write_card
 from hfdiff.checkpoint import load_pipeline
 from hfdiff.config import to_mapping
 from hfdiff.errors import BadInput, first_line
@@ -72,7 +71,7 @@ def collect(facts: Facts, folder: Path, name: str | None = None, half: bool = Fa
         file = facts.home / PICTURES / picture
         if not file.is_file():
             raise BadInput(f"the card {facts.readme} shows {file}, which is not there; hfdiff card makes it")
-        check_picture(file)
+        check_picture(file, "hfdiff card makes it")
         (folder / PICTURES / picture).write_bytes(file.read_bytes())
     if facts.notes:
         (folder / NOTES).write_text(f"{facts.notes}\n", encoding="utf-8")
@@ -95,22 +94,14 @@ def loaded_by(card: str, name: str) -> str:
     return card
 
 
-def check_picture(file: Path) -> None:
-    """BadInput for what is no picture, whatever it is called."""
-    try:
-        with Image.open(file) as image:
-            image.verify()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{file} is no picture: {first_line(error)}; hfdiff card makes it") from error
-
-
 def card_text(facts: Facts) -> str:
     """The card; BadInput names what it lacks."""
     data = read_card(facts.readme).data
     lacking = [field for field in CARD_FIELDS if not data.get(field)]
     if lacking:
         raise BadInput(
-            f"{facts.readme} lacks {', '.join(lacking)} at its head; add them there: hfdiff card keeps the license"
+            f"{facts.readme} lacks {', '.join(lacking)} at its head; add them there (a license also in config.yaml, "
+            "where there is one)"
         )
     if not facts.has_current_card:
         raise BadInput(
@@ -145,11 +136,11 @@ def listing(folder: Path) -> list[str]:
 
 def repo_name(repo_id: str | None, default: str = "") -> str:
     """OWNER/NAME or NAME; BadInput where it cannot be one."""
-    name = repo_id or re.sub(r"[^\w.-]+", "-", default, flags=re.ASCII).strip("-.")
+    name = repo_id if repo_id is not None else re.sub(r"[^\w.-]+", "-", default, flags=re.ASCII).strip("-.")
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise BadInput(f"repo_id {repo_id or default!r}: {first_line(error)}; give --repo_id OWNER/NAME") from error
+        raise BadInput(f"repo_id {name!r}: {first_line(error)}; give --repo_id OWNER/NAME") from error
     return name
 
 
@@ -229,18 +220,18 @@ def push(
                     repos[kind] = find_repo(name, kind, private, say)
         old = taken_back(folders["model"], repos["model"].files) if repos else []
         for kind, folder in folders.items():
-            deleted = (f"{'deleted':>12}  {file}" for file in old if kind == "model")
+            deleted = (f"{'deleted':>12}  {on_screen(file)}" for file in old if kind == "model")
             say("\n".join([f"the {kind}:", *listing(folder), *deleted]))
         if dry_run or not confirm():
             say("nothing was sent")
             return None
         with one_line_errors(name):
-            address = send(folders["model"], name, private, delete_patterns=[glob.escape(file) for file in old])
+            address = send(folders["model"], name, repos["model"], old=old)
         load_back(folders["model"], name)
         say(f"{address}: loaded back in a process of its own, and its pictures are the same")
         if space:
             with one_line_errors(name):
-                say(f"the Space: {send(folders['space'], name, private, 'space', space_sdk='gradio')}")
+                say(f"the Space: {send(folders['space'], name, repos['space'], 'space', space_sdk='gradio')}")
             if repos["model"].private:
                 say("the Space reads a private model: give it a token in its settings, as the secret HF_TOKEN")
     return address
@@ -252,6 +243,7 @@ class Found:
 
     private: bool
     files: frozenset[str] = frozenset()
+    commit: str | None = None
 
 
 def find_repo(name: str, kind: str, private: bool, say: Callable[[str], None]) -> Found:
@@ -264,34 +256,37 @@ def find_repo(name: str, kind: str, private: bool, say: Callable[[str], None]) -
         raise BadInput(f"the {kind} {name} is there and public; if it is yours, give --no_private")
     if info.private and not private:
         say(f"the {kind} {name} is there and private, and stays so; its settings on the Hub change that")
-    return Found(bool(info.private), frozenset(file.rfilename for file in info.siblings or ()))
+    return Found(bool(info.private), frozenset(file.rfilename for file in info.siblings or ()), info.sha)
+
+
+def on_screen(name: str) -> str:
+    """A stranger's name, with nothing that moves the cursor or that a screen cannot show."""
+    return name if name.isascii() and name.isprintable() else ascii(name)
 
 
 def taken_back(folder: Path, files: Iterable[str]) -> list[str]:
     """What an earlier push of a model has sent, and this one does not."""
-    gone = (file for file in files if not (folder / file).exists())
+    sent = {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    gone = (file for file in files if file not in sent)
     return sorted(filter_repo_objects(gone, allow_patterns=list(MINE)))
 
 
 def send(
-    folder: Path,
-    name: str,
-    private: bool,
-    kind: str = "model",
-    *,
-    space_sdk: str | None = None,
-    delete_patterns: list[str] | None = None,
+    folder: Path, name: str, found: Found, kind: str = "model", *, space_sdk: str | None = None, old: Sequence[str] = ()
 ) -> str:
-    """One commit with all that is new, and without what is to be deleted; the repository's address."""
+    """One commit with all that is new, and without what is old, on what was found; the repository's address."""
     api = HfApi()
     ModelCard.load(folder / "README.md").validate(kind)
-    address = str(api.create_repo(name, repo_type=kind, private=private, exist_ok=True, space_sdk=space_sdk))
+    address = str(api.create_repo(name, repo_type=kind, private=found.private, exist_ok=True, space_sdk=space_sdk))
+    if found.private and not api.repo_info(name, repo_type=kind, timeout=PATIENCE).private:
+        raise BadInput(f"the {kind} {name} has just become public; if it is yours, give --no_private")
     with without_bars():
         api.upload_folder(
             repo_id=name,
             repo_type=kind,
             folder_path=folder,
-            delete_patterns=delete_patterns,
+            delete_patterns=[glob.escape(file) for file in old],
+            parent_commit=found.commit,
             commit_message="Model, card and records by hfdiff" if kind == "model" else "A page by hfdiff",
         )
     return address

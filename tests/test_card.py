@@ -259,12 +259,49 @@ def test_no_folder_that_is_there_is_written_over(clothes, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     (tmp_path / "link").symlink_to(tmp_path / "mine")
-    for folder in (tmp_path / "mine", tmp_path / "link", clothes, clothes / "pipeline"):
+    for folder in (tmp_path / "mine", tmp_path / "link"):
         before = sorted(folder.rglob("*"))
         assert run("card", str(clothes), "--output_dir", str(folder)) == 2
         assert "is there already; give a new folder" in capsys.readouterr().err
         assert sorted(folder.rglob("*")) == before
     assert run("card", str(clothes), "--half") == 2
+
+
+def test_a_new_folder_is_none_of_the_models_and_takes_no_names_beside_it(clothes, tmp_path, capsys, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / ".new.old").mkdir()
+    (tmp_path / ".new.old" / "thesis.tex").touch()
+    monkeypatch.chdir(tmp_path / "empty")
+    before = (clothes / "README.md").read_bytes()
+    for folder, reason in (
+        (clothes, "lies in the model's own folder"),
+        (clothes / "pipeline", "lies in the model's own folder"),
+        (clothes / "README.md", "no folder"),
+        (clothes / "card" / "new", "lies in the model's own folder"),
+        (tmp_path / "new", ".new.old is there, a name that output_dir"),
+        (".", "has no name of its own"),
+        ("new/..", "has no name of its own"),
+        (tmp_path / ("x" * 252), "cannot be written: File name too long"),
+    ):
+        assert run("card", str(clothes), "--output_dir", str(folder)) == 2
+        assert reason in capsys.readouterr().err
+    assert (tmp_path / ".new.old" / "thesis.tex").is_file()
+    assert (clothes / "README.md").read_bytes() == before
+
+
+def test_a_broken_picture_of_choice_is_named(clothes, capsys):
+    picture = next(clothes.rglob("best/selection.png"))
+    picture.write_bytes(b"x")
+    assert run("card", str(clothes)) == 2
+    assert "selection.png is no picture" in (said := capsys.readouterr().err)
+    assert "hfdiff select makes it" in said
+
+
+def test_another_licence_in_the_card_is_said(clothes, capsys):
+    readme = clothes / "README.md"
+    readme.write_text(readme.read_text().replace("license: apache-2.0", "license: mit"))
+    assert run("card", str(clothes)) == 0
+    assert "the card said license mit; " in capsys.readouterr().out
 
 
 def test_a_name_that_cannot_be_on_the_hub_is_in_no_card(clothes, capsys):

@@ -108,13 +108,15 @@ def test_what_was_taken_back_is_listed_and_taken_from_the_hub(hub, facts, quick,
     push(facts, "ann/clothes")
     assert "deleted" not in capsys.readouterr().out
     theirs = {"a_picture_of_theirs.png", "notes of mine.md", "unet/[1].txt"}
-    hub.repos[ANN].files.update(dict.fromkeys([*theirs, "card/[1].png"], b""))
+    odd = {"card/[1].png", "card/\x1b[2K\n.png", f"card/{'x' * 300}.png"}
+    hub.repos[ANN].files.update(dict.fromkeys(theirs | odd, b""))
     (facts.home / "notes.md").unlink()
     push(Facts.of(facts.model), "ann/clothes", confirm=lambda: False)
     assert "notes.md" in hub.repos[ANN].files
     push(Facts.of(facts.model), "ann/clothes")
-    assert re.findall("deleted +(.+)", capsys.readouterr().out) == ["card/[1].png", "notes.md"] * 2
-    assert not {"card/[1].png", "notes.md"} & set(hub.repos[ANN].files)
+    listed = [r"'card/\x1b[2K\n.png'", "card/[1].png", f"card/{'x' * 300}.png", "notes.md"]
+    assert re.findall("deleted +(.+)", capsys.readouterr().out) == listed * 2
+    assert not (odd | {"notes.md"}) & set(hub.repos[ANN].files)
     assert theirs < set(hub.repos[ANN].files)
 
 
@@ -144,10 +146,11 @@ def test_a_dry_run_sends_nothing(hub, model, monkeypatch, capsys):
     assert not hub.requests
 
 
-def test_at_a_terminal_nothing_is_sent_without_a_yes(hub, model, monkeypatch, quick):
+def test_at_a_terminal_nothing_is_sent_without_a_yes(hub, model, monkeypatch, quick, capsys):
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("builtins.input", lambda question: "n")
+    monkeypatch.setattr("builtins.input", lambda: "n")
     assert run("push", str(model), "--repo_id", "ann/clothes") == 0
+    assert capsys.readouterr().err.startswith("send these files?")  # seen where the list goes to a file
     assert not hub.repos
     assert run("push", str(model), "--repo_id", "ann/clothes", "--yes") == 0
     assert ANN in hub.repos
@@ -248,6 +251,7 @@ def test_a_hub_that_fails_while_the_model_is_loaded_back_is_named(hub, facts):
         (("--repo_id", "bob/clothes"), "may not write to bob/clothes"),
         (("--repo_id", "ann/two words"), "repo_id 'ann/two words'"),
         (("--repo_id", "a/b/c"), "repo_id 'a/b/c'"),
+        (("--repo_id", ""), "repo_id ''"),
     ],
 )
 def test_names_that_cannot_be_are_refused(hub, model, quick, capsys, words, message):
@@ -343,6 +347,46 @@ def test_an_old_card_does_not_go_with_new_numbers(hub, facts, quick):
         with pytest.raises(BadInput, match=f"of other weights or numbers .*{name}.*; hfdiff card writes it again"):
             push(Facts.of(facts.model), "ann/clothes")
         (facts.home / name).unlink()
+    assert not hub.repos
+
+
+def test_a_repository_that_changes_after_the_list_is_left_alone(hub, facts, quick):
+    push(facts, "ann/clothes")
+    (facts.home / "notes.md").write_text("New.")
+
+    def made_public() -> bool:
+        hub.repos[ANN].private = False
+        return True
+
+    with pytest.raises(BadInput, match="ann/clothes has just become public"):
+        push(Facts.of(facts.model), "ann/clothes", confirm=made_public)
+
+    def written_by_another() -> bool:
+        hub.repos[ANN].commits.append((hub.repos[ANN].files | {"theirs.md": b""}, "theirs"))
+        return True
+
+    hub.repos[ANN].private = True
+    with pytest.raises(HubFailed, match="412.*the same command tries again"):
+        push(Facts.of(facts.model), "ann/clothes", confirm=written_by_another)
+    assert "notes.md" not in hub.repos[ANN].files
+
+
+def test_a_card_of_other_numbers_by_hand_is_refused(hub, facts, quick):
+    text = facts.readme.read_text()
+    result = """model-index:
+- name: clothes
+  results:
+  - task: {type: unconditional-image-generation}
+    dataset: {name: x, type: x}
+    metrics:
+    - {type: recall, value: 0.99}
+"""
+    facts.readme.write_text(text.replace("---\n\n", f"{result}---\n\n", 1))
+    with pytest.raises(BadInput, match="of other weights or numbers"):
+        push(Facts.of(facts.model), "ann/clothes")
+    facts.readme.write_text(text.replace("tags:\n", "tags: 3\nothers:\n", 1))
+    with pytest.raises(BadInput, match="README.md is no model card"):
+        push(Facts.of(facts.model), "ann/clothes")
     assert not hub.repos
 
 

@@ -1,5 +1,6 @@
 """`hfdiff card`."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,7 @@ import tyro
 
 from hfdiff.card import Facts, public_path, write_card
 from hfdiff.errors import BadInput, folder_to_write
-from hfdiff.files import write_folder
+from hfdiff.files import stations, write_folder
 from hfdiff.hub import collect, listing, repo_name
 
 
@@ -26,9 +27,9 @@ class Card:
     def main(self) -> int:
         if self.half and self.output_dir is None:
             raise BadInput("half goes with output_dir: a card alone has no weights")
-        out = None if self.output_dir is None else new_folder(self.output_dir)
         facts = Facts.of(self.model)
-        name = self.repo_id and repo_name(self.repo_id)
+        out = None if self.output_dir is None else new_folder(self.output_dir, facts.home)
+        name = None if self.repo_id is None else repo_name(self.repo_id)
         print(f"the card: {write_card(facts, name)}")
         if out is not None:
             name = name or public_path(str(out))
@@ -37,9 +38,20 @@ class Card:
         return 0
 
 
-def new_folder(path: str) -> Path:
-    """A folder that is not there yet, or empty: nothing that is there is ever replaced."""
+def new_folder(path: str, home: Path) -> Path:
+    """A folder that is not there yet, or empty, and none of the model's: nothing that is there is ever replaced."""
     out = folder_to_write(path)
-    if out.is_symlink() or (out.exists() and any(out.iterdir())):
+    if Path(os.path.normpath(out)).name in ("", ".."):
+        raise BadInput(f"output_dir {path} has no name of its own; give a new folder")
+    if out.resolve().is_relative_to(home.resolve()):
+        raise BadInput(f"output_dir {path} lies in the model's own folder; give another")
+    try:
+        beside = [place for place in stations(out) if place.exists()]
+        taken = out.is_symlink() or (out.exists() and any(out.iterdir()))
+    except OSError as error:
+        raise BadInput(f"output_dir {path[:60]!r} cannot be written: {error.strerror}; give another folder") from error
+    if taken:
         raise BadInput(f"output_dir {path} is there already; give a new folder")
+    if beside:
+        raise BadInput(f"{beside[0]} is there, a name that output_dir {path} needs; give another, or take it away")
     return out

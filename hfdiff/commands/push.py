@@ -44,6 +44,9 @@ class Push:
 def confirmed(question: str) -> bool:
     """What the user says; yes where there is no terminal to ask at."""
     try:
-        return sys.stdin is None or not sys.stdin.isatty() or input(question).strip().lower() in ("y", "yes")
+        if sys.stdin is None or not sys.stdin.isatty():
+            return True
+        print(question, end="", file=sys.stderr, flush=True)  # the list may go to a file
+        return input().strip().lower() in ("y", "yes")
     except EOFError:
         return False
