@@ -105,7 +105,7 @@ def card_text(facts: Facts) -> str:
         )
     if not facts.has_current_card:
         raise BadInput(
-            f"{facts.readme} is of other weights or numbers than this model's ({', '.join(RECORDS)}); "
+            f"{facts.readme} is of other weights or numbers than this model's ({', '.join(RECORDS)}, config.yaml); "
             "hfdiff card writes it again"
         )
     return facts.readme.read_text(encoding="utf-8")
