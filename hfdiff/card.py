@@ -423,8 +423,8 @@ def training_section(facts: Facts) -> str:
             choices = asdict(resolved(facts.config, side if isinstance(side, int) else max(side)))
         except BadInput as error:
             raise BadInput(f"{facts.home / 'config.yaml'}: {error}") from error
-        unused = (None, False, "auto")
-        rows += [(key, choices[key]) for key in RECIPE if not any(choices[key] is value for value in unused)]
+        used = {key: value for key, value in choices.items() if value not in (None, "auto") and value is not False}
+        rows += [(key, used[key]) for key in RECIPE if key in used]
     rows += [("sampler", sampler_of(facts.pipeline.scheduler))]
     return table(["", ""], [[name, plain(str(value))] for name, value in rows])
 

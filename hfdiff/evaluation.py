@@ -147,6 +147,7 @@ class Metric:
     """A row of the table: how it is computed, and how many pictures of each kind it needs."""
 
     about: str
+    better: Literal["higher", "lower", "as real"]
     measure: Callable[[Evidence], Result]
     least: int
     per_class: int = 0  # the same for each class
@@ -154,7 +155,6 @@ class Metric:
     styled: bool = False  # is it measured on the drawings in styles?
     clip: bool = False  # does it need a CLIP model?
     beside: bool = True  # does it need as many real pictures that the judge never saw?
-    better: Literal["higher", "lower", "as real"] = "lower"
     default: bool = True
 
 
@@ -583,30 +583,27 @@ def _mean(values: Sequence[float]) -> float:
 
 METRICS: Mapping[str, Metric] = {
     "class_accuracy": Metric(
-        "share of plain samples that the judge puts into the class asked for", _class_accuracy, 1, better="higher"
+        "share of plain samples that the judge puts into the class asked for", "higher", _class_accuracy, 1
     ),
     "style_fidelity": Metric(
-        "do measured strengths follow those asked for?",
-        _style_fidelity,
-        100,
-        per_style=12,
-        styled=True,
-        better="higher",
+        "do measured strengths follow those asked for?", "higher", _style_fidelity, 100, per_style=12, styled=True
     ),
-    "frechet_judge": Metric("distance of Gaussians in the judge's features", partial(_frechet, "judge"), 256),
-    "kernel_judge": Metric("kernel distance in the judge's features", partial(_kernel, "judge", poly_mmd), 200),
-    "frechet_clip": Metric("distance of Gaussians in CLIP's features", partial(_frechet, "clip"), 256, clip=True),
-    "cmmd": Metric("kernel distance in CLIP's features", partial(_kernel, "clip", cmmd), 200, clip=True),
-    "clip_score": Metric(
-        "mean cosine with the prompt of what was asked for", _clip_score, 1, clip=True, better="higher"
+    "frechet_judge": Metric("distance of Gaussians in the judge's features", "lower", partial(_frechet, "judge"), 256),
+    "kernel_judge": Metric(
+        "kernel distance in the judge's features", "lower", partial(_kernel, "judge", poly_mmd), 200
     ),
+    "frechet_clip": Metric(
+        "distance of Gaussians in CLIP's features", "lower", partial(_frechet, "clip"), 256, clip=True
+    ),
+    "cmmd": Metric("kernel distance in CLIP's features", "lower", partial(_kernel, "clip", cmmd), 200, clip=True),
+    "clip_score": Metric("mean cosine with the prompt of what was asked for", "higher", _clip_score, 1, clip=True),
     "frechet_inception": Metric(
-        "distance in Inception's features", partial(_frechet, "inception"), 4096, default=False
+        "distance in Inception's features", "lower", partial(_frechet, "inception"), 4096, default=False
     ),
-    "precision": Metric("share of samples that lie among real pictures", _precision, 100, better="higher"),
-    "recall": Metric("share of real pictures that samples come near to", _recall, 100, better="higher"),
-    "diversity": Metric("distance between two samples of one class", _diversity, 100, per_class=3, better="as real"),
+    "precision": Metric("share of samples that lie among real pictures", "higher", _precision, 100),
+    "recall": Metric("share of real pictures that samples come near to", "higher", _recall, 100),
+    "diversity": Metric("distance between two samples of one class", "as real", _diversity, 100, per_class=3),
     "memorisation": Metric(
-        "share of samples nearer to a training picture than 99% of real ones", _memorisation, 200, beside=False
+        "share of samples nearer to a training picture than 99% of real ones", "lower", _memorisation, 200, beside=False
     ),
 }

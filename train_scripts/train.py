@@ -27,7 +27,7 @@ from hfdiff.config import parse
 from hfdiff.data import ImageTable, describe, load_training_data
 from hfdiff.errors import BadInput, TrainingFailed, complain, run_program
 from hfdiff.hub import check_token, push, repo_name
-from hfdiff.judge import find_judge, unseen
+from hfdiff.judge import Judge, find_judge, unseen
 from hfdiff.objectives import Objective, make_objective
 from hfdiff.pictures import loss_curves, overview, quality_curves, quality_points, save_picture
 from hfdiff.pipelines.class_style import ClassStylePipeline
@@ -191,14 +191,7 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
         table, validation = load_training_data(config.dataset, config.reading)
         saved = checkpoint.newest_checkpoint(folder, warn=lambda text: say(f"warning: {text}"))
     check_styles(config.styles, table.channels, table.style_names)
-    fingerprint, judge = table.fingerprint, find_judge(table)
-    if judge and not all(len(unseen(judge, part)) for part in (table, validation)):
-        judge = None  # it was trained on all of so few
-    if judge is None and config.best_by == "frechet_judge":
-        raise BadInput(
-            f"best_by 'frechet_judge' needs a judge, and data set {config.dataset!r} has none of such pictures; train "
-            "one with train_scripts/train_judge.py and the same flags of the data, or give best_by val_loss"
-        )
+    fingerprint, judge = table.fingerprint, judge_of(config, table, validation)
     say(describe(table))
     say(f"styles: {', '.join(table.style_names + config.styles) or 'none'}")
     if saved:
@@ -226,12 +219,30 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
         needed = config.best_by == "frechet_judge"
         watch = QualityWatch(judge.to(device), table, validation, config.seed, needed)
         watch.check()
-    clip = {}
-    if folder_of_clip := find_clip(table):
-        model, processor = load_clip(folder_of_clip)
-        clip = {"clip_model": model.half(), "clip_processor": processor}
+    clip = clip_of(table)
     table, validation = table.to(device), validation.to(device)
     return Run(folder, config, table, validation, state, objective, accelerator, fingerprint, watch, clip, claimed)
+
+
+def judge_of(config: TrainConfig, table: ImageTable, validation: ImageTable) -> Judge | None:
+    """The judge that watches, where there is one of such pictures; BadInput where the best is chosen by it alone."""
+    judge = find_judge(table)
+    if judge and all(len(unseen(judge, part)) for part in (table, validation)):  # else it was trained on all of so few
+        return judge
+    if config.best_by == "frechet_judge":
+        raise BadInput(
+            f"best_by 'frechet_judge' needs a judge, and data set {config.dataset!r} has none of such pictures; train "
+            "one with train_scripts/train_judge.py and the same flags of the data, or give best_by val_loss"
+        )
+    return None
+
+
+def clip_of(table: ImageTable) -> dict[str, Any]:
+    """The components that choose by CLIP, where the data has a small one."""
+    if not (folder := find_clip(table)):
+        return {}
+    model, processor = load_clip(folder)
+    return {"clip_model": model.half(), "clip_processor": processor}
 
 
 def after_step(run: Run, step: Step, log: RunLog, stopping: bool) -> None:
