@@ -28,9 +28,11 @@ from torch import Tensor
 
 from hfdiff.augment import NUM_DRAWS, augment
 from hfdiff.checkpoint import RunFolder, load_pipeline, newest_checkpoint
-from hfdiff.config import command_line, read_yaml
+from hfdiff.core.config import command_line, read_yaml
+from hfdiff.core.errors import BadInput, run_program
+from hfdiff.core.files import folder_to_write
+from hfdiff.core.names import unknown
 from hfdiff.data import ImageTable, load_test_data, load_training_data, to_bytes, to_unit_range
-from hfdiff.errors import BadInput, folder_to_write, run_program, unknown
 from hfdiff.judge import Judge, judged, train_judge
 from hfdiff.pipelines.class_style import ClassStylePipeline, find_name
 

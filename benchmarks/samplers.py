@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from opened import opened
 from torch import Tensor
 
-from hfdiff.config import command_line
+from hfdiff.core.config import command_line
+from hfdiff.core.errors import run_program
 from hfdiff.data import to_bytes
-from hfdiff.errors import run_program
 from hfdiff.evaluation import frechet
 from hfdiff.judge import accuracy, judged
 from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective

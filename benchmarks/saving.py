@@ -14,11 +14,12 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from hfdiff.checkpoint import save_checkpoint
-from hfdiff.config import parse
+from hfdiff.core.config import parse
+from hfdiff.core.errors import run_program
+from hfdiff.core.threads import use_all_cores
 from hfdiff.data import load_training_data
-from hfdiff.errors import run_program
 from hfdiff.objectives import make_objective
-from hfdiff.training import TrainConfig, build_unet, make_state, train, use_all_cores, with_shape
+from hfdiff.training import TrainConfig, build_unet, make_state, train, with_shape
 
 STEPS, SAVES = 12, 5
 

@@ -26,11 +26,11 @@ from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 
 from hfdiff.checkpoint import find_pipeline, home_of, load_pipeline, run_config, weights_fingerprint
-from hfdiff.config import to_mapping
+from hfdiff.core.config import to_mapping
+from hfdiff.core.errors import BadInput, as_bad_input, first_line
+from hfdiff.core.files import existing_folder, file_to_write, folder_to_write, is_inside, link_out, slug, write_file
 from hfdiff.data import DATASETS
-from hfdiff.errors import BadInput, as_bad_input, existing_folder, file_to_write, first_line, folder_to_write
 from hfdiff.evaluation import METRICS
-from hfdiff.files import is_inside, link_out, slug, write_file
 from hfdiff.objectives import resolved
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.report import SETTINGS, chosen_by

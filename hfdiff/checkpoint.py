@@ -26,9 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Module
 
-from hfdiff.config import from_mapping, read_yaml, to_mapping
-from hfdiff.errors import BadInput, existing_folder, first_line
-from hfdiff.files import recover_folder, without_bars, write_file, write_folder
+from hfdiff.core.config import from_mapping, read_yaml, to_mapping
+from hfdiff.core.errors import BadInput, first_line
+from hfdiff.core.files import existing_folder, recover_folder, without_bars, write_file, write_folder
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.samplers import process_of
 from hfdiff.styles import STYLES

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from hfdiff.errors import BadInput, run_program, unknown
-
-# Before torch: threads that spin while they wait stall each other on a machine that is shared (5 times here).
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+import hfdiff.core.threads  # noqa: F401  (before torch)
+from hfdiff.core.errors import BadInput, run_program
+from hfdiff.core.names import unknown
 
 # Name -> what it does; hfdiff/commands/NAME.py holds the dataclass Name with main().
 COMMANDS = {
@@ -42,7 +41,7 @@ def _run(words: list[str]) -> int:
     name, *flags = words
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
-    from hfdiff.config import command_line, parse
+    from hfdiff.core.config import command_line, parse
     from hfdiff.training import TrainConfig
 
     command: Any = getattr(importlib.import_module(f"hfdiff.commands.{name}"), name.capitalize())

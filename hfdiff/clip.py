@@ -31,9 +31,9 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from hfdiff.augment import mirror_and_shift
+from hfdiff.core.errors import BadInput, TrainingFailed, first_line
+from hfdiff.core.files import without_bars, write_folder
 from hfdiff.data import ASSETS, DATASETS, Half, ImageTable, to_unit_range
-from hfdiff.errors import BadInput, TrainingFailed, first_line
-from hfdiff.files import without_bars, write_folder
 from hfdiff.pipelines.class_style import (
     QUALITY_PROMPTS,
     SCORE_WEIGHTS,

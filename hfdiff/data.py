@@ -26,8 +26,9 @@ from huggingface_hub.utils import logging as hub_logging
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from hfdiff.errors import BadInput, existing_folder, first_line, unknown
-from hfdiff.files import is_inside, link_out
+from hfdiff.core.errors import BadInput, first_line
+from hfdiff.core.files import existing_folder, is_inside, link_out
+from hfdiff.core.names import unknown
 from hfdiff.pipelines.class_style import parse_styles, plain_picture
 
 ASSETS = Path(__file__).parent / "assets"

@@ -16,8 +16,9 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
 from hfdiff.clip import caption, image_features, yardsticks
+from hfdiff.core.errors import BadInput, first_line
+from hfdiff.core.names import unknown
 from hfdiff.data import ImageTable, to_bytes, to_unit_range
-from hfdiff.errors import BadInput, first_line, unknown
 from hfdiff.judge import Judge, Verdict, judged, unseen
 from hfdiff.pipelines.class_style import Scorer
 from hfdiff.styles import STYLES, apply_styles

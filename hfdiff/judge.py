@@ -19,9 +19,10 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from hfdiff.augment import mirror_and_shift
+from hfdiff.core.errors import BadInput
+from hfdiff.core.files import folder_to_write, write_folder
+from hfdiff.core.names import unknown
 from hfdiff.data import ASSETS, DATASETS, TEST_NAMES, Half, ImageTable, to_model_range, to_unit_range
-from hfdiff.errors import BadInput, folder_to_write, unknown
-from hfdiff.files import write_folder
 from hfdiff.styles import apply_styles, draw_styles, fitting_styles
 
 STYLED_SHARE = 0.5  # of the pictures in training

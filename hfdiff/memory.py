@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from tqdm import tqdm
 
-from hfdiff.errors import TrainingFailed
+from hfdiff.core.errors import TrainingFailed
 
 CGROUP = Path("/sys/fs/cgroup")
 ESTIMATED = ("cpu",)  # devices on which too much memory raises nothing: the system ends the process

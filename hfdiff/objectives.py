@@ -16,7 +16,8 @@ from diffusers import DDPMScheduler, SchedulerMixin
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from torch import Tensor
 
-from hfdiff.errors import BadInput, unknown
+from hfdiff.core.errors import BadInput
+from hfdiff.core.names import unknown
 from hfdiff.learned_schedule import LearnedSchedule, levels
 from hfdiff.pipelines.class_style import SIGMA_DATA, TARGETS, Target, solve_clean
 from hfdiff.samplers import (

@@ -19,9 +19,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from hfdiff.core.files import write_file
 from hfdiff.data import to_unit_range
 from hfdiff.explain import Forward, Histogram, Recognised, Reverse, recognised_share
-from hfdiff.files import write_file
 from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)

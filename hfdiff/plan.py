@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hfdiff.checkpoint import make_pipeline
+from hfdiff.core.threads import use_all_cores
 from hfdiff.data import ImageTable, Reading, load_training_data
 from hfdiff.memory import peak_memory_gib
 from hfdiff.objectives import Objective, make_objective
@@ -28,7 +29,6 @@ from hfdiff.training import (
     make_state,
     precision_of,
     train,
-    use_all_cores,
     validate,
     with_shape,
 )

@@ -7,8 +7,8 @@ from functools import cached_property
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from hfdiff.core.errors import BadInput
 from hfdiff.data import ImageTable
-from hfdiff.errors import BadInput
 from hfdiff.evaluation import METRICS, Evidence, Real, judge_pictures, lacking
 from hfdiff.judge import Judge
 from hfdiff.pipelines.class_style import ClassStylePipeline

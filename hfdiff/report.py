@@ -20,13 +20,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hfdiff.checkpoint import run_config, weights_fingerprint
+from hfdiff.core.errors import BadInput
+from hfdiff.core.seeds import seed_of
 from hfdiff.data import ImageTable, Reading, alike, load_test_data, load_training_data, to_bytes
-from hfdiff.errors import BadInput
 from hfdiff.evaluation import METRICS, Evidence, Judged, Real, judge_pictures, right
 from hfdiff.judge import Judge
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.samplers import sampler_of
-from hfdiff.training import seed_of
 
 BATCH = 100  # pictures drawn at once
 PROBE = 20  # pictures that tell what one costs

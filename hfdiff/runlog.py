@@ -17,9 +17,9 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from hfdiff.checkpoint import RunFolder
-from hfdiff.config import to_mapping
+from hfdiff.core.config import to_mapping
+from hfdiff.core.files import write_file
 from hfdiff.data import ImageTable
-from hfdiff.files import write_file
 from hfdiff.memory import peak_memory_gib
 from hfdiff.training import Step, TrainConfig, TrainState
 

@@ -23,7 +23,8 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from hfdiff.errors import BadInput, unknown
+from hfdiff.core.errors import BadInput
+from hfdiff.core.names import unknown
 from hfdiff.pipelines.class_style import SIGMA_DATA, prediction_type
 from hfdiff.pipelines.multistep import MultistepScheduler
 

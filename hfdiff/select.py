@@ -20,9 +20,10 @@ from torchmetrics.functional.regression import spearman_corrcoef
 from tqdm import tqdm
 
 from hfdiff.clip import yardsticks
+from hfdiff.core.files import slug, write_file
+from hfdiff.core.seeds import seed_of
 from hfdiff.data import ImageTable, to_bytes, to_unit_range
 from hfdiff.explain import right_scores
-from hfdiff.files import slug, write_file
 from hfdiff.judge import Judge, judged
 from hfdiff.pictures import save_picture, selection_figure
 from hfdiff.pipelines.class_style import (
@@ -37,7 +38,6 @@ from hfdiff.pipelines.class_style import (
     prompt,
     score_pictures,
 )
-from hfdiff.training import seed_of
 
 RANDOM = 4  # samples that the best are compared with
 MAX_REFERENCE = 100  # real pictures of a class

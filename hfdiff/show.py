@@ -15,10 +15,10 @@ from PIL import Image
 import hfdiff.explain as explain
 import hfdiff.pictures as pictures
 from hfdiff.checkpoint import RunFolder
+from hfdiff.core.errors import first_line
+from hfdiff.core.files import write_file
 from hfdiff.data import ImageTable, to_bytes, to_unit_range
-from hfdiff.errors import first_line
 from hfdiff.evaluation import nearest
-from hfdiff.files import write_file
 from hfdiff.judge import Judge, judged
 from hfdiff.objectives import OBJECTIVES
 from hfdiff.pipelines.class_style import ClassStylePipeline

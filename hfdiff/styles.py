@@ -15,7 +15,8 @@ from kornia.enhance import adjust_gamma
 from kornia.geometry.transform import get_shear_matrix2d, warp_affine
 from torch import Tensor
 
-from hfdiff.errors import BadInput, unknown
+from hfdiff.core.errors import BadInput
+from hfdiff.core.names import unknown
 
 MAX_SHEAR_DEGREES = 25.0
 MAX_STROKE = 1 / 28  # of the shorter side: one pixel at 28x28

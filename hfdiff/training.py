@@ -6,7 +6,6 @@ another number of processes learns the same. (Model dropout is seeded for each m
 """
 
 import copy
-import hashlib
 import importlib.util
 import math
 import os
@@ -23,8 +22,11 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from hfdiff.augment import NUM_AUGMENTS, NUM_DRAWS, augment
+from hfdiff.core.errors import BadInput, TrainingFailed
+from hfdiff.core.files import existing_folder, folder_to_write
+from hfdiff.core.names import unknown
+from hfdiff.core.seeds import seed_of
 from hfdiff.data import ImageTable, Reading, to_unit_range
-from hfdiff.errors import BadInput, TrainingFailed, existing_folder, folder_to_write, unknown
 from hfdiff.learned_schedule import LearnedSchedule
 from hfdiff.memory import Attempt, fitting_parts, is_out_of_memory, parts_after_failure
 from hfdiff.objectives import Noised, Objective, ObjectiveConfig, make_objective
@@ -165,7 +167,6 @@ SHAPE_KEYS = (
     "time_conditioning",
 )
 
-
 # Keys, and the least and the greatest value that each may have.
 RANGES = (
     ("batch_size", 1, 10**6),
@@ -273,12 +274,6 @@ def precision_of(requested: Precision, device: torch.device) -> tuple[Precision,
     return choose_precision(
         requested, device.type, capability, bool(features.get("avx512_bf16") or features.get("amx_bf16"))
     )
-
-
-def use_all_cores(num_local_processes: int) -> None:
-    """Give each process its share of the cores: `accelerate launch` leaves it one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // num_local_processes))
 
 
 def build_unet(config: TrainConfig, table: ImageTable) -> ClassStyleUNet2DModel:
@@ -473,12 +468,6 @@ class Draw:
 
     def __getitem__(self, part: slice) -> "Draw":
         return Draw(**{name: value[part] for name, value in vars(self).items()})
-
-
-def seed_of(*key: object) -> int:
-    """A hash of the key, in [0, 2^63)."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def draw_batch(config: TrainConfig, table: ImageTable, batch_size: int, step: int | str, device: torch.device) -> Draw:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hfdiff.checkpoint import load_pipeline
+from hfdiff.core.errors import BadInput
 from hfdiff.data import ImageTable
-from hfdiff.errors import BadInput
 from hfdiff.objectives import make_objective, resolved
 from hfdiff.pipelines.class_style import ClassStylePipeline, find_name
 from hfdiff.samplers import process_of

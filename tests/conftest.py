@@ -29,8 +29,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from hfdiff.checkpoint import list_checkpoints, make_pipeline
+from hfdiff.core.errors import BadInput
 from hfdiff.data import ImageTable, load_test_data, load_training_data
-from hfdiff.errors import BadInput
 from hfdiff.judge import make_judge, save_judge, train_judge
 from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.pipelines.class_style import ClassStylePipeline

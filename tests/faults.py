@@ -28,7 +28,7 @@ import torch
 import hfdiff.checkpoint as checkpoint
 import hfdiff.training
 from hfdiff.checkpoint import RunFolder, list_checkpoints, newest_checkpoint, read_checkpoint, save_checkpoint
-from hfdiff.files import recover_folder, write_file, write_folder
+from hfdiff.core.files import recover_folder, write_file, write_folder
 
 SCRIPT = Path(__file__).parents[1] / "train_scripts" / "train.py"
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod"}  # of sys.audit; and fsync, safetensors

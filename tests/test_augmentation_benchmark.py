@@ -9,8 +9,8 @@ from augmentation import additions, cut, half_width, join, main, name_of_generat
 from conftest import class_folders
 
 from hfdiff.checkpoint import RunFolder, save_checkpoint
+from hfdiff.core.errors import BadInput
 from hfdiff.data import load_training_data
-from hfdiff.errors import BadInput
 
 
 def test_the_cut_keeps_the_share_of_one_class_and_all_of_the_others(fashion):

@@ -21,8 +21,8 @@ from hfdiff.checkpoint import (
     save_checkpoint,
     save_config,
 )
-from hfdiff.errors import BadInput
-from hfdiff.files import recover_folder, write_folder
+from hfdiff.core.errors import BadInput
+from hfdiff.core.files import recover_folder, write_folder
 from hfdiff.training import TrainConfig
 
 

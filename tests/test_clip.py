@@ -42,8 +42,8 @@ from hfdiff.clip import (
     save_clip,
     train_clip,
 )
+from hfdiff.core.errors import BadInput
 from hfdiff.data import to_unit_range
-from hfdiff.errors import BadInput
 from hfdiff.judge import load_judge
 from hfdiff.pipelines.class_style import Scorer
 

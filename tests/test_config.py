@@ -7,8 +7,8 @@ from typing import Literal
 import pytest
 import yaml
 
-from hfdiff.config import from_mapping, parse, to_mapping
-from hfdiff.errors import BadInput
+from hfdiff.core.config import from_mapping, parse, to_mapping
+from hfdiff.core.errors import BadInput
 from hfdiff.training import TrainConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "train_scripts" / "configs").glob("*.yaml"))

@@ -9,8 +9,8 @@ from kornia.filters import gaussian_blur2d
 from torchmetrics.image.kid import poly_mmd
 
 from hfdiff.clip import image_features, load_clip
+from hfdiff.core.errors import BadInput
 from hfdiff.data import to_bytes, to_unit_range
-from hfdiff.errors import BadInput
 from hfdiff.evaluation import (
     METRICS,
     Evidence,

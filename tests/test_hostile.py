@@ -22,8 +22,8 @@ from PIL import Image
 
 from hfdiff.checkpoint import RunFolder, load_pipeline, newest_checkpoint, save_checkpoint
 from hfdiff.clip import load_clip, make_clip, measure_clip, save_clip
+from hfdiff.core.errors import BadInput
 from hfdiff.data import ASSETS, load_training_data
-from hfdiff.errors import BadInput
 from hfdiff.judge import load_judge, make_judge, save_judge
 
 EVIL = """

@@ -9,8 +9,8 @@ import torch
 from conftest import class_folders, full_data
 from torchmetrics.functional import spearman_corrcoef
 
+from hfdiff.core.errors import BadInput
 from hfdiff.data import ASSETS, load_training_data, to_bytes, to_unit_range
-from hfdiff.errors import BadInput
 from hfdiff.judge import Judge, accuracy, find_judge, judge_for, judged, load_judge, make_judge, train_judge, unseen
 from hfdiff.styles import apply_styles
 

@@ -1,106 +1,148 @@
-"""The way of the data is one-way: a module imports only modules above it; leaves import none of the project."""
+"""The data flow is one-way: a package imports itself and those before it; no cycles, no long files or functions."""
 
 import ast
 import subprocess
 import sys
 import zipfile
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-from hfdiff.cli import COMMANDS
-
 ROOT = Path(__file__).parents[1]
-LEAVES = (
-    "hfdiff.unet",
-    "hfdiff.pipelines.class_style",
-    "hfdiff.pipelines.multistep",
-    "hfdiff.load_back",
-    "hfdiff.page",
-)
+# In the order of the data; above them all stand hfdiff/__init__.py and hfdiff/cli.py.
+PACKAGES = ("core", "pipelines", "data", "models", "training", "evaluation", "figures", "publish", "commands")
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 450, 60
+# Files that run without the project -> what they import beside `EVERYONE_HAS`.
+STANDALONE = {
+    "hfdiff/unet.py": set(),
+    "pipelines/multistep.py": set(),
+    "hfdiff/load_back.py": set(),
+    "hfdiff/page.py": {"gradio"},
+}
 EVERYONE_HAS = {"diffusers", "torch", "transformers", "numpy", "PIL"}
-ORDER = (
-    "hfdiff.errors",
-    "hfdiff.files",
-    "hfdiff.config",
-    *LEAVES,
-    "hfdiff.sizes",
-    "hfdiff.styles",
-    "hfdiff.augment",
-    "hfdiff.data",
-    "hfdiff.memory",
-    "hfdiff.learned_schedule",
-    "hfdiff.samplers",
-    "hfdiff.objectives",
-    "hfdiff.judge",
-    "hfdiff.clip",
-    "hfdiff.evaluation",
-    "hfdiff.training",
-    "hfdiff.checkpoint",
-    "hfdiff.transfer",
-    "hfdiff.report",
-    "hfdiff.quality",
-    "hfdiff.explain",
-    "hfdiff.pictures",
-    "hfdiff.select",
-    "hfdiff.signals",
-    "hfdiff.runlog",
-    "hfdiff.show",
-    "hfdiff.card",
-    "hfdiff.hub",
-    "hfdiff.plan",
-    "hfdiff.commands.drawing",
-    *(f"hfdiff.commands.{name}" for name in COMMANDS),
-    "hfdiff.cli",
-)
 
 
-def file_of(module: str) -> Path:
-    return ROOT / f"{module.replace('.', '/').replace('hfdiff/pipelines', 'pipelines')}.py"
-
-
-def imports(file: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hfdiff"):
-            found.add(node.module)
-        if isinstance(node, ast.Import):
-            found.update(name.name for name in node.names if name.name.startswith("hfdiff"))
+def modules(root: Path) -> dict[str, ast.Module]:
+    """Module -> its code; `pipelines/` is installed as `hfdiff.pipelines`."""
+    files = dict.fromkeys((root / "hfdiff").rglob("*.py"), "hfdiff")
+    files |= dict.fromkeys((root / "pipelines").rglob("*.py"), "hfdiff.pipelines")
+    found = {}
+    for file, prefix in files.items():
+        inside = file.relative_to(root).with_suffix("").parts[1:]
+        name = ".".join((prefix, *inside)).removesuffix(".__init__")
+        found[name] = ast.parse(file.read_text())
     return found
 
 
-def test_every_module_has_its_place():
-    files = {*(ROOT / "hfdiff").rglob("*.py"), *(ROOT / "pipelines").glob("*.py")}
-    assert {file for file in files if file.name != "__init__.py"} == set(map(file_of, ORDER))
+def imports(name: str, tree: ast.Module, known: dict[str, ast.Module]) -> set[str]:
+    """The project's modules that a module imports, inside functions too."""
+    package = name if any(other.startswith(f"{name}.") for other in known) else name.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            base = ".".join([*package.split(".")[: len(package.split(".")) - node.level + 1]]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            for alias in node.names:
+                inner = f"{module}.{alias.name}"
+                found.add(inner if inner in known else module)
+    return {module for module in found if module == "hfdiff" or module.startswith("hfdiff.")}
 
 
-@pytest.mark.parametrize("module", ORDER)
-def test_imports_point_upwards(module):
-    above = set() if module in LEAVES else set(ORDER[: ORDER.index(module)])
-    assert imports(file_of(module)) <= above
+def place(module: str) -> int:
+    """The number of a module's package; what is in none stands above all."""
+    part = [*module.split("."), ""][1]
+    return PACKAGES.index(part) if part in PACKAGES else len(PACKAGES)
 
 
-@pytest.mark.parametrize("module", LEAVES)
-def test_leaves_import_only_what_every_user_has(module):
-    tree = ast.parse(file_of(module).read_text())
+def length(function: ast.FunctionDef) -> int:
+    """Lines of a function, of a pipeline's `__call__` without signature and docstring: they are the manual."""
+    first = function.body[ast.get_docstring(function) is not None :][0] if function.name == "__call__" else function
+    return (function.end_lineno or 0) - first.lineno + 1
+
+
+def violations(root: Path) -> list[str]:
+    """What breaks the rules, a line each."""
+    known = modules(root)
+    arrows = {name: imports(name, tree, known) - {name} for name, tree in known.items()}
+    found = [
+        f"{name} imports {other}, which comes later"
+        for name, others in arrows.items()
+        for other in others
+        if place(other) > place(name)
+    ]
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        found.append(f"cycle: {' -> '.join(error.args[1])}")
+    for name, tree in known.items():
+        lines = tree.body[-1].end_lineno or 0 if tree.body else 0
+        found += [f"{name} has {lines} lines"] if lines > MOST_LINES else []
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name != "__init__"]
+        long = [node for node in functions if length(node) > MOST_LINES_OF_A_FUNCTION]
+        found += [f"{name}.{node.name} has {length(node)} lines" for node in long]
+    return found
+
+
+MOVED = ("core",)  # the packages that have their files by now
+
+
+def test_the_project_keeps_to_its_order():
+    assert [line for line in violations(ROOT) if line.startswith(tuple(f"hfdiff.{name}" for name in MOVED))] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "found"),
+    [
+        ("hfdiff/core/a.py", "from hfdiff.data import b", "hfdiff.core.a imports hfdiff.data.b, which comes later"),
+        ("hfdiff/core/a.py", "def f():\n    import hfdiff.data.b", "hfdiff.core.a imports hfdiff.data.b"),
+        ("hfdiff/core/a.py", "from hfdiff import cli", "hfdiff.core.a imports hfdiff.cli"),
+        ("pipelines/a.py", "from hfdiff.data.b import x", "hfdiff.pipelines.a imports hfdiff.data.b"),
+        ("hfdiff/data/b.py", "from . import c", "cycle: "),
+        ("hfdiff/data/b.py", "\n" * MOST_LINES + "x = 1", "hfdiff.data.b has 451 lines"),
+        ("hfdiff/data/b.py", "def f():\n" + "    x = 1\n" * MOST_LINES_OF_A_FUNCTION, "hfdiff.data.b.f has 61 lines"),
+    ],
+)
+def test_a_planted_violation_is_found(tmp_path, file, text, found):
+    sound = {
+        "hfdiff/core/a.py": "",
+        "hfdiff/cli.py": "from hfdiff.data import b",
+        "hfdiff/data/b.py": "from hfdiff.core import a",
+        "hfdiff/data/c.py": "from hfdiff.data.b import y",
+        "pipelines/a.py": "from .b import x",
+        "pipelines/b.py": "from hfdiff.core.a import x",
+    }
+    for name, content in sound.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert violations(tmp_path) == []
+    (tmp_path / file).write_text(text)
+    assert any(line.startswith(found) for line in violations(tmp_path))
+
+
+@pytest.mark.parametrize("file", STANDALONE)
+def test_standalone_files_import_only_what_every_user_has(file):
+    tree = ast.parse((ROOT / file).read_text())
     roots = {
         name.split(".")[0]
         for node in ast.walk(tree)
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [])
         + ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
     }
-    assert roots - sys.stdlib_module_names <= EVERYONE_HAS | ({"gradio"} if module == "hfdiff.page" else set())
+    assert roots - sys.stdlib_module_names <= EVERYONE_HAS | STANDALONE[file]
 
 
 def test_a_built_wheel_holds_everything(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
     subprocess.run([*build, str(ROOT)], check=True, cwd=tmp_path)
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    code = {f"{module.replace('.', '/')}.py" for module in modules(ROOT)}
+    code -= {name for name in code if name.removesuffix(".py") + "/__init__.py" in names}
     for name in (
-        "hfdiff/pipelines/class_style.py",
-        "hfdiff/commands/sample.py",
+        *code,
         "hfdiff/templates/card.md",
-        "hfdiff/unet.py",
         "hfdiff/assets/fashion_mnist_12k/train.parquet",
         "hfdiff/assets/fashion_mnist_12k/LICENSE",
         "hfdiff/assets/judge_fashion_mnist/model.safetensors",

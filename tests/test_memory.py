@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hfdiff import memory
-from hfdiff.errors import TrainingFailed
+from hfdiff.core.errors import TrainingFailed
 from hfdiff.memory import LiveBytes, available_bytes, bytes_of, fitting_parts, more_parts
 from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.training import build_unet, make_state, train

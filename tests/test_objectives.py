@@ -8,7 +8,7 @@ import torch
 from diffusers import DDPMScheduler, EDMEulerScheduler
 from torch import Tensor
 
-from hfdiff.errors import BadInput
+from hfdiff.core.errors import BadInput
 from hfdiff.objectives import LOSS_WEIGHTS, OBJECTIVES, SCHEDULES, ObjectiveConfig, make_objective
 
 DISCRETE = [name for name, row in OBJECTIVES.items() if row.kind == "discrete"]

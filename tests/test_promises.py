@@ -11,7 +11,7 @@ from conftest import lines, newest_tensors
 
 import hfdiff.training
 from hfdiff.checkpoint import RunFolder, list_checkpoints, load_pipeline
-from hfdiff.errors import TrainingFailed
+from hfdiff.core.errors import TrainingFailed
 
 OFTEN = ("--logging_images", "8", "--validation_images", "16", "--sample_images", "24", "--checkpointing_images", "8")
 SAVING = (

@@ -5,7 +5,7 @@ import torch
 from conftest import tiny_unet
 
 from hfdiff.checkpoint import make_pipeline
-from hfdiff.errors import BadInput
+from hfdiff.core.errors import BadInput
 from hfdiff.judge import make_judge
 from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.quality import QualityWatch

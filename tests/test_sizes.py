@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from hfdiff.errors import BadInput
+from hfdiff.core.errors import BadInput
 from hfdiff.sizes import SIZES, describe_shape
 from hfdiff.training import SHAPE_KEYS, TrainConfig, build_unet, check_config, with_shape
 

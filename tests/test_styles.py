@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hfdiff.augment import NUM_AUGMENTS, NUM_DRAWS, augment
+from hfdiff.core.errors import BadInput
 from hfdiff.data import to_unit_range
-from hfdiff.errors import BadInput
 from hfdiff.styles import STYLES, apply_styles, check_styles, draw_styles
 
 

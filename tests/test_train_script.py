@@ -15,7 +15,7 @@ import yaml
 from conftest import ROOT, SCRIPT, SHARED_DATA, TINY_FLAGS, class_folders, lines, newest_tensors
 
 from hfdiff.checkpoint import list_checkpoints, load_pipeline
-from hfdiff.errors import BadInput, TrainingFailed
+from hfdiff.core.errors import BadInput, TrainingFailed
 from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.pipelines.class_style import ClassStylePipeline
 from hfdiff.signals import StopSignals

@@ -23,9 +23,10 @@ from hfdiff import checkpoint
 from hfdiff.card import Facts, write_card
 from hfdiff.checkpoint import RunFolder
 from hfdiff.clip import find_clip, load_clip
-from hfdiff.config import parse
+from hfdiff.core.config import parse
+from hfdiff.core.errors import BadInput, TrainingFailed, complain, run_program
+from hfdiff.core.threads import use_all_cores
 from hfdiff.data import ImageTable, describe, load_training_data
-from hfdiff.errors import BadInput, TrainingFailed, complain, run_program
 from hfdiff.hub import check_token, push, repo_name
 from hfdiff.judge import Judge, find_judge, unseen
 from hfdiff.objectives import Objective, make_objective
@@ -47,7 +48,6 @@ from hfdiff.training import (
     make_state,
     precision_of,
     train,
-    use_all_cores,
     validate,
     with_shape,
 )

@@ -13,11 +13,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from accelerate import Accelerator
 
-from hfdiff.config import parse
+from hfdiff.core.config import parse
+from hfdiff.core.errors import BadInput, run_program
+from hfdiff.core.files import folder_to_write
+from hfdiff.core.threads import use_all_cores
 from hfdiff.data import Half, Reading, describe, load_test_data, load_training_data
-from hfdiff.errors import BadInput, folder_to_write, run_program
 from hfdiff.judge import WIDTHS, cached, default_epochs, make_judge, save_judge, train_judge, unseen
-from hfdiff.training import use_all_cores
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Annotated
 import tyro
 
 from hfdiff.card import Facts, public_path, write_card
-from hfdiff.errors import BadInput, folder_to_write
-from hfdiff.files import stations, write_folder
+from hfdiff.core.errors import BadInput
+from hfdiff.core.files import folder_to_write, stations, write_folder
 from hfdiff.hub import collect, listing, repo_name
 
 

@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from hfdiff.checkpoint import home_of, load_pipeline
-from hfdiff.errors import BadInput, check_range
+from hfdiff.core.errors import BadInput, check_range
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ import tyro
 
 from hfdiff.checkpoint import load_pipeline
 from hfdiff.clip import find_clip, load_clip
+from hfdiff.core.errors import as_bad_input, check_range
 from hfdiff.data import ImageTable
-from hfdiff.errors import as_bad_input, check_range
 from hfdiff.judge import Judge, judge_for, load_judge
 from hfdiff.pipelines.class_style import ClassStylePipeline, Scorer
 from hfdiff.report import SETTINGS

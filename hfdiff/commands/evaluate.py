@@ -12,12 +12,13 @@ from accelerate import PartialState
 from hfdiff.checkpoint import home_of, run_config
 from hfdiff.clip import describe_clip
 from hfdiff.commands.drawing import Drawing, open_clip, open_judge
-from hfdiff.errors import BadInput, as_bad_input, check_range, file_to_write, unknown
+from hfdiff.core.errors import BadInput, as_bad_input, check_range
+from hfdiff.core.files import file_to_write, write_file
+from hfdiff.core.names import unknown
+from hfdiff.core.threads import use_all_cores
 from hfdiff.evaluation import METRICS, Real, check_judge, inception_network, lacking
-from hfdiff.files import write_file
 from hfdiff.report import Protocol, check_fits, describe_report, draw_samples, real_pictures, report_of, within
 from hfdiff.signals import leave_together
-from hfdiff.training import use_all_cores
 
 MAX_IMAGES = 1_000_000
 

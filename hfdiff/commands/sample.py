@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from hfdiff.commands.drawing import MAX_IMAGES, Drawing, open_clip
+from hfdiff.core.errors import BadInput, as_bad_input, check_range, first_line
+from hfdiff.core.files import folder_to_write, slug, write_file
 from hfdiff.data import open_picture, upright
-from hfdiff.errors import BadInput, as_bad_input, check_range, first_line, folder_to_write
-from hfdiff.files import slug, write_file
 from hfdiff.pictures import Grid, class_style_grid, save_picture
 from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
 from hfdiff.samplers import sampler_of

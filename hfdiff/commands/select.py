@@ -6,7 +6,8 @@ from typing import Any
 from hfdiff.checkpoint import run_config, weights_fingerprint
 from hfdiff.clip import describe_clip, no_clip
 from hfdiff.commands.drawing import MAX_IMAGES, Drawing, open_clip
-from hfdiff.errors import BadInput, as_bad_input, check_range, folder_to_write
+from hfdiff.core.errors import BadInput, as_bad_input, check_range
+from hfdiff.core.files import folder_to_write
 from hfdiff.evaluation import check_judge
 from hfdiff.judge import find_judge, independent, load_judge, unseen
 from hfdiff.pipelines.class_style import PLAIN, QUALITY_PROMPTS, SCORE_WEIGHTS, Choice, ClassStylePipeline, Scorer

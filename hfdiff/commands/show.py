@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from hfdiff.checkpoint import run_of
 from hfdiff.commands.drawing import MAX_IMAGES, Drawing, open_judge
-from hfdiff.errors import BadInput, as_bad_input, check_range, folder_to_write
+from hfdiff.core.errors import BadInput, as_bad_input, check_range
+from hfdiff.core.files import folder_to_write, write_file
 from hfdiff.evaluation import check_judge
-from hfdiff.files import write_file
 from hfdiff.judge import unseen
 from hfdiff.report import check_fits, real_pictures
 from hfdiff.samplers import NUM_TIMESTEPS

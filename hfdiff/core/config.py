@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
-from hfdiff.errors import BadInput, unknown
+from hfdiff.core.errors import BadInput
+from hfdiff.core.names import unknown
 
 T = TypeVar("T")
 

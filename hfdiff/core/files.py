@@ -4,12 +4,15 @@ import contextlib
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers import logging as transformers_logging
+
+from hfdiff.core.errors import BadInput
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
@@ -112,3 +115,42 @@ def without_bars() -> Iterator[None]:
     finally:
         for library in showing:
             library.enable_progress_bar()
+
+
+def folder_to_write(path: str, flag: str = "output_dir") -> Path:
+    """The folder that a flag names; BadInput where it cannot be one, or nothing can be written in it."""
+    if not path.strip() or "\0" in path:
+        raise BadInput(f"{flag} is {path!r}; valid: a folder")
+    folder = Path(path)
+    try:
+        place = next(place for place in (folder, *folder.parents) if place.exists() or place.is_symlink())
+        if not place.is_dir():
+            raise BadInput(f"{flag} {path}: {place} is no folder; give another")
+        with tempfile.TemporaryFile(dir=place):  # a file without a name: permissions alone do not tell of /proc
+            pass
+    except OSError as error:
+        raise BadInput(f"{flag} {path[:60]!r} cannot be written: {error.strerror}; give another folder") from error
+    return folder
+
+
+def file_to_write(path: str, flag: str) -> Path:
+    """The file that a flag names; BadInput where it cannot be one, or is there and no plain file (/dev/null)."""
+    file = Path(path)
+    if not path.strip() or "\0" in path or path.endswith("/") or file.is_dir():
+        raise BadInput(f"{flag} is {path!r}; valid: a file, metrics.json for example")
+    folder_to_write(str(file.parent), flag)
+    try:
+        if file.exists() and not file.is_file():
+            raise BadInput(f"{flag} {path} is no plain file; give another")
+    except OSError as error:
+        raise BadInput(f"{flag} {path[:60]!r} cannot be written: {error.strerror}; give another file") from error
+    return file
+
+
+def existing_folder(path: str) -> Path | None:
+    """The folder of that name, or None; a text that no file system takes as a name is no folder."""
+    try:
+        folder = Path(path).expanduser()
+        return folder if path.strip() and folder.is_dir() else None
+    except (OSError, ValueError, RuntimeError):
+        return None

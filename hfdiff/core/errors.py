@@ -1,0 +1,57 @@
+"""What went wrong, in words that a user can act on."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+
+class BadInput(ValueError):
+    """The user's input cannot be used: one line with the cause, the value, and what would be valid. Exit code 2."""
+
+
+class TrainingFailed(RuntimeError):
+    """Training cannot go on (a loss that is not finite, say): one line, nothing broken is saved. Exit code 1."""
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """BadInput for a number outside [low, high]."""
+    if not low <= value <= high:
+        raise BadInput(f"{name} is {value}; valid: {low} to {high}")
+
+
+@contextlib.contextmanager
+def as_bad_input() -> Iterator[None]:
+    """While entered, a ValueError, which the pipeline raises for arguments that it cannot use, becomes a BadInput."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+def run_program(main: Callable[[], int | None]) -> None:
+    """Run a program and exit: 0 done, 2 bad input, 1 a failure with a known cause; each with one line on stderr."""
+    try:
+        code = main() or 0
+    except BadInput as error:
+        code = complain(error, 2)
+    except KeyboardInterrupt:
+        code = complain(TrainingFailed("interrupted; nothing that was there before is lost"), 130)
+    except (TrainingFailed, OSError) as error:
+        if os.environ.get("HFDIFF_TRACEBACK"):
+            raise
+        code = complain(error, 1)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def first_line(error: BaseException) -> str:
+    """What a library says of its own error, without the rest of its explanation."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def complain(error: Exception, code: int) -> int:
+    """Say what went wrong in one line; the exit code that goes with it."""
+    line = " ".join(str(error).split())
+    print(f"hfdiff: error: {line}", file=sys.stderr)
+    return code

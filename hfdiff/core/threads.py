@@ -1,0 +1,14 @@
+"""Threads: what must be set before torch is imported, and a process's share of the machine's cores."""
+
+import os
+
+# Threads that spin while they wait stall each other on a machine that is shared (5 times here); read once, by torch.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def use_all_cores(num_local_processes: int) -> None:
+    """Give each process its share of the cores: `accelerate launch` leaves it one."""
+    import torch  # not before the line above
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // num_local_processes))
