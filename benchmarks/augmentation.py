@@ -34,7 +34,8 @@ from hfdiff.core.files import folder_to_write
 from hfdiff.core.names import unknown
 from hfdiff.data import ImageTable, load_test_data, load_training_data, to_bytes, to_unit_range
 from hfdiff.judge import Judge, judged, train_judge
-from hfdiff.pipelines.class_style import ClassStylePipeline, find_name
+from hfdiff.models.sampling import sample_tensors
+from hfdiff.pipelines import ClassStylePipeline, find_name
 
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # quantiles of Student's t, 1 to 9 degrees
 AUGMENT_PROBABILITY = 0.5  # of each change of an augmented copy
@@ -133,12 +134,12 @@ def load(given: Arguments) -> tuple[ClassStylePipeline, ImageTable, ImageTable]:
 
 def generated(pipeline: ClassStylePipeline, like: ImageTable, seed: int, given: Arguments) -> ImageTable:
     """Plain pictures of the classes of a table, in its order."""
-    drawn = pipeline(
+    drawn = sample_tensors(
+        pipeline,
         class_labels=like.labels.tolist(),
         guidance_scale=given.guidance_scale,
         style_guidance_scale=given.guidance_scale,
         generator=torch.Generator().manual_seed(seed),
-        output_type="pt",
     )
     return replace(like, pixels=to_bytes(drawn.images))
 

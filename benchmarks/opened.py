@@ -6,7 +6,7 @@ from hfdiff.checkpoint import load_pipeline
 from hfdiff.data import ImageTable, load_test_data
 from hfdiff.evaluation import check_judge
 from hfdiff.judge import Judge, load_judge, unseen
-from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.report import check_fits
 
 

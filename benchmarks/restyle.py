@@ -19,7 +19,7 @@ from hfdiff.core.config import command_line
 from hfdiff.core.errors import run_program
 from hfdiff.data import to_bytes, to_unit_range
 from hfdiff.evaluation import Judged, judge_pictures, right
-from hfdiff.pipelines.class_style import PLAIN
+from hfdiff.pipelines import PLAIN
 from hfdiff.styles import STYLES, apply_styles
 
 

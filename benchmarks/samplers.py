@@ -24,9 +24,10 @@ from hfdiff.core.errors import run_program
 from hfdiff.data import to_bytes
 from hfdiff.evaluation import frechet
 from hfdiff.judge import accuracy, judged
+from hfdiff.models.sampling import sample_tensors
 from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective
 from hfdiff.pictures import save_picture
-from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.samplers import Process, make_scheduler, process_of, valid_samplers
 
 
@@ -97,13 +98,13 @@ def labels(pipeline: ClassStylePipeline, count: int) -> Tensor:
 
 def draw(pipeline: ClassStylePipeline, steps: int, given: Arguments) -> Tensor:
     """Plain samples (N, C, H, W) uint8, the classes in turn."""
-    images = pipeline(
+    images = sample_tensors(
+        pipeline,
         class_labels=labels(pipeline, given.num_images).tolist(),
         guidance_scale=given.guidance_scale,
         style_guidance_scale=given.guidance_scale,
         num_inference_steps=steps,
         generator=torch.Generator().manual_seed(given.seed),
-        output_type="pt",
     ).images
     return to_bytes(images)
 

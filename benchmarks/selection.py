@@ -27,7 +27,8 @@ from hfdiff.data import to_bytes, to_unit_range
 from hfdiff.evaluation import covered, frechet
 from hfdiff.explain import right_scores
 from hfdiff.judge import Judge, independent, judged, load_judge
-from hfdiff.pipelines.class_style import (
+from hfdiff.models.sampling import TensorImages, sample_tensors
+from hfdiff.pipelines import (
     SCORE_WEIGHTS,
     SCORES,
     STOPPING_SHARE,
@@ -72,15 +73,15 @@ class Bench:
     labels: list[int]  # class of each selected picture
     classifier: Judge | None
 
-    def draw(self, seed: int, per_label: int, scale: float, **arguments: Any) -> Any:
+    def draw(self, seed: int, per_label: int, scale: float, **arguments: Any) -> TensorImages:
         n = len(self.labels) * (arguments.get("num_candidates") or per_label)
-        return self.pipeline(
+        return sample_tensors(
+            self.pipeline,
             self.labels,
             num_images_per_label=per_label,
             generator=[torch.Generator().manual_seed(seed * 10_000_000 + i) for i in range(n)],
             guidance_scale=scale,
             style_guidance_scale=scale,
-            output_type="pt",
             **arguments,
         )
 
@@ -189,12 +190,12 @@ def steering(bench: Bench, style: str) -> Iterator[str]:
     for push in given.pushes:
         started = time.perf_counter()
         images = [
-            pipeline(
+            sample_tensors(
+                pipeline,
                 [i] * per_class,
                 generator=[torch.Generator().manual_seed(1000 * i + row) for row in range(per_class)],
                 guidance_scale=given.guidance_scale[0],
                 style_guidance_scale=given.guidance_scale[0],
-                output_type="pt",
                 clip_guidance_scale=push,
                 clip_prompt=caption(name, style),
             ).images

@@ -6,7 +6,7 @@ from typing import Any
 # Public name -> the module that holds it, loaded on first use.
 _EXPORTS = {
     "ClassStyleUNet2DModel": "hfdiff.unet",
-    "ClassStylePipeline": "hfdiff.pipelines.class_style",
+    "ClassStylePipeline": "hfdiff.pipelines",
     "Judge": "hfdiff.judge",
     "TrainConfig": "hfdiff.training",
     "caption": "hfdiff.clip",

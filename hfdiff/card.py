@@ -32,7 +32,7 @@ from hfdiff.core.files import existing_folder, file_to_write, folder_to_write, i
 from hfdiff.data import DATASETS
 from hfdiff.evaluation import METRICS
 from hfdiff.objectives import resolved
-from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.report import SETTINGS, chosen_by
 from hfdiff.samplers import sampler_of
 from hfdiff.show import MAX_CLASSES, Shown, classes_and_styles, curves

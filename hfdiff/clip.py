@@ -34,7 +34,7 @@ from hfdiff.augment import mirror_and_shift
 from hfdiff.core.errors import BadInput, TrainingFailed, first_line
 from hfdiff.core.files import without_bars, write_folder
 from hfdiff.data import ASSETS, DATASETS, Half, ImageTable, to_unit_range
-from hfdiff.pipelines.class_style import (
+from hfdiff.pipelines import (
     QUALITY_PROMPTS,
     SCORE_WEIGHTS,
     SCORES,

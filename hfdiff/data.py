@@ -29,7 +29,7 @@ from torch import Tensor
 from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import existing_folder, is_inside, link_out
 from hfdiff.core.names import unknown
-from hfdiff.pipelines.class_style import parse_styles, plain_picture
+from hfdiff.pipelines import parse_styles, plain_picture
 
 ASSETS = Path(__file__).parent / "assets"
 

@@ -20,7 +20,7 @@ from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.names import unknown
 from hfdiff.data import ImageTable, to_bytes, to_unit_range
 from hfdiff.judge import Judge, Verdict, judged, unseen
-from hfdiff.pipelines.class_style import Scorer
+from hfdiff.pipelines import Scorer
 from hfdiff.styles import STYLES, apply_styles
 
 Z95 = 1.96  # standard errors in half of a 95% interval

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from hfdiff.data import ImageTable, to_bytes, to_model_range
 from hfdiff.judge import Judge, Verdict, judged
+from hfdiff.models.sampling import sample_tensors
 from hfdiff.objectives import timestep_at
-from hfdiff.pipelines.class_style import ClassStylePipeline, noise_levels, predicted_clean
+from hfdiff.pipelines import ClassStylePipeline, noise_levels, predicted_clean
 from hfdiff.samplers import process_of
 
 NUM_PLACES = 21
@@ -205,12 +206,12 @@ def reverse(
 ) -> Reverse:
     """Draw plain pictures, `num_images` of each class; the i-th of every class begins with the same noise."""
     witness = Witness(judge, kept=range(0, len(class_ids) * num_images, num_images))
-    out = pipeline(
-        class_labels=list(class_ids),
+    out = sample_tensors(
+        pipeline,
+        list(class_ids),
         num_images_per_label=num_images,
         num_inference_steps=num_inference_steps,
         generator=[torch.Generator().manual_seed(seed + i) for _ in class_ids for i in range(num_images)],
-        output_type="pt",
         callback_on_step_end=witness,
         **arguments,
     )

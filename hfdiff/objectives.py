@@ -19,7 +19,7 @@ from torch import Tensor
 from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
 from hfdiff.learned_schedule import LearnedSchedule, levels
-from hfdiff.pipelines.class_style import SIGMA_DATA, TARGETS, Target, solve_clean
+from hfdiff.pipelines import SIGMA_DATA, TARGETS, Target, solve_clean
 from hfdiff.samplers import (
     NUM_TIMESTEPS,
     SIGMA_MAX,

@@ -22,7 +22,8 @@ from torch import Tensor
 from hfdiff.core.files import write_file
 from hfdiff.data import to_unit_range
 from hfdiff.explain import Forward, Histogram, Recognised, Reverse, recognised_share
-from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
+from hfdiff.models.sampling import sample_tensors
+from hfdiff.pipelines import PLAIN, ClassStylePipeline
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LOG_SNR_LIMIT = 12.0
@@ -159,12 +160,12 @@ def class_style_grid(
     ids = list(range(len(pipeline.class_names)) if class_ids is None else class_ids)
     columns = [PLAIN, *pipeline.style_names] if styles is None else list(styles)
     numbers = [row * per_cell + i for row in range(len(ids)) for _ in columns for i in range(per_cell)]
-    out = pipeline(
+    out = sample_tensors(
+        pipeline,
         class_labels=[i for i in ids for _ in columns],
         styles=columns * len(ids),
         num_images_per_label=per_cell,
         generator=[torch.Generator().manual_seed(seed + number) for number in numbers],
-        output_type="pt",
         **arguments,
     )
     rows = [pipeline.class_names[i] for i in ids]
@@ -174,11 +175,11 @@ def class_style_grid(
 def style_sweep(pipeline: ClassStylePipeline, class_ids: Sequence[int], *, seed: int = 0, **arguments: Any) -> Grid:
     """Every style at five strengths, for these classes; all pictures of a class begin with the same noise."""
     pairs = [(i, style) for i in class_ids for style in pipeline.style_names]
-    out = pipeline(
+    out = sample_tensors(
+        pipeline,
         class_labels=[i for i, _ in pairs for _ in STRENGTHS],
         styles=[{style: strength} for _, style in pairs for strength in STRENGTHS],
         generator=[torch.Generator().manual_seed(seed + i) for i, _ in pairs for _ in STRENGTHS],
-        output_type="pt",
         **arguments,
     )
     rows = [f"{pipeline.class_names[i]}, {style}" for i, style in pairs]

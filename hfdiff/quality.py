@@ -11,7 +11,7 @@ from hfdiff.core.errors import BadInput
 from hfdiff.data import ImageTable
 from hfdiff.evaluation import METRICS, Evidence, Real, judge_pictures, lacking
 from hfdiff.judge import Judge
-from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.report import draw, plain_request, seconds_per_picture
 from hfdiff.training import TrainState
 

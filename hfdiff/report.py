@@ -25,7 +25,8 @@ from hfdiff.core.seeds import seed_of
 from hfdiff.data import ImageTable, Reading, alike, load_test_data, load_training_data, to_bytes
 from hfdiff.evaluation import METRICS, Evidence, Judged, Real, judge_pictures, right
 from hfdiff.judge import Judge
-from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.models.sampling import sample_tensors
+from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.samplers import sampler_of
 
 BATCH = 100  # pictures drawn at once
@@ -90,11 +91,11 @@ def draw(
     mine: list[tuple[int, Tensor]] = []
     for start in starts[state.process_index :: state.num_processes]:
         rows = range(start, min(start + BATCH, len(request)))
-        images = pipeline(
+        images = sample_tensors(
+            pipeline,
             class_labels=request.labels[rows.start : rows.stop].tolist(),
             styles=[request.styles[row] for row in rows],
             generator=[torch.Generator().manual_seed(seed_of(seed, "picture", row)) for row in rows],
-            output_type="pt",
             **given,
         ).images
         mine.append((start, to_bytes(images)))

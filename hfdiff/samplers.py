@@ -25,8 +25,7 @@ from diffusers import (
 
 from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
-from hfdiff.pipelines.class_style import SIGMA_DATA, prediction_type
-from hfdiff.pipelines.multistep import MultistepScheduler
+from hfdiff.pipelines import SIGMA_DATA, MultistepScheduler, prediction_type
 
 NUM_TIMESTEPS = 1000
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0  # Karras et al. 2022, Table 1

@@ -25,8 +25,9 @@ from hfdiff.core.seeds import seed_of
 from hfdiff.data import ImageTable, to_bytes, to_unit_range
 from hfdiff.explain import right_scores
 from hfdiff.judge import Judge, judged
+from hfdiff.models.sampling import sample_tensors
 from hfdiff.pictures import save_picture, selection_figure
-from hfdiff.pipelines.class_style import (
+from hfdiff.pipelines import (
     PLAIN,
     SCORE_WEIGHTS,
     SCORES,
@@ -125,17 +126,18 @@ def draw_candidates(
 ) -> Candidates:
     """Draw one candidate from each seed; with early stopping only the promising ones are finished."""
     kept = max(top_k, math.ceil(len(seeds) * SURVIVING_SHARE)) if early_stopping else len(seeds)
-    out = pipeline(
-        class_labels=[class_label],
+    out = sample_tensors(
+        pipeline,
+        [class_label],
         styles=style,
         num_candidates=len(seeds),
         top_k=kept,
         early_stopping=early_stopping,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        output_type="pt",
         **arguments,
     )
     class_id, styles = out.class_labels[0], out.styles[0]
+    assert class_id is not None  # refused by the pipeline
     return Candidates(
         asked=pipeline.asked(class_id, styles, **{k: v for k, v in arguments.items() if k == "quality_prompts"}),
         class_name=pipeline.class_names[class_id],

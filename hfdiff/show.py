@@ -20,8 +20,9 @@ from hfdiff.core.files import write_file
 from hfdiff.data import ImageTable, to_bytes, to_unit_range
 from hfdiff.evaluation import nearest
 from hfdiff.judge import Judge, judged
+from hfdiff.models.sampling import sample_tensors
 from hfdiff.objectives import OBJECTIVES
-from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.samplers import process_of, sampler_of
 
 MAX_CLASSES = 10
@@ -218,10 +219,10 @@ def sweep(subject: Subject) -> Iterator[Shown]:
 def copies(subject: Subject) -> Iterator[Shown]:
     ids, count = subject.few_class_ids, SIDE_BY_SIDE
     generators = [torch.Generator().manual_seed(subject.seed + i) for i in range(len(ids) * count)]
-    arguments = {"num_images_per_label": count, "generator": generators, "output_type": "pt", **subject.guidance}
-    images = subject.pipeline(class_labels=ids, **arguments).images
+    arguments = {"num_images_per_label": count, "generator": generators, **subject.guidance}
+    images = sample_tensors(subject.pipeline, ids, **arguments).images
     found, training = nearest(to_bytes(images), subject.training.pixels), subject.training
-    blocks = torch.stack([images.cpu(), to_unit_range(training.pixels[found.rows])]).unflatten(1, (len(ids), count))
+    blocks = torch.stack([images, to_unit_range(training.pixels[found.rows])]).unflatten(1, (len(ids), count))
     rows = [text for i in ids for text in (subject.class_names[i], "nearest in training")]
     yield Shown(
         "nearest.png",

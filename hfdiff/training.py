@@ -30,7 +30,7 @@ from hfdiff.data import ImageTable, Reading, to_unit_range
 from hfdiff.learned_schedule import LearnedSchedule
 from hfdiff.memory import Attempt, fitting_parts, is_out_of_memory, parts_after_failure
 from hfdiff.objectives import Noised, Objective, ObjectiveConfig, make_objective
-from hfdiff.pipelines.class_style import UNSPECIFIED
+from hfdiff.pipelines import UNSPECIFIED
 from hfdiff.sizes import SIZES, Block
 from hfdiff.styles import apply_styles, draw_styles
 from hfdiff.unet import ClassStyleUNet2DModel, check_shape

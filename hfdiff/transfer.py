@@ -12,7 +12,7 @@ from hfdiff.checkpoint import load_pipeline
 from hfdiff.core.errors import BadInput
 from hfdiff.data import ImageTable
 from hfdiff.objectives import make_objective, resolved
-from hfdiff.pipelines.class_style import ClassStylePipeline, find_name
+from hfdiff.pipelines import ClassStylePipeline, find_name
 from hfdiff.samplers import process_of
 from hfdiff.training import SHAPE_KEYS, TrainConfig, build_unet
 from hfdiff.unet import ClassStyleUNet2DModel

@@ -1,3 +1,40 @@
-"""Pipelines that travel with their weights; installed as `hfdiff.pipelines`."""
+"""Pipelines that travel with their weights; installed as `hfdiff.pipelines`.
 
-import hfdiff.unet  # noqa: F401  (diffusers loads the UNet by this name and wants it imported)
+What others use stands here: no module of this folder is imported from outside.
+"""
+
+from .bundle import bundle as bundle
+from .grammar import PLAIN as PLAIN
+from .grammar import UNSPECIFIED as UNSPECIFIED
+from .grammar import StyleSpec as StyleSpec
+from .grammar import find_name as find_name
+from .grammar import parse_styles as parse_styles
+from .grammar import resolve_styles as resolve_styles
+from .guidance import Guidance as Guidance
+from .guidance import Push as Push
+from .images import plain_picture as plain_picture
+from .images import read_pictures as read_pictures
+from .multistep import MultistepScheduler as MultistepScheduler
+from .noise_levels import SIGMA_DATA as SIGMA_DATA
+from .noise_levels import TARGETS as TARGETS
+from .noise_levels import Target as Target
+from .noise_levels import noise_levels as noise_levels
+from .noise_levels import predicted_clean as predicted_clean
+from .noise_levels import prediction_type as prediction_type
+from .noise_levels import solve_clean as solve_clean
+from .pipeline import ClassStylePipeline as ClassStylePipeline
+from .pipeline import ClassStylePipelineOutput as ClassStylePipelineOutput
+from .pipeline import StepCallback as StepCallback
+from .prompts import QUALITY_PROMPTS as QUALITY_PROMPTS
+from .prompts import Asked as Asked
+from .prompts import prompt as prompt
+from .prompts import subject as subject
+from .saving import BUNDLE as BUNDLE
+from .saving import INSTALLED as INSTALLED
+from .scores import SCORE_WEIGHTS as SCORE_WEIGHTS
+from .scores import SCORES as SCORES
+from .scores import STOPPING_SHARE as STOPPING_SHARE
+from .scores import SURVIVING_SHARE as SURVIVING_SHARE
+from .scores import Choice as Choice
+from .scores import Scorer as Scorer
+from .scores import score_pictures as score_pictures

@@ -33,7 +33,7 @@ from hfdiff.core.errors import BadInput
 from hfdiff.data import ImageTable, load_test_data, load_training_data
 from hfdiff.judge import make_judge, save_judge, train_judge
 from hfdiff.objectives import ObjectiveConfig, make_objective
-from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.styles import STYLES
 from hfdiff.training import TrainConfig
 from hfdiff.unet import ClassStyleUNet2DModel

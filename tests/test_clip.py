@@ -45,7 +45,7 @@ from hfdiff.clip import (
 from hfdiff.core.errors import BadInput
 from hfdiff.data import to_unit_range
 from hfdiff.judge import load_judge
-from hfdiff.pipelines.class_style import Scorer
+from hfdiff.pipelines import Scorer
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from hfdiff.evaluation import (
     wilson,
 )
 from hfdiff.judge import Judge, independent, load_judge, make_judge, unseen
-from hfdiff.pipelines.class_style import Scorer
+from hfdiff.pipelines import Scorer
 from hfdiff.styles import apply_styles
 
 

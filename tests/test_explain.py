@@ -22,7 +22,7 @@ from hfdiff.explain import (
 )
 from hfdiff.judge import Judge, Verdict, judged
 from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective, timestep_at
-from hfdiff.pipelines.class_style import ClassStylePipeline, noise_levels
+from hfdiff.pipelines import ClassStylePipeline, noise_levels
 
 INF = math.inf
 

@@ -263,7 +263,7 @@ def test_a_decompression_bomb_takes_no_memory(tmp_path):
     script = f"""
 import resource
 from hfdiff.data import ASSETS, load_training_data
-from hfdiff.errors import BadInput
+from hfdiff.core.errors import BadInput
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 load_training_data("fashion_mnist_12k")
 before = peak()

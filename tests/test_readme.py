@@ -10,7 +10,7 @@ from PIL import Image
 
 from hfdiff.data import DATASETS
 from hfdiff.objectives import ObjectiveConfig, make_objective
-from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.styles import STYLES
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

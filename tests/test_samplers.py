@@ -9,7 +9,7 @@ from diffusers import DPMSolverMultistepScheduler
 
 from hfdiff.core.errors import BadInput
 from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective
-from hfdiff.pipelines.class_style import predicted_clean
+from hfdiff.pipelines import predicted_clean
 from hfdiff.samplers import make_scheduler, process_of, sampler_of, valid_samplers
 
 RECIPES = [

@@ -17,7 +17,7 @@ from conftest import ROOT, SCRIPT, SHARED_DATA, TINY_FLAGS, class_folders, lines
 from hfdiff.checkpoint import list_checkpoints, load_pipeline
 from hfdiff.core.errors import BadInput, TrainingFailed
 from hfdiff.objectives import ObjectiveConfig, make_objective
-from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.signals import StopSignals
 from hfdiff.sizes import SIZES
 from hfdiff.transfer import check_fits

@@ -31,7 +31,7 @@ from hfdiff.hub import check_token, push, repo_name
 from hfdiff.judge import Judge, find_judge, unseen
 from hfdiff.objectives import Objective, make_objective
 from hfdiff.pictures import loss_curves, overview, quality_curves, quality_points, save_picture
-from hfdiff.pipelines.class_style import ClassStylePipeline
+from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.quality import QualityWatch
 from hfdiff.runlog import RunLog, write_record
 from hfdiff.signals import StopSignals, leave_together

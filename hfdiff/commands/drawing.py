@@ -12,7 +12,7 @@ from hfdiff.clip import find_clip, load_clip
 from hfdiff.core.errors import as_bad_input, check_range
 from hfdiff.data import ImageTable
 from hfdiff.judge import Judge, judge_for, load_judge
-from hfdiff.pipelines.class_style import ClassStylePipeline, Scorer
+from hfdiff.pipelines import ClassStylePipeline, Scorer
 from hfdiff.report import SETTINGS
 from hfdiff.samplers import Spacing, make_scheduler, process_of, sampler_of
 

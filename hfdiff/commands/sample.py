@@ -13,8 +13,9 @@ from hfdiff.commands.drawing import MAX_IMAGES, Drawing, open_clip
 from hfdiff.core.errors import BadInput, as_bad_input, check_range, first_line
 from hfdiff.core.files import folder_to_write, slug, write_file
 from hfdiff.data import open_picture, upright
+from hfdiff.models.sampling import sample_tensors
 from hfdiff.pictures import Grid, class_style_grid, save_picture
-from hfdiff.pipelines.class_style import PLAIN, ClassStylePipeline
+from hfdiff.pipelines import PLAIN, ClassStylePipeline
 from hfdiff.samplers import sampler_of
 
 
@@ -77,12 +78,12 @@ class Sample(Drawing):
         if not self.class_labels and not self.styles:
             return class_style_grid(pipeline, per_cell=self.num_images, seed=self.seed, **arguments)
         labels = list(self.class_labels or pipeline.class_names)
-        out = pipeline(
-            class_labels=labels,
+        out = sample_tensors(
+            pipeline,
+            labels,
             styles=list(self.styles) or None,
             num_images_per_label=self.num_images,
             generator=torch.Generator().manual_seed(self.seed),
-            output_type="pt",
             **arguments,
         )
         styles = (self.styles or (PLAIN,)) * (len(labels) if len(self.styles) < 2 else 1)

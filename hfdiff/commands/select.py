@@ -10,7 +10,7 @@ from hfdiff.core.errors import BadInput, as_bad_input, check_range
 from hfdiff.core.files import folder_to_write
 from hfdiff.evaluation import check_judge
 from hfdiff.judge import find_judge, independent, load_judge, unseen
-from hfdiff.pipelines.class_style import PLAIN, QUALITY_PROMPTS, SCORE_WEIGHTS, Choice, ClassStylePipeline, Scorer
+from hfdiff.pipelines import PLAIN, QUALITY_PROMPTS, SCORE_WEIGHTS, Choice, ClassStylePipeline, Scorer
 from hfdiff.report import Pictures, check_fits, real_pictures
 from hfdiff.samplers import sampler_of
 from hfdiff.select import Witnesses, select
@@ -95,7 +95,10 @@ class Select(Drawing):
             raise BadInput(f"score_weights {' '.join(self.score_weights)}; valid: class:1 quality:0.5") from None
         defaults = [[text for text, good in QUALITY_PROMPTS.items() if good is kind] for kind in (True, False)]
         good, bad = self.good_prompts or defaults[0], self.bad_prompts or defaults[1]
-        given = {"score_weights": weights, "quality_prompts": dict.fromkeys(good, True) | dict.fromkeys(bad, False)}
+        given: dict[str, Any] = {
+            "score_weights": weights,
+            "quality_prompts": dict.fromkeys(good, True) | dict.fromkeys(bad, False),
+        }
         with as_bad_input():
             Choice(self.num_candidates, self.top_k, self.early_stopping, **given)
         return given

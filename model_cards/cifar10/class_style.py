@@ -1,77 +1,62 @@
 """A diffusion pipeline that is steered by class and by style.
 
-This file is saved beside the weights and loaded from there, so it imports nothing of the project.
-
-Guidance, with v the model's prediction, c the class, s the styles and 0 for "unspecified":
-    v(0,0) + w_c [v(c,0) - v(0,0)] + w_s [v(c,s) - v(c,0)] + (w_a - 1) [v(c,s) - g(c,s)]
-is classifier-free guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598) with one scale for each condition
-(Brooks et al. 2023, https://arxiv.org/abs/2211.09800, Equation 3), and autoguidance by the prediction g of a weaker
-model (Karras et al. 2024, https://arxiv.org/abs/2406.02507, Equation 3).
-
-Noise: the network's input at timestep t is alpha x_0 + sigma e, with x_0 the clean picture and e standard normal; the
-noise level is sigma / alpha, EDM's sigma.
+What is drawn, how, and from which words stands in the modules beside this one; `bundle` joins them into the one file
+that travels with a model.
 """
 
+from PIL import Image
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from functools import partial
+from numbers import Integral
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+import ast
+import hashlib
 import importlib
 import inspect
 import json
 import math
-import operator
-import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
-from numbers import Integral
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeAlias
-
 import numpy as np
+import operator
+import sys
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
-from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image
+
+
+def check_range(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
+    """ValueError for what is no number from `low`, or only `above` it, to `high`."""
+    try:
+        valid = low <= float(value) <= high and not (above and value == low)
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(f"{name} {value}; valid: {f'above {low},' if above else low} to {high}")
+
+
+def check_interval(name: str, interval: Any) -> None:
+    try:
+        valid = len(interval) == 2 and 0 <= interval[0] < interval[1]
+    except TypeError:
+        valid = False
+    if not valid:
+        raise ValueError(f"{name} {interval}; valid: two noise levels, 0 <= low < high")
+
+
+def is_size(size: Any) -> bool:
+    sides = size if isinstance(size, list | tuple) else [size, size]
+    return len(sides) == 2 and all(isinstance(side, int) and 1 <= side <= 4096 for side in sides)
+
 
 PLAIN = "plain"
 UNSPECIFIED = -1.0  # a strength that stands for "not told"
 
-# Leaf file, as a saved pipeline names it -> the same code where hfdiff is installed.
-INSTALLED = {"unet": "hfdiff.unet", "multistep": "hfdiff.pipelines.multistep"}
-LIBRARIES = ("diffusers", "transformers")  # what every user has; any other component travels with its source
-
-SIGMA_DATA = 0.5  # Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Table 1
-Coefficient: TypeAlias = torch.Tensor | float
-Target: TypeAlias = Callable[[Any, Any], tuple[Coefficient, Coefficient]]
-
-# What a model predicts, in diffusers' words: alpha, sigma -> (a, b) of the target a x_0 + b e.
-TARGETS: Mapping[str, Target] = {
-    "epsilon": lambda alpha, sigma: (0.0, 1.0),  # Ho et al. 2020, Equation 14
-    "v_prediction": lambda alpha, sigma: (-sigma, alpha),  # Salimans & Ho 2022, Appendix D
-    "sample": lambda alpha, sigma: (1.0, 0.0),
-    "flow_prediction": lambda alpha, sigma: (-1.0, 1.0),  # Liu et al. 2022
-    # (x_0 - c_skip x) / c_out of Karras et al. 2022, Equation 8, where alpha = c_in and sigma / alpha is their sigma.
-    "edm": lambda alpha, sigma: (sigma / SIGMA_DATA, -SIGMA_DATA * alpha),
-}
-
 StyleSpec = str | Mapping[str, float] | None
-Pictures: TypeAlias = Image.Image | np.ndarray | torch.Tensor | Sequence[Image.Image | np.ndarray | torch.Tensor]
-
-
-@dataclass
-class ClassStylePipelineOutput(BaseOutput):
-    """Pictures, label by label.
-
-    `images`: a list of PIL pictures, or NHWC numpy, or NCHW torch, in [0, 1]; `class_labels`: the class id of each
-    (None: unspecified); `styles`: the strengths of each, by name. Chosen ones come best first for each label, with
-    `scores`, a row of `SCORES` and "total" each, and `candidates`, the number of each among its label's, from 0.
-    """
-
-    images: list[Image.Image] | np.ndarray | torch.Tensor
-    class_labels: list[int | None]
-    styles: list[dict[str, float]]
-    scores: list[dict[str, float]] | None = None
-    candidates: list[int] | None = None
 
 
 def parse_styles(spec: StyleSpec) -> dict[str, float]:
@@ -142,6 +127,21 @@ def resolve_styles(spec: StyleSpec, styles: Mapping[str, Mapping[str, Any]]) -> 
     return strengths
 
 
+SIGMA_DATA = 0.5  # Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Table 1
+Coefficient: TypeAlias = torch.Tensor | float
+Target: TypeAlias = Callable[[Any, Any], tuple[Coefficient, Coefficient]]
+
+# What a model predicts, in diffusers' words: alpha, sigma -> (a, b) of the target a x_0 + b e.
+TARGETS: Mapping[str, Target] = {
+    "epsilon": lambda alpha, sigma: (0.0, 1.0),  # Ho et al. 2020, Equation 14
+    "v_prediction": lambda alpha, sigma: (-sigma, alpha),  # Salimans & Ho 2022, Appendix D
+    "sample": lambda alpha, sigma: (1.0, 0.0),
+    "flow_prediction": lambda alpha, sigma: (-1.0, 1.0),  # Liu et al. 2022
+    # (x_0 - c_skip x) / c_out of Karras et al. 2022, Equation 8, where alpha = c_in and sigma / alpha is their sigma.
+    "edm": lambda alpha, sigma: (sigma / SIGMA_DATA, -SIGMA_DATA * alpha),
+}
+
+
 def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
     """(alpha, sigma) of the network's input alpha x_0 + sigma e at timesteps as the network is told them.
 
@@ -193,6 +193,101 @@ def solve_clean(
     return (b * sample - sigma * prediction) / (alpha * b - sigma * a)
 
 
+Pictures: TypeAlias = Image.Image | np.ndarray | torch.Tensor | Sequence[Image.Image | np.ndarray | torch.Tensor]
+
+
+def read_pictures(what: str, pictures: Pictures, channels: int, height: int, width: int) -> torch.Tensor:
+    """PIL, numpy NHWC, torch NCHW, one picture or a list, of any size -> (N, channels, height, width) in [0, 1].
+
+    diffusers' `VaeImageProcessor` resizes arrays by the nearest neighbour, converts the channels of PIL pictures only,
+    and takes what has four channels for latents; here every kind of input goes one way.
+    """
+    items = list(split_images(pictures, several=4))
+    if not items:
+        raise ValueError(f"{what} is an empty list; valid: one picture or more")
+    return torch.cat([fit_to_size(_pixels(what, item, channels)[None], height, width) for item in items])
+
+
+def split_images(pictures: Any, several: int = 3) -> Any:
+    """A list of single pictures; arrays of `several` dimensions and more hold many."""
+    if isinstance(pictures, np.ndarray | torch.Tensor):
+        return list(pictures) if pictures.ndim >= several else [pictures]
+    return pictures if isinstance(pictures, list | tuple) else [pictures]
+
+
+def _pixels(what: str, picture: Any, channels: int) -> torch.Tensor:
+    """One picture, PIL or array (H, W), (H, W, C) numpy or (C, H, W) torch -> (channels, H, W) float32 in [0, 1]."""
+    if isinstance(picture, Image.Image):
+        picture = _decode(what, picture, channels)
+    if isinstance(picture, np.ndarray) and picture.ndim in (2, 3):
+        pixels = torch.tensor(picture if picture.ndim == 3 else picture[..., None]).permute(2, 0, 1)
+    elif isinstance(picture, torch.Tensor) and picture.ndim in (2, 3):
+        pixels = (picture if picture.ndim == 3 else picture[None]).cpu()
+    else:
+        raise ValueError(f"{what} of type {type(picture).__name__}; valid: PIL, numpy NHWC, torch NCHW, or a list")
+    pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
+    if not pixels.numel() or not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise ValueError(f"{what} with values outside [0, 1]; valid: [0, 1], or uint8")
+    return with_channels(what, pixels, channels)
+
+
+def with_channels(what: str, pixels: torch.Tensor, channels: int) -> torch.Tensor:
+    """(..., C, H, W) grey or in colour -> (..., channels, H, W)."""
+    given = pixels.shape[-3]
+    if given == 1:
+        pixels = pixels.expand(*pixels.shape[:-3], channels, -1, -1)
+    elif given == 3 and channels == 1:
+        luma = pixels.new_tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)  # as PIL has it
+        pixels = (luma * pixels).sum(dim=-3, keepdim=True)
+    if pixels.shape[-3] != channels:
+        raise ValueError(f"{what} with {given} channels; valid: {channels}, grey or colour")
+    return pixels
+
+
+def _decode(what: str, picture: Image.Image, channels: int) -> np.ndarray:
+    """PIL -> uint8 (H, W) or (H, W, 3), as in training."""
+    if picture.mode == "F":
+        raise ValueError(f"{what} of mode F; valid: 8 or 16 bits a channel")
+    return np.array(plain_picture(picture).convert("L" if channels == 1 else "RGB"))
+
+
+def plain_picture(picture: Image.Image) -> Image.Image:
+    """PIL of any mode -> L or RGB; transparent parts become white, 16 bits become 8."""
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture).astype(np.int64)
+        picture = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
+    if "A" in picture.mode or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    if picture.mode in ("L", "RGB"):
+        return picture
+    return picture.convert("L" if picture.mode == "1" else "RGB")
+
+
+def fit_to_size(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Cut (N, C, H, W) at the centre to the aspect asked for, as in training, and resize it without aliasing."""
+    h, w = pixels.shape[-2:]
+    if (h, w) == (height, width):
+        return pixels
+    scale = min(h / height, w / width)
+    cut_h, cut_w = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (h - cut_h) // 2, (w - cut_w) // 2
+    cut = pixels[..., top : top + cut_h, left : left + cut_w]
+    return F.interpolate(cut, size=(height, width), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def one_for_each(what: str, pictures: torch.Tensor, count: int, num_images_per_label: int) -> torch.Tensor:
+    """One for all, one for each label, or one for each picture -> one for each of `count` pictures."""
+    if len(pictures) == count // num_images_per_label:
+        return pictures.repeat_interleave(num_images_per_label, dim=0)
+    if len(pictures) not in (1, count):
+        raise ValueError(
+            f"{len(pictures)} {what} for {count // num_images_per_label} labels and {count} pictures; "
+            "valid: one for all, one for each label, or one for each picture"
+        )
+    return pictures.expand(count, -1, -1, -1)
+
+
 # Template of a prompt -> does it speak well of a picture? {} is the subject, "a thick sneaker".
 QUALITY_PROMPTS: Mapping[str, bool] = {
     "a good photo of {}": True,
@@ -200,8 +295,6 @@ QUALITY_PROMPTS: Mapping[str, bool] = {
     "a blurry photo of {}": False,
     "a noisy photo of {}": False,
 }
-SURVIVING_SHARE, STOPPING_SHARE = 0.3, 0.3  # of the candidates, after this share of the evaluations
-SCORE_WEIGHTS: Mapping[str, float] = {"class": 1.0, "quality": 1.0}
 
 
 def subject(class_name: str, strengths: Mapping[str, float], phrases: Mapping[str, str]) -> str:
@@ -217,6 +310,23 @@ def prompt(subject: str, quality: str = "clear") -> str:
 
 def with_article(words: str) -> str:
     return f"{'an' if words[:1].lower() in 'aeiou' else 'a'} {words}"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a picture should show, in words."""
+
+    subjects: tuple[str, ...]  # of each class in these styles: "a thick sneaker"
+    class_id: int
+    quality_prompts: Mapping[str, bool]
+
+    @property
+    def subject(self) -> str:
+        return self.subjects[self.class_id]
+
+
+SURVIVING_SHARE, STOPPING_SHARE = 0.3, 0.3  # of the candidates, after this share of the evaluations
+SCORE_WEIGHTS: Mapping[str, float] = {"class": 1.0, "quality": 1.0}
 
 
 class Scorer:
@@ -250,7 +360,7 @@ class Scorer:
         size = prepare.crop_size if getattr(prepare, "do_center_crop", False) else prepare.size
         height, width = (size.get(key) or size.get("shortest_edge") for key in ("height", "width"))
         channels = getattr(self.model.config.vision_config, "num_channels", 3)
-        pixels = _fit(_with_channels("pictures", images.float(), channels), height, width)
+        pixels = fit_to_size(with_channels("pictures", images.float(), channels), height, width)
         mean, std = (pixels.new_tensor(v).reshape(-1, 1, 1) for v in (prepare.image_mean, prepare.image_std))
         pixels = ((pixels - mean) / std).to(self.model.device, self.model.dtype)
         return _unit(self.model.get_image_features(pixel_values=pixels))
@@ -296,19 +406,6 @@ class Scorer:
         return (self.scale * images @ self.texts(prompts).T).softmax(dim=1)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a picture should show, in words."""
-
-    subjects: tuple[str, ...]  # of each class in these styles: "a thick sneaker"
-    class_id: int
-    quality_prompts: Mapping[str, bool]
-
-    @property
-    def subject(self) -> str:
-        return self.subjects[self.class_id]
-
-
 def _prompt_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
     return features @ scorer.texts([prompt(asked.subject)])[0]
 
@@ -346,7 +443,7 @@ class Choice:
         for name, weight in self.score_weights.items():
             if name not in SCORES:
                 raise ValueError(f"unknown score {name!r}; valid: {', '.join(SCORES)}")
-            _check_range(f"weight of score {name!r}", weight, -1000, 1000)
+            check_range(f"weight of score {name!r}", weight, -1000, 1000)
         if not any(self.score_weights.values()):
             raise ValueError(f"score_weights {dict(self.score_weights)}; valid: one at least that is not 0")
         if len(set(self.quality_prompts.values())) < 2 or not all("{}" in text for text in self.quality_prompts):
@@ -411,9 +508,9 @@ class Guidance:
 
     def __post_init__(self) -> None:
         for name in ("guidance_scale", "style_guidance_scale", "autoguidance_scale"):
-            _check_range(name, getattr(self, name), -1000, 1000)
-        _check_range("guidance_rescale", self.guidance_rescale, 0, 1)
-        _check_interval("guidance_interval", self.guidance_interval)
+            check_range(name, getattr(self, name), -1000, 1000)
+        check_range("guidance_rescale", self.guidance_rescale, 0, 1)
+        check_interval("guidance_interval", self.guidance_interval)
 
     def branches(self, styled: bool = True) -> list[Branch]:
         """The conditions that a guided step needs, the weightless ones left out, the main UNet's first.
@@ -446,34 +543,6 @@ class Guidance:
 
 
 @dataclass(frozen=True)
-class _Request:
-    """What is to be drawn, one row for each of B pictures."""
-
-    row: torch.Tensor  # (B,), from 0
-    noise: torch.Tensor  # (B, C, H, W), the e of the whole trajectory
-    class_ids: torch.Tensor  # (B,)
-    weights: torch.Tensor  # (B, S)
-    generator: torch.Generator | list[torch.Generator] | None
-    image: torch.Tensor | None = None  # (B, C, H, W) float32 in [0, 1]
-    mask: torch.Tensor | None = None  # (B, 1, H, W) bool: True where the picture is drawn anew
-    wanted: torch.Tensor | None = None  # (B, D): unit vector of the prompt that each is steered to
-
-    @property
-    def clean(self) -> torch.Tensor:
-        """`image` as the UNet sees pictures: (B, C, H, W) in [-1, 1]."""
-        assert self.image is not None
-        return (2 * self.image - 1).to(self.noise.dtype)
-
-    def part(self, rows: torch.Tensor) -> "_Request":
-        rowwise: dict[str, Any] = {
-            name: v[rows.to(v.device)] for name, v in vars(self).items() if isinstance(v, torch.Tensor)
-        }
-        if isinstance(self.generator, list):
-            rowwise["generator"] = [self.generator[row] for row in rows.tolist()]
-        return replace(self, **rowwise)
-
-
-@dataclass(frozen=True)
 class Push:
     """Guidance by the gradient of CLIP's cosine with a prompt (Bansal et al. 2023, https://arxiv.org/abs/2302.07121,
     Section 3.1, on the predicted clean picture itself, so that no gradient goes through the UNet).
@@ -486,8 +555,8 @@ class Push:
     interval: tuple[float, float]
 
     def __post_init__(self) -> None:
-        _check_range("clip_guidance_scale", self.scale, -1000, 1000)
-        _check_interval("clip_guidance_interval", self.interval)
+        check_range("clip_guidance_scale", self.scale, -1000, 1000)
+        check_interval("clip_guidance_interval", self.interval)
 
     def __call__(
         self,
@@ -513,37 +582,403 @@ class Push:
         return prediction + (a - b * alpha / sigma) * self.scale * sigma * slope / size.clamp_min(1e-12)
 
 
+# Called after every evaluation: index, timestep, tensors by name -> tensors that replace them, or None.
+Watcher = Callable[[int, torch.Tensor, dict[str, torch.Tensor]], Mapping | None]
+
+
 @dataclass(frozen=True)
-class _Plan:
+class SamplingRequest:
+    """What is to be drawn, one row for each of B pictures."""
+
+    row: torch.Tensor  # (B,), from 0
+    noise: torch.Tensor  # (B, C, H, W), the e of the whole trajectory
+    class_ids: torch.Tensor  # (B,)
+    weights: torch.Tensor  # (B, S)
+    generator: torch.Generator | list[torch.Generator] | None
+    image: torch.Tensor | None = None  # (B, C, H, W) float32 in [0, 1]
+    mask: torch.Tensor | None = None  # (B, 1, H, W) bool: True where the picture is drawn anew
+    wanted: torch.Tensor | None = None  # (B, D): unit vector of the prompt that each is steered to
+
+    @property
+    def clean(self) -> torch.Tensor:
+        """`image` as the UNet sees pictures: (B, C, H, W) in [-1, 1]."""
+        assert self.image is not None
+        return (2 * self.image - 1).to(self.noise.dtype)
+
+    def part(self, rows: torch.Tensor) -> "SamplingRequest":
+        rowwise: dict[str, Any] = {
+            name: v[rows.to(v.device)] for name, v in vars(self).items() if isinstance(v, torch.Tensor)
+        }
+        if isinstance(self.generator, list):
+            rowwise["generator"] = [self.generator[row] for row in rows.tolist()]
+        return replace(self, **rowwise)
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
     """How pictures are drawn; see `ClassStylePipeline.__call__`."""
 
     guidance: Guidance
     num_inference_steps: int
     strength: float
-    choice: Choice | None
-    push: Push | None
-    callback: "StepCallback | None"
+    choice: Choice | None = None
+    push: Push | None = None
+    scorer: Scorer | None = None  # for the two before it
+    asked: Sequence[Asked] = ()  # of each label, for the choice
+    watcher: Watcher | None = None
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class Samples:
     """Finished pictures, on the CPU."""
 
     rows: torch.Tensor  # (n,) of the request
     images: torch.Tensor  # (n, C, H, W) float32 in [0, 1]
     scores: torch.Tensor  # (n, K) float32, K columns where they are to be chosen from: `SCORES` and the total
 
-    def and_these(self, other: "_Drawn") -> "_Drawn":
-        return _Drawn(*(torch.cat([getattr(self, key), value]) for key, value in vars(other).items()))
+    def joined(self, other: "Samples") -> "Samples":
+        return Samples(*(torch.cat([getattr(self, key), value]) for key, value in vars(other).items()))
 
-    def best(self, choice: Choice) -> "_Drawn":
+    def best(self, choice: Choice) -> "Samples":
         """The best `top_k` of each label, label by label, the best first."""
         order = self.scores[:, -1].argsort(descending=True, stable=True)
         order = order[(self.rows[order] // choice.num_candidates).argsort(stable=True)]
         label = self.rows[order] // choice.num_candidates
         place = torch.arange(len(order)) - torch.searchsorted(label, label)
         order = order[place < choice.top_k]
-        return _Drawn(*(value[order] for value in vars(self).values()))
+        return Samples(*(value[order] for value in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """What predicts: the UNet, and a weaker one for autoguidance."""
+
+    unet: ModelMixin
+    guide_unet: ModelMixin | None = None
+
+    def predict(
+        self,
+        model_input: torch.Tensor,
+        t: torch.Tensor,
+        request: SamplingRequest,
+        branches: list[Branch],
+        guidance: Guidance,
+    ) -> torch.Tensor:
+        """The weighted sum of the branches (B, C, H, W), by one forward of each UNet that they name."""
+        main = [branch for branch in branches if not branch.by_guide]
+        predictions = evaluate(self.unet, model_input, t, request, main)
+        if len(main) < len(branches):
+            predictions += evaluate(self.guide_unet, model_input, t, request, branches[len(main) :])
+        prediction: Any = sum(branch.weight * p for branch, p in zip(branches, predictions, strict=True))
+        if guidance.guidance_rescale and len(branches) > 1:
+            prediction = guidance.rescale(prediction, told=predictions[len(main) - 1])
+        return prediction
+
+
+def make_request(
+    unet: ModelMixin,
+    device: torch.device,
+    class_ids: Sequence[int | None],
+    strengths: Sequence[Sequence[float]],
+    num_images_per_label: int,
+    generator: torch.Generator | list[torch.Generator] | None,
+    image: Pictures | None,
+    mask: Pictures | None,
+) -> SamplingRequest:
+    """The conditions and pictures as tensors on the device, and the noise of each; strengths: (B, num_styles)."""
+    count, config = len(class_ids), unet.config
+    if isinstance(generator, list) and len(generator) != count:
+        raise ValueError(f"{len(generator)} generators for {count} pictures; valid: one for all, or one for each")
+    height, width = config.sample_size if isinstance(config.sample_size, Sequence) else [config.sample_size] * 2
+    pixels = None if image is None else read_pictures("image", image, config.in_channels, height, width)
+    repaint = None if mask is None else read_pictures("mask", split_images(mask), 1, height, width) >= 0.5
+    shape = (count, config.in_channels, height, width)
+    return SamplingRequest(
+        row=torch.arange(count, device=device),
+        noise=randn_tensor(shape, generator, device=device, dtype=unet.dtype),
+        class_ids=torch.tensor([config.num_classes if i is None else i for i in class_ids], device=device),
+        weights=torch.tensor(strengths, device=device).reshape(count, config.num_styles),
+        generator=generator,
+        image=None if pixels is None else one_for_each("images", pixels, count, num_images_per_label).to(device),
+        mask=None if repaint is None else one_for_each("masks", repaint, count, num_images_per_label).to(device),
+    )
+
+
+def set_timesteps(
+    scheduler: SchedulerMixin, num_inference_steps: int, strength: float, device: torch.device
+) -> torch.Tensor:
+    """Make the scheduler ready for the last `strength` of its steps (at least one); the timesteps of those."""
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    # A second-order scheduler lists two timesteps for each step but one; some list fewer steps than were asked for.
+    order = getattr(scheduler, "order", 1)
+    listed = (len(scheduler.timesteps) + order - 1) // order
+    first = order * min(num_inference_steps - int(num_inference_steps * strength), listed - 1)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    return scheduler.timesteps[first:]
+
+
+def scaled(scheduler: SchedulerMixin, sample: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The scheduler's state -> the network's input; the FlowMatch schedulers know no difference."""
+    return scheduler.scale_model_input(sample, t) if hasattr(scheduler, "scale_model_input") else sample
+
+
+def noised(scheduler: SchedulerMixin, request: SamplingRequest, t: torch.Tensor) -> torch.Tensor:
+    """The given pictures as the scheduler's state at t: the state that it scales to alpha x_0 + sigma e."""
+    alpha, sigma = (float(level) for level in noise_levels(scheduler, t))
+    scale = float(scaled(scheduler, torch.ones(()), t))
+    return (alpha * request.clean + sigma * request.noise) / scale
+
+
+def finished(request: SamplingRequest, clean: torch.Tensor) -> torch.Tensor:
+    """The pictures in [0, 1] that clean ones (B, C, H, W) in [-1, 1] make, with what the mask keeps."""
+    images = (clean.float() / 2 + 0.5).clamp(0, 1)
+    if request.image is None or request.mask is None:
+        return images
+    return torch.where(request.mask, images, request.image)
+
+
+def score(request: SamplingRequest, plan: SamplingPlan, images: torch.Tensor) -> torch.Tensor:
+    """Every score of pictures (B, C, H, W) in [0, 1] by the plan's choice, and the total: (B, K) on the CPU."""
+    assert plan.choice is not None
+    assert plan.scorer is not None
+    labels = request.row // plan.choice.num_candidates
+    return score_pictures(plan.scorer, images, plan.asked, labels, plan.choice.score_weights)
+
+
+def draw(
+    request: SamplingRequest, plan: SamplingPlan, scheduler: SchedulerMixin, denoiser: Denoiser, progress: Any
+) -> Samples:
+    """Finish a part of the pictures, or those of its candidates that are worth it."""
+    choice = plan.choice
+    timesteps = set_timesteps(scheduler, plan.num_inference_steps, plan.strength, request.row.device)
+    step = {"generator"} & set(inspect.signature(scheduler.step).parameters)
+    if request.image is None:
+        sample = request.noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    else:
+        sample = noised(scheduler, request, timesteps[0])
+    branches = plan.guidance.plan(scheduler, timesteps, styled=bool(denoiser.unet.config.num_styles))
+    # Not at the first evaluation, where a model of the noise says nothing of the picture.
+    stop = max(1, math.ceil(STOPPING_SHARE * len(timesteps)) - 1) if choice and choice.early_stopping else None
+    for index, (t, told) in enumerate(zip(timesteps, branches, strict=True)):
+        # Between the two evaluations of a second-order step, the state belongs to the scheduler.
+        if request.mask is not None and getattr(scheduler, "state_in_first_order", True):
+            sample = torch.where(request.mask, sample, noised(scheduler, request, t))
+        x = scaled(scheduler, sample, t)
+        prediction = denoiser.predict(x, t, request, told, plan.guidance)
+        if plan.push and plan.scorer and request.wanted is not None:
+            prediction = plan.push(plan.scorer, request.wanted, scheduler, x, prediction, t)
+        if choice and index == stop:
+            totals = score(request, plan, finished(request, predicted_clean(scheduler, x, prediction, t)))[:, -1]
+            rows = choice.survivors((request.row // choice.num_candidates).cpu(), totals)
+            keep_rows(scheduler, rows, len(x))
+            sample, x, prediction = (tensor[rows.to(tensor.device)] for tensor in (sample, x, prediction))
+            request = request.part(rows)
+        sample = scheduler.step(prediction, t, sample, **{name: getattr(request, name) for name in step}).prev_sample
+        progress.update()
+        if plan.watcher is not None:
+            tensors = {"model_input": x, "prediction": prediction, "latents": sample}
+            sample = (plan.watcher(index, t, tensors) or {}).get("latents", sample)
+    images = finished(request, sample)
+    rows = request.row.cpu()
+    return Samples(rows, images.cpu(), score(request, plan, images) if choice else torch.empty(len(rows), 0))
+
+
+def evaluate(
+    unet: ModelMixin, model_input: torch.Tensor, t: torch.Tensor, request: SamplingRequest, branches: list[Branch]
+) -> list[torch.Tensor]:
+    """What one UNet predicts for each branch, in one forward: a (B, C, H, W) for each."""
+    if not branches:
+        return []
+    anything = torch.full_like(request.class_ids, unet.config.num_classes)
+    untold = torch.full_like(request.weights, UNSPECIFIED)
+    class_ids = torch.cat([request.class_ids if branch.class_told else anything for branch in branches])
+    weights = torch.cat([request.weights if branch.styles_told else untold for branch in branches])
+    rows = model_input.repeat(len(branches), 1, 1, 1)
+    return list(unet(rows, t, class_ids, weights).sample.chunk(len(branches)))
+
+
+def keep_rows(scheduler: SchedulerMixin, rows: torch.Tensor, count: int) -> None:
+    """Drop what a scheduler remembers of all but these of `count` pictures."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.ndim == 4 and len(value) == count:
+            return value[rows.to(value.device)]
+        return [kept(item) for item in value] if isinstance(value, list) else value
+
+    for name, value in vars(scheduler).items():
+        setattr(scheduler, name, kept(value))
+
+
+LONGEST_LINE = 120
+
+
+def has_siblings(source: str) -> bool:
+    """Does the text of a module import others of its folder?"""
+    return any(isinstance(node, ast.ImportFrom) and node.level for node in ast.parse(source).body)
+
+
+def bundle(file: Path) -> str:
+    """The module with all siblings that it imports, each before the first that needs it: the same text every time.
+
+    Library imports come first, merged and sorted. ValueError for what could change its meaning: one name defined by
+    two modules, a sibling that is imported under another name, as a module, or inside a function.
+    """
+    owners: dict[str, str] = {}  # top-level name -> the module or the import that defines it
+    imports: dict[tuple[str, str], set[str]] = {}  # ("import" or "from", module) -> names, with "as" where given
+    bodies = []
+    for path in in_order(file):
+        source = path.read_text()
+        tree = ast.parse(source)
+        dropped = set()
+        for number, node in enumerate(tree.body):
+            docstring = number == 0 and ast.get_docstring(tree) is not None
+            if docstring or isinstance(node, ast.Import | ast.ImportFrom):
+                dropped |= set(range(node.lineno - 1, node.end_lineno or node.lineno))
+            for name, what in defined(node, path.stem).items():
+                if owners.setdefault(name, what) != what:
+                    raise ValueError(f"{path.name}: {name} is {what}, and {owners[name]} elsewhere; give another name")
+            collect(node, imports)
+        lines = [line for i, line in enumerate(source.splitlines()) if i not in dropped]
+        bodies.append("\n".join(lines).strip("\n"))
+    heading = ast.get_docstring(ast.parse(file.read_text()), clean=False)
+    statements = "\n".join(statement(*key, names) for key, names in sorted(imports.items()))
+    last = "globals().update(own_names(__name__, __file__))" if "own_names" in owners else ""
+    return "\n\n\n".join(filter(None, [f'"""{heading}"""\n\n{statements}', *bodies, last])) + "\n"
+
+
+def own_names(name: str, file: str) -> dict[str, Any]:
+    """What the text of a bundled file defines, from a module of that text's own, which keeps it as `SOURCE`."""
+    text = Path(file).read_text()
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    if name.endswith(digest):  # this is that module
+        return {}
+    own = f"{name}_{digest}"
+    if own not in sys.modules:
+        module = ModuleType(own)
+        vars(module).update(__file__=file, SOURCE=text)
+        sys.modules[own] = module
+        exec(compile(text, file, "exec"), vars(module))
+    return {key: value for key, value in vars(sys.modules[own]).items() if not key.startswith("__")}
+
+
+def in_order(file: Path, before: tuple[Path, ...] = ()) -> list[Path]:
+    """The file and its siblings, each after those that it imports."""
+    found, tree = list(before), ast.parse(file.read_text())
+    check_siblings(tree, file)
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            sibling = file.with_name(f"{node.module}.py")
+            found += [path for path in in_order(sibling, tuple(found)) if path not in found]
+    return found if file in found else [*found, file]
+
+
+def check_siblings(tree: ast.Module, path: Path) -> None:
+    """ValueError for a relative import that joining would not resolve."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            plain = node in tree.body and node.level == 1 and node.module and "." not in node.module
+            if not plain or any(alias.asname or alias.name == "*" for alias in node.names):
+                where = f"{path.name}:{node.lineno}"
+                raise ValueError(f"{where}: {ast.unparse(node)}; valid: names of a sibling, at the top of the file")
+
+
+def defined(node: ast.stmt, module: str) -> dict[str, str]:
+    """Names that a top-level statement defines -> what they are."""
+    if isinstance(node, ast.Import):
+        return {alias.asname or alias.name: f"import {alias.name}" for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        here = {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        return {} if node.level else here
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name: f"of {module}"}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {name.id: f"of {module}" for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+
+
+def collect(node: ast.stmt, imports: dict[tuple[str, str], set[str]]) -> None:
+    """Add the library imports of a top-level statement."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            imports.setdefault(("import", ast.unparse(alias)), set())
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        imports.setdefault(("from", node.module or ""), set()).update(map(ast.unparse, node.names))
+
+
+def statement(kind: str, module: str, names: set[str]) -> str:
+    """An import, in as many lines as it takes."""
+    if kind == "import":
+        return f"import {module}"
+    line = f"from {module} import {', '.join(sorted(names))}"
+    if len(line) <= LONGEST_LINE:
+        return line
+    return "\n".join([f"from {module} import (", *(f"    {name}," for name in sorted(names)), ")"])
+
+
+# Standalone file, as a saved pipeline names it -> the same code where hfdiff is installed.
+INSTALLED = {"unet": "hfdiff.unet", "multistep": "hfdiff.pipelines.multistep"}
+LIBRARIES = ("diffusers", "transformers")  # what every user has; any other component travels with its source
+BUNDLE = "class_style"  # the file that the installed modules are joined into
+
+
+def save_sources(pipeline: DiffusionPipeline, folder: Path) -> None:
+    """Write the source of a saved pipeline, and of each component that comes from no library, beside the weights."""
+    index_file = folder / pipeline.config_name
+    index = json.loads(index_file.read_text())
+    index["_class_name"] = write_source(type(pipeline), folder)
+    index.pop("_name_or_path", None)  # where it was loaded from is nobody else's business
+    for name, component in pipeline.components.items():
+        cls = type(getattr(component, "_orig_mod", component))  # what torch.compile wraps
+        if component is not None and cls.__module__.partition(".")[0] not in LIBRARIES:
+            index[name] = write_source(cls, folder / name)
+        forget_origin(folder / name / "config.json")
+    index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def write_source(cls: type, folder: Path) -> list[str]:
+    """Write what defines `cls` into one file of `folder`; returns what names the class in model_index.json."""
+    source = Path(inspect.getfile(cls))
+    text = getattr(sys.modules[cls.__module__], "SOURCE", None) or source.read_text()
+    joined = has_siblings(text)
+    target = folder / f"{BUNDLE if joined else source.stem}.py"
+    target.write_text(bundle(source) if joined else text)
+    return [target.stem, cls.__name__]
+
+
+def forget_origin(config_file: Path) -> None:
+    """Take out of a component's configuration where it was loaded from."""
+    if config_file.is_file():
+        config = json.loads(config_file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def name_installed(cls: type, config: dict[str, Any]) -> None:
+    """With the package installed, let the class names of a saved configuration mean the installed classes."""
+    if not __name__.startswith("hfdiff."):  # in the file that travels
+        return
+    config["_class_name"] = cls.__name__
+    for name, value in config.items():
+        if isinstance(value, list) and len(value) == 2 and value[0] in INSTALLED:
+            # diffusers takes a component of another library only where that is imported already.
+            importlib.import_module(INSTALLED[value[0]])
+            config[name] = [INSTALLED[value[0]], value[1]]
+
+
+@dataclass
+class ClassStylePipelineOutput(BaseOutput):
+    """Pictures, label by label.
+
+    `images`: a list of PIL pictures, or NHWC numpy, or NCHW torch, in [0, 1]; `class_labels`: the class id of each
+    (None: unspecified); `styles`: the strengths of each, by name. Chosen ones come best first for each label, with
+    `scores`, a row of `SCORES` and "total" each, and `candidates`, the number of each among its label's, from 0.
+    """
+
+    images: list[Image.Image] | np.ndarray | torch.Tensor
+    class_labels: list[int | None]
+    styles: list[dict[str, float]]
+    scores: list[dict[str, float]] | None = None
+    candidates: list[int] | None = None
 
 
 class ClassStylePipeline(DiffusionPipeline):
@@ -586,7 +1021,7 @@ class ClassStylePipeline(DiffusionPipeline):
         styles = {name: {"index": i, **style} for i, (name, style) in enumerate((styles or {}).items())}
         if not all(isinstance(name, str) for name in (*id2label.values(), *styles)):
             raise ValueError(f"names of classes {list(id2label.values())[:5]}; valid: texts")
-        if not _is_size(unet.config.sample_size):
+        if not is_size(unet.config.sample_size):
             raise ValueError(
                 f"sample_size {unet.config.sample_size}; valid: pixels a side, or (height, width), to 4096"
             )
@@ -719,35 +1154,38 @@ class ClassStylePipeline(DiffusionPipeline):
         choice = None
         if num_candidates is not None:
             choice = Choice(num_candidates, top_k, early_stopping, score_weights, quality_prompts)
-        plan = _Plan(
-            guidance=Guidance(
-                guidance_scale, style_guidance_scale, autoguidance_scale, guidance_rescale, guidance_interval
-            ),
-            num_inference_steps=num_inference_steps,
-            strength=strength,
-            choice=choice,
-            push=Push(clip_guidance_scale, clip_guidance_interval) if clip_guidance_scale else None,
-            callback=callback_on_step_end,
+        guidance = Guidance(
+            guidance_scale, style_guidance_scale, autoguidance_scale, guidance_rescale, guidance_interval
         )
+        push = Push(clip_guidance_scale, clip_guidance_interval) if clip_guidance_scale else None
+        plan = SamplingPlan(guidance, num_inference_steps, strength, choice, push)
         self._check(plan, output_type, max_batch_size, num_images_per_label, image, mask)
         per_label = num_images_per_label if choice is None else choice.num_candidates
         ids, strengths = self.conditions(class_labels, styles, per_label)
         asked: list[Asked] = []
-        if choice or (plan.push and "{}" in clip_prompt):
+        if choice or (push and "{}" in clip_prompt):
             asked = [self.asked(*label, quality_prompts) for label in zip(ids[::per_label], strengths[::per_label])]
         if choice:
             self.check_prompts(asked)
-        request = self._request(ids, strengths, per_label, generator, image, mask)
-        if plan.push:
+        weights = [[given.get(name, 0.0) for name in self.style_names] for given in strengths]
+        device = self._execution_device
+        request = make_request(self.unet, device, ids, weights, per_label, generator, image, mask)
+        if push:
             subjects = [label.subject for label in asked] or [""] * (len(ids) // per_label)
             wanted = self.scorer.texts([clip_prompt.replace("{}", subject) for subject in subjects])
             request = replace(request, wanted=wanted.repeat_interleave(per_label, dim=0))
-        most = sum(not branch.by_guide for branch in plan.guidance.branches(styled=bool(self.style_names)))
+        if choice or push:
+            plan = replace(plan, scorer=self.scorer, asked=asked)
+        if callback_on_step_end:
+            plan = replace(plan, watcher=partial(callback_on_step_end, self))
+        most = sum(not branch.by_guide for branch in guidance.branches(styled=bool(self.style_names)))
         parts = torch.arange(len(ids)).split(max(1, max_batch_size // max(1, most)))
-        drawn = _Drawn(parts[0][:0], request.noise[:0].float().cpu(), torch.empty(0, len(SCORES) + 1 if choice else 0))
-        with self.progress_bar(total=len(self._timesteps(num_inference_steps, strength)) * len(parts)) as progress:
+        steps = len(set_timesteps(self.scheduler, num_inference_steps, strength, device))
+        drawn = Samples(parts[0][:0], request.noise[:0].float().cpu(), torch.empty(0, len(SCORES) + 1 if choice else 0))
+        with self.progress_bar(total=steps * len(parts)) as progress:
             for part in parts:
-                drawn = drawn.and_these(self._draw(request.part(part), plan, asked, progress))
+                denoiser = Denoiser(self.unet, self.guide_unet)
+                drawn = drawn.joined(draw(request.part(part), plan, self.scheduler, denoiser, progress))
                 if choice:
                     drawn = drawn.best(choice)
         return self._output(drawn, ids, strengths, choice, output_type, return_dict)
@@ -789,14 +1227,14 @@ class ClassStylePipeline(DiffusionPipeline):
     def check_settings(self, num_inference_steps: int | None = None, **guidance: Any) -> None:
         """ValueError for arguments of a call that this pipeline would refuse."""
         if num_inference_steps is not None:
-            _check_range("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
+            check_range("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
         scales = Guidance(**guidance)
         if scales.autoguidance_scale != 1 and self.guide_unet is None:
             raise ValueError(f"autoguidance_scale {scales.autoguidance_scale} without a guide_unet; valid: 1")
 
     def _check(
         self,
-        plan: _Plan,
+        plan: SamplingPlan,
         output_type: str,
         max_batch_size: int,
         num_images_per_label: int,
@@ -812,126 +1250,11 @@ class ClassStylePipeline(DiffusionPipeline):
             raise ValueError(f"num_images_per_label {num_images_per_label} with num_candidates; give top_k instead")
         if mask is not None and image is None:
             raise ValueError("mask without an image; give the image whose parts are kept")
-        _check_range("strength", plan.strength, 0, 1, above=True)
-
-    def _request(
-        self,
-        ids: list[int | None],
-        strengths: list[dict[str, float]],
-        num_images_per_label: int,
-        generator: torch.Generator | list[torch.Generator] | None,
-        image: Pictures | None,
-        mask: Pictures | None,
-    ) -> _Request:
-        """The conditions and pictures as tensors on the pipeline's device, and the noise of each."""
-        if isinstance(generator, list) and len(generator) != len(ids):
-            raise ValueError(
-                f"{len(generator)} generators for {len(ids)} pictures; valid: one for all, or one for each"
-            )
-        config, device = self.unet.config, self._execution_device
-        height, width = config.sample_size if isinstance(config.sample_size, Sequence) else [config.sample_size] * 2
-        pixels = None if image is None else read_pictures("image", image, config.in_channels, height, width)
-        repaint = None if mask is None else read_pictures("mask", _split(mask), 1, height, width) >= 0.5
-        weights = [[given.get(name, 0.0) for name in self.style_names] for given in strengths]
-        return _Request(
-            row=torch.arange(len(ids), device=device),
-            noise=randn_tensor(
-                (len(ids), config.in_channels, height, width), generator, device=device, dtype=self.unet.dtype
-            ),
-            class_ids=torch.tensor([config.num_classes if i is None else i for i in ids], device=device),
-            weights=torch.tensor(weights, device=device).reshape(len(ids), config.num_styles),
-            generator=generator,
-            image=None if pixels is None else _for_each("images", pixels, len(ids), num_images_per_label).to(device),
-            mask=None if repaint is None else _for_each("masks", repaint, len(ids), num_images_per_label).to(device),
-        )
-
-    def _timesteps(self, num_inference_steps: int, strength: float) -> torch.Tensor:
-        """Make the scheduler ready for the last `strength` of its steps (at least one); the timesteps of those."""
-        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
-        # A second-order scheduler lists two timesteps for each step but one; some list fewer steps than were asked for.
-        order = getattr(self.scheduler, "order", 1)
-        listed = (len(self.scheduler.timesteps) + order - 1) // order
-        first = order * min(num_inference_steps - int(num_inference_steps * strength), listed - 1)
-        if hasattr(self.scheduler, "set_begin_index"):
-            self.scheduler.set_begin_index(first)
-        return self.scheduler.timesteps[first:]
-
-    def _scaled(self, sample: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The scheduler's state -> the network's input; the FlowMatch schedulers know no difference."""
-        return self.scheduler.scale_model_input(sample, t) if hasattr(self.scheduler, "scale_model_input") else sample
-
-    def _noised(self, request: _Request, t: torch.Tensor) -> torch.Tensor:
-        """The given pictures as the scheduler's state at t: the state that it scales to alpha x_0 + sigma e."""
-        alpha, sigma = (float(level) for level in noise_levels(self.scheduler, t))
-        scale = float(self._scaled(torch.ones(()), t))
-        return (alpha * request.clean + sigma * request.noise) / scale
-
-    def _draw(self, request: _Request, plan: _Plan, asked: Sequence[Asked], progress: Any) -> _Drawn:
-        """Finish a part of the pictures, or those of its candidates that are worth it."""
-        scheduler, choice = self.scheduler, plan.choice
-        timesteps = self._timesteps(plan.num_inference_steps, plan.strength)
-        step = {"generator"} & set(inspect.signature(scheduler.step).parameters)
-        if request.image is None:
-            sample = request.noise * getattr(scheduler, "init_noise_sigma", 1.0)
-        else:
-            sample = self._noised(request, timesteps[0])
-        branches = plan.guidance.plan(scheduler, timesteps, styled=bool(self.style_names))
-        # Not at the first evaluation, where a model of the noise says nothing of the picture.
-        stop = max(1, math.ceil(STOPPING_SHARE * len(timesteps)) - 1) if choice and choice.early_stopping else None
-        for index, (t, told) in enumerate(zip(timesteps, branches, strict=True)):
-            # Between the two evaluations of a second-order step, the state belongs to the scheduler.
-            if request.mask is not None and getattr(scheduler, "state_in_first_order", True):
-                sample = torch.where(request.mask, sample, self._noised(request, t))
-            x = self._scaled(sample, t)
-            prediction = self._predict(x, t, request, told, plan.guidance)
-            if plan.push and request.wanted is not None:
-                prediction = plan.push(self.scorer, request.wanted, scheduler, x, prediction, t)
-            if choice and index == stop:
-                clean = self._finished(request, predicted_clean(scheduler, x, prediction, t))
-                labels = request.row // choice.num_candidates
-                totals = score_pictures(self.scorer, clean, asked, labels, choice.score_weights)[:, -1]
-                rows = choice.survivors(labels.cpu(), totals)
-                _keep_rows(scheduler, rows, len(x))
-                sample, x, prediction = (tensor[rows.to(tensor.device)] for tensor in (sample, x, prediction))
-                request = request.part(rows)
-            sample = scheduler.step(
-                prediction, t, sample, **{name: getattr(request, name) for name in step}
-            ).prev_sample
-            progress.update()
-            if plan.callback is not None:
-                tensors = {"model_input": x, "prediction": prediction, "latents": sample}
-                sample = (plan.callback(self, index, t, tensors) or {}).get("latents", sample)
-        images = self._finished(request, sample)
-        rows = request.row.cpu()
-        scores = torch.empty(len(rows), 0)
-        if choice:
-            labels = rows // choice.num_candidates
-            scores = score_pictures(self.scorer, images, asked, labels, choice.score_weights)
-        return _Drawn(rows, images.cpu(), scores)
-
-    def _finished(self, request: _Request, clean: torch.Tensor) -> torch.Tensor:
-        """The pictures in [0, 1] that clean ones (B, C, H, W) in [-1, 1] make, with what the mask keeps."""
-        images = (clean.float() / 2 + 0.5).clamp(0, 1)
-        if request.image is None or request.mask is None:
-            return images
-        return torch.where(request.mask, images, request.image)
-
-    def _predict(
-        self, model_input: torch.Tensor, t: torch.Tensor, request: _Request, branches: list[Branch], guidance: Guidance
-    ) -> torch.Tensor:
-        """The weighted sum of the branches (B, C, H, W), by one forward of each UNet that they name."""
-        main = [branch for branch in branches if not branch.by_guide]
-        predictions = _evaluate(self.unet, model_input, t, request, main)
-        if len(main) < len(branches):
-            predictions += _evaluate(self.guide_unet, model_input, t, request, branches[len(main) :])
-        prediction: Any = sum(branch.weight * p for branch, p in zip(branches, predictions, strict=True))
-        if guidance.guidance_rescale and len(branches) > 1:
-            prediction = guidance.rescale(prediction, told=predictions[len(main) - 1])
-        return prediction
+        check_range("strength", plan.strength, 0, 1, above=True)
 
     def _output(
         self,
-        drawn: _Drawn,
+        drawn: Samples,
         ids: list[int | None],
         strengths: list[dict[str, float]],
         choice: Choice | None,
@@ -963,16 +1286,7 @@ class ClassStylePipeline(DiffusionPipeline):
         folder = Path(save_directory)
         hub = {k: kwargs.pop(k) for k in ("repo_id", "commit_message", "private", "token", "create_pr") if k in kwargs}
         super().save_pretrained(folder, **kwargs)
-        index_file = folder / self.config_name
-        index = json.loads(index_file.read_text())
-        index["_class_name"] = _copy_source(type(self), folder)
-        index.pop("_name_or_path", None)  # where it was loaded from is nobody else's business
-        for name, component in self.components.items():
-            cls = type(getattr(component, "_orig_mod", component))  # what torch.compile wraps
-            if component is not None and cls.__module__.partition(".")[0] not in LIBRARIES:
-                index[name] = _copy_source(cls, folder / name)
-            _forget_place(folder / name / "config.json")
-        index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        save_sources(self, folder)
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
 
@@ -983,173 +1297,11 @@ class ClassStylePipeline(DiffusionPipeline):
         So `ClassStylePipeline.from_pretrained(folder)` runs none of the code in the folder and needs no trust.
         """
         loaded = super().load_config(*args, **kwargs)
-        config = loaded[0] if isinstance(loaded, tuple) else loaded
-        if __name__ == "hfdiff.pipelines.class_style":
-            config["_class_name"] = cls.__name__
-            for name, value in config.items():
-                if isinstance(value, list) and len(value) == 2 and value[0] in INSTALLED:
-                    # diffusers takes a component of another library only where that is imported already.
-                    importlib.import_module(INSTALLED[value[0]])
-                    config[name] = [INSTALLED[value[0]], value[1]]
+        name_installed(cls, loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
 
 
 StepCallback = Callable[[ClassStylePipeline, int, torch.Tensor, dict[str, torch.Tensor]], Mapping | None]
 
 
-def _evaluate(
-    unet: ModelMixin, model_input: torch.Tensor, t: torch.Tensor, request: _Request, branches: list[Branch]
-) -> list[torch.Tensor]:
-    """What one UNet predicts for each branch, in one forward: a (B, C, H, W) for each."""
-    if not branches:
-        return []
-    anything = torch.full_like(request.class_ids, unet.config.num_classes)
-    untold = torch.full_like(request.weights, UNSPECIFIED)
-    class_ids = torch.cat([request.class_ids if branch.class_told else anything for branch in branches])
-    weights = torch.cat([request.weights if branch.styles_told else untold for branch in branches])
-    rows = model_input.repeat(len(branches), 1, 1, 1)
-    return list(unet(rows, t, class_ids, weights).sample.chunk(len(branches)))
-
-
-def _keep_rows(scheduler: SchedulerMixin, rows: torch.Tensor, count: int) -> None:
-    """Drop what a scheduler remembers of all but these of `count` pictures."""
-
-    def kept(value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and value.ndim == 4 and len(value) == count:
-            return value[rows.to(value.device)]
-        return [kept(item) for item in value] if isinstance(value, list) else value
-
-    for name, value in vars(scheduler).items():
-        setattr(scheduler, name, kept(value))
-
-
-def _check_range(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
-    """ValueError for what is no number from `low`, or only `above` it, to `high`."""
-    try:
-        valid = low <= float(value) <= high and not (above and value == low)
-    except (TypeError, ValueError):
-        valid = False
-    if not valid:
-        raise ValueError(f"{name} {value}; valid: {f'above {low},' if above else low} to {high}")
-
-
-def _check_interval(name: str, interval: Any) -> None:
-    try:
-        valid = len(interval) == 2 and 0 <= interval[0] < interval[1]
-    except TypeError:
-        valid = False
-    if not valid:
-        raise ValueError(f"{name} {interval}; valid: two noise levels, 0 <= low < high")
-
-
-def read_pictures(what: str, pictures: Pictures, channels: int, height: int, width: int) -> torch.Tensor:
-    """PIL, numpy NHWC, torch NCHW, one picture or a list, of any size -> (N, channels, height, width) in [0, 1].
-
-    diffusers' `VaeImageProcessor` resizes arrays by the nearest neighbour, converts the channels of PIL pictures only,
-    and takes what has four channels for latents; here every kind of input goes one way.
-    """
-    items = list(_split(pictures, several=4))
-    if not items:
-        raise ValueError(f"{what} is an empty list; valid: one picture or more")
-    return torch.cat([_fit(_pixels(what, item, channels)[None], height, width) for item in items])
-
-
-def _split(pictures: Any, several: int = 3) -> Any:
-    """A list of single pictures; arrays of `several` dimensions and more hold many."""
-    if isinstance(pictures, np.ndarray | torch.Tensor):
-        return list(pictures) if pictures.ndim >= several else [pictures]
-    return pictures if isinstance(pictures, list | tuple) else [pictures]
-
-
-def _pixels(what: str, picture: Any, channels: int) -> torch.Tensor:
-    """One picture, PIL or array (H, W), (H, W, C) numpy or (C, H, W) torch -> (channels, H, W) float32 in [0, 1]."""
-    if isinstance(picture, Image.Image):
-        picture = _decode(what, picture, channels)
-    if isinstance(picture, np.ndarray) and picture.ndim in (2, 3):
-        pixels = torch.tensor(picture if picture.ndim == 3 else picture[..., None]).permute(2, 0, 1)
-    elif isinstance(picture, torch.Tensor) and picture.ndim in (2, 3):
-        pixels = (picture if picture.ndim == 3 else picture[None]).cpu()
-    else:
-        raise ValueError(f"{what} of type {type(picture).__name__}; valid: PIL, numpy NHWC, torch NCHW, or a list")
-    pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
-    if not pixels.numel() or not (pixels.min() >= 0 and pixels.max() <= 1):
-        raise ValueError(f"{what} with values outside [0, 1]; valid: [0, 1], or uint8")
-    return _with_channels(what, pixels, channels)
-
-
-def _with_channels(what: str, pixels: torch.Tensor, channels: int) -> torch.Tensor:
-    """(..., C, H, W) grey or in colour -> (..., channels, H, W)."""
-    given = pixels.shape[-3]
-    if given == 1:
-        pixels = pixels.expand(*pixels.shape[:-3], channels, -1, -1)
-    elif given == 3 and channels == 1:
-        luma = pixels.new_tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)  # as PIL has it
-        pixels = (luma * pixels).sum(dim=-3, keepdim=True)
-    if pixels.shape[-3] != channels:
-        raise ValueError(f"{what} with {given} channels; valid: {channels}, grey or colour")
-    return pixels
-
-
-def _decode(what: str, picture: Image.Image, channels: int) -> np.ndarray:
-    """PIL -> uint8 (H, W) or (H, W, 3), as in training."""
-    if picture.mode == "F":
-        raise ValueError(f"{what} of mode F; valid: 8 or 16 bits a channel")
-    return np.array(plain_picture(picture).convert("L" if channels == 1 else "RGB"))
-
-
-def plain_picture(picture: Image.Image) -> Image.Image:
-    """PIL of any mode -> L or RGB; transparent parts become white, 16 bits become 8."""
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture).astype(np.int64)
-        picture = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
-    if "A" in picture.mode or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    if picture.mode in ("L", "RGB"):
-        return picture
-    return picture.convert("L" if picture.mode == "1" else "RGB")
-
-
-def _fit(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Cut (N, C, H, W) at the centre to the aspect asked for, as in training, and resize it without aliasing."""
-    h, w = pixels.shape[-2:]
-    if (h, w) == (height, width):
-        return pixels
-    scale = min(h / height, w / width)
-    cut_h, cut_w = max(1, round(height * scale)), max(1, round(width * scale))
-    top, left = (h - cut_h) // 2, (w - cut_w) // 2
-    cut = pixels[..., top : top + cut_h, left : left + cut_w]
-    return F.interpolate(cut, size=(height, width), mode="bicubic", antialias=True).clamp(0, 1)
-
-
-def _for_each(what: str, pictures: torch.Tensor, count: int, num_images_per_label: int) -> torch.Tensor:
-    """One for all, one for each label, or one for each picture -> one for each of `count` pictures."""
-    if len(pictures) == count // num_images_per_label:
-        return pictures.repeat_interleave(num_images_per_label, dim=0)
-    if len(pictures) not in (1, count):
-        raise ValueError(
-            f"{len(pictures)} {what} for {count // num_images_per_label} labels and {count} pictures; "
-            "valid: one for all, one for each label, or one for each picture"
-        )
-    return pictures.expand(count, -1, -1, -1)
-
-
-def _is_size(size: Any) -> bool:
-    sides = size if isinstance(size, list | tuple) else [size, size]
-    return len(sides) == 2 and all(isinstance(side, int) and 1 <= side <= 4096 for side in sides)
-
-
-def _forget_place(config_file: Path) -> None:
-    if config_file.is_file():
-        config = json.loads(config_file.read_text())
-        if config.pop("_name_or_path", None) is not None:
-            config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def _copy_source(cls: type, folder: Path) -> list[str]:
-    """Copy the file that defines `cls` into `folder`; returns what names the class in model_index.json."""
-    source = Path(inspect.getfile(cls))
-    target = folder / source.name
-    if source.resolve() != target.resolve():
-        shutil.copyfile(source, target)
-    return [source.stem, cls.__name__]
+globals().update(own_names(__name__, __file__))

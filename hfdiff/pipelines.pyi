@@ -1,0 +1,1 @@
+from pipelines import *  # noqa: F403

@@ -1,0 +1,76 @@
+"""Noise levels and targets.
+
+The network's input at timestep t is alpha x_0 + sigma e, with x_0 the clean picture and e standard normal; the noise
+level is sigma / alpha, EDM's sigma.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from diffusers import SchedulerMixin
+
+SIGMA_DATA = 0.5  # Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Table 1
+Coefficient: TypeAlias = torch.Tensor | float
+Target: TypeAlias = Callable[[Any, Any], tuple[Coefficient, Coefficient]]
+
+# What a model predicts, in diffusers' words: alpha, sigma -> (a, b) of the target a x_0 + b e.
+TARGETS: Mapping[str, Target] = {
+    "epsilon": lambda alpha, sigma: (0.0, 1.0),  # Ho et al. 2020, Equation 14
+    "v_prediction": lambda alpha, sigma: (-sigma, alpha),  # Salimans & Ho 2022, Appendix D
+    "sample": lambda alpha, sigma: (1.0, 0.0),
+    "flow_prediction": lambda alpha, sigma: (-1.0, 1.0),  # Liu et al. 2022
+    # (x_0 - c_skip x) / c_out of Karras et al. 2022, Equation 8, where alpha = c_in and sigma / alpha is their sigma.
+    "edm": lambda alpha, sigma: (sigma / SIGMA_DATA, -SIGMA_DATA * alpha),
+}
+
+
+def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(alpha, sigma) of the network's input alpha x_0 + sigma e at timesteps as the network is told them.
+
+    timestep: of any shape, fractions welcome; alpha and sigma: float64 of that shape, on the CPU. At pure noise alpha
+    may be 0: divide by it as a tensor, and the noise level is infinite. ValueError for an unknown kind of scheduler.
+    """
+    t = torch.as_tensor(timestep).detach().cpu().double()
+    config = scheduler.config
+    if config.get("prediction_type") == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
+        sigma = (t / config.num_train_timesteps).clamp(0, 1)
+        return 1 - sigma, sigma
+    if getattr(scheduler, "alphas_cumprod", None) is not None:
+        alpha_bar = scheduler.alphas_cumprod.cpu().double()
+        angle = torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())  # alpha = cos, sigma = sin, even at alpha = 0
+        t = t.clamp(0, len(angle) - 1)
+        angle = torch.lerp(angle[t.floor().long()], angle[t.ceil().long()], t.frac())
+        return angle.cos(), angle.sin()
+    if "sigma_data" in config:  # Karras et al. 2022, Table 1: c_noise = ln(sigma) / 4, c_in
+        sigma = (4 * t).exp()
+        c_in = (sigma**2 + config.sigma_data**2).rsqrt()
+        return c_in, c_in * sigma
+    raise ValueError(f"noise levels of {type(scheduler).__name__} are unknown; valid: discrete, flow or EDM schedulers")
+
+
+def prediction_type(scheduler: SchedulerMixin) -> str:
+    """The row of `TARGETS` that the model of a saved scheduler predicts; ValueError for another."""
+    given, kind = scheduler.config.get("prediction_type"), type(scheduler).__name__
+    if given not in (*TARGETS, None):
+        raise ValueError(f"unknown prediction_type {given!r}; valid: {', '.join(TARGETS)}")
+    return "flow_prediction" if kind.startswith("FlowMatch") else "edm" if kind.startswith("EDM") else str(given)
+
+
+def predicted_clean(
+    scheduler: SchedulerMixin, model_input: torch.Tensor, prediction: torch.Tensor, timestep: torch.Tensor | float
+) -> torch.Tensor:
+    """The clean pictures (B, C, H, W) that a model's predictions at its inputs mean, whatever it predicts.
+
+    At an input without signal, a predicted noise says nothing of the picture: the quotient is not finite.
+    """
+    alpha, sigma = (level.to(model_input) for level in noise_levels(scheduler, timestep))
+    return solve_clean(TARGETS[prediction_type(scheduler)], model_input, prediction, alpha, sigma)
+
+
+def solve_clean(
+    target: Target, sample: torch.Tensor, prediction: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
+) -> torch.Tensor:
+    """Solve x_t = alpha x_0 + sigma e, target = a x_0 + b e for x_0."""
+    a, b = target(alpha, sigma)
+    return (b * sample - sigma * prediction) / (alpha * b - sigma * a)

@@ -1,0 +1,245 @@
+"""From noise to pictures: the loop over the scheduler's steps."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from diffusers import ModelMixin, SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+
+from .grammar import UNSPECIFIED
+from .guidance import Branch, Guidance, Push
+from .images import Pictures, one_for_each, read_pictures, split_images
+from .noise_levels import noise_levels, predicted_clean
+from .prompts import Asked
+from .scores import STOPPING_SHARE, Choice, Scorer, score_pictures
+
+# Called after every evaluation: index, timestep, tensors by name -> tensors that replace them, or None.
+Watcher = Callable[[int, torch.Tensor, dict[str, torch.Tensor]], Mapping | None]
+
+
+@dataclass(frozen=True)
+class SamplingRequest:
+    """What is to be drawn, one row for each of B pictures."""
+
+    row: torch.Tensor  # (B,), from 0
+    noise: torch.Tensor  # (B, C, H, W), the e of the whole trajectory
+    class_ids: torch.Tensor  # (B,)
+    weights: torch.Tensor  # (B, S)
+    generator: torch.Generator | list[torch.Generator] | None
+    image: torch.Tensor | None = None  # (B, C, H, W) float32 in [0, 1]
+    mask: torch.Tensor | None = None  # (B, 1, H, W) bool: True where the picture is drawn anew
+    wanted: torch.Tensor | None = None  # (B, D): unit vector of the prompt that each is steered to
+
+    @property
+    def clean(self) -> torch.Tensor:
+        """`image` as the UNet sees pictures: (B, C, H, W) in [-1, 1]."""
+        assert self.image is not None
+        return (2 * self.image - 1).to(self.noise.dtype)
+
+    def part(self, rows: torch.Tensor) -> "SamplingRequest":
+        rowwise: dict[str, Any] = {
+            name: v[rows.to(v.device)] for name, v in vars(self).items() if isinstance(v, torch.Tensor)
+        }
+        if isinstance(self.generator, list):
+            rowwise["generator"] = [self.generator[row] for row in rows.tolist()]
+        return replace(self, **rowwise)
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How pictures are drawn; see `ClassStylePipeline.__call__`."""
+
+    guidance: Guidance
+    num_inference_steps: int
+    strength: float
+    choice: Choice | None = None
+    push: Push | None = None
+    scorer: Scorer | None = None  # for the two before it
+    asked: Sequence[Asked] = ()  # of each label, for the choice
+    watcher: Watcher | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Finished pictures, on the CPU."""
+
+    rows: torch.Tensor  # (n,) of the request
+    images: torch.Tensor  # (n, C, H, W) float32 in [0, 1]
+    scores: torch.Tensor  # (n, K) float32, K columns where they are to be chosen from: `SCORES` and the total
+
+    def joined(self, other: "Samples") -> "Samples":
+        return Samples(*(torch.cat([getattr(self, key), value]) for key, value in vars(other).items()))
+
+    def best(self, choice: Choice) -> "Samples":
+        """The best `top_k` of each label, label by label, the best first."""
+        order = self.scores[:, -1].argsort(descending=True, stable=True)
+        order = order[(self.rows[order] // choice.num_candidates).argsort(stable=True)]
+        label = self.rows[order] // choice.num_candidates
+        place = torch.arange(len(order)) - torch.searchsorted(label, label)
+        order = order[place < choice.top_k]
+        return Samples(*(value[order] for value in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """What predicts: the UNet, and a weaker one for autoguidance."""
+
+    unet: ModelMixin
+    guide_unet: ModelMixin | None = None
+
+    def predict(
+        self,
+        model_input: torch.Tensor,
+        t: torch.Tensor,
+        request: SamplingRequest,
+        branches: list[Branch],
+        guidance: Guidance,
+    ) -> torch.Tensor:
+        """The weighted sum of the branches (B, C, H, W), by one forward of each UNet that they name."""
+        main = [branch for branch in branches if not branch.by_guide]
+        predictions = evaluate(self.unet, model_input, t, request, main)
+        if len(main) < len(branches):
+            predictions += evaluate(self.guide_unet, model_input, t, request, branches[len(main) :])
+        prediction: Any = sum(branch.weight * p for branch, p in zip(branches, predictions, strict=True))
+        if guidance.guidance_rescale and len(branches) > 1:
+            prediction = guidance.rescale(prediction, told=predictions[len(main) - 1])
+        return prediction
+
+
+def make_request(
+    unet: ModelMixin,
+    device: torch.device,
+    class_ids: Sequence[int | None],
+    strengths: Sequence[Sequence[float]],
+    num_images_per_label: int,
+    generator: torch.Generator | list[torch.Generator] | None,
+    image: Pictures | None,
+    mask: Pictures | None,
+) -> SamplingRequest:
+    """The conditions and pictures as tensors on the device, and the noise of each; strengths: (B, num_styles)."""
+    count, config = len(class_ids), unet.config
+    if isinstance(generator, list) and len(generator) != count:
+        raise ValueError(f"{len(generator)} generators for {count} pictures; valid: one for all, or one for each")
+    height, width = config.sample_size if isinstance(config.sample_size, Sequence) else [config.sample_size] * 2
+    pixels = None if image is None else read_pictures("image", image, config.in_channels, height, width)
+    repaint = None if mask is None else read_pictures("mask", split_images(mask), 1, height, width) >= 0.5
+    shape = (count, config.in_channels, height, width)
+    return SamplingRequest(
+        row=torch.arange(count, device=device),
+        noise=randn_tensor(shape, generator, device=device, dtype=unet.dtype),
+        class_ids=torch.tensor([config.num_classes if i is None else i for i in class_ids], device=device),
+        weights=torch.tensor(strengths, device=device).reshape(count, config.num_styles),
+        generator=generator,
+        image=None if pixels is None else one_for_each("images", pixels, count, num_images_per_label).to(device),
+        mask=None if repaint is None else one_for_each("masks", repaint, count, num_images_per_label).to(device),
+    )
+
+
+def set_timesteps(
+    scheduler: SchedulerMixin, num_inference_steps: int, strength: float, device: torch.device
+) -> torch.Tensor:
+    """Make the scheduler ready for the last `strength` of its steps (at least one); the timesteps of those."""
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    # A second-order scheduler lists two timesteps for each step but one; some list fewer steps than were asked for.
+    order = getattr(scheduler, "order", 1)
+    listed = (len(scheduler.timesteps) + order - 1) // order
+    first = order * min(num_inference_steps - int(num_inference_steps * strength), listed - 1)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    return scheduler.timesteps[first:]
+
+
+def scaled(scheduler: SchedulerMixin, sample: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The scheduler's state -> the network's input; the FlowMatch schedulers know no difference."""
+    return scheduler.scale_model_input(sample, t) if hasattr(scheduler, "scale_model_input") else sample
+
+
+def noised(scheduler: SchedulerMixin, request: SamplingRequest, t: torch.Tensor) -> torch.Tensor:
+    """The given pictures as the scheduler's state at t: the state that it scales to alpha x_0 + sigma e."""
+    alpha, sigma = (float(level) for level in noise_levels(scheduler, t))
+    scale = float(scaled(scheduler, torch.ones(()), t))
+    return (alpha * request.clean + sigma * request.noise) / scale
+
+
+def finished(request: SamplingRequest, clean: torch.Tensor) -> torch.Tensor:
+    """The pictures in [0, 1] that clean ones (B, C, H, W) in [-1, 1] make, with what the mask keeps."""
+    images = (clean.float() / 2 + 0.5).clamp(0, 1)
+    if request.image is None or request.mask is None:
+        return images
+    return torch.where(request.mask, images, request.image)
+
+
+def score(request: SamplingRequest, plan: SamplingPlan, images: torch.Tensor) -> torch.Tensor:
+    """Every score of pictures (B, C, H, W) in [0, 1] by the plan's choice, and the total: (B, K) on the CPU."""
+    assert plan.choice is not None
+    assert plan.scorer is not None
+    labels = request.row // plan.choice.num_candidates
+    return score_pictures(plan.scorer, images, plan.asked, labels, plan.choice.score_weights)
+
+
+def draw(
+    request: SamplingRequest, plan: SamplingPlan, scheduler: SchedulerMixin, denoiser: Denoiser, progress: Any
+) -> Samples:
+    """Finish a part of the pictures, or those of its candidates that are worth it."""
+    choice = plan.choice
+    timesteps = set_timesteps(scheduler, plan.num_inference_steps, plan.strength, request.row.device)
+    step = {"generator"} & set(inspect.signature(scheduler.step).parameters)
+    if request.image is None:
+        sample = request.noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    else:
+        sample = noised(scheduler, request, timesteps[0])
+    branches = plan.guidance.plan(scheduler, timesteps, styled=bool(denoiser.unet.config.num_styles))
+    # Not at the first evaluation, where a model of the noise says nothing of the picture.
+    stop = max(1, math.ceil(STOPPING_SHARE * len(timesteps)) - 1) if choice and choice.early_stopping else None
+    for index, (t, told) in enumerate(zip(timesteps, branches, strict=True)):
+        # Between the two evaluations of a second-order step, the state belongs to the scheduler.
+        if request.mask is not None and getattr(scheduler, "state_in_first_order", True):
+            sample = torch.where(request.mask, sample, noised(scheduler, request, t))
+        x = scaled(scheduler, sample, t)
+        prediction = denoiser.predict(x, t, request, told, plan.guidance)
+        if plan.push and plan.scorer and request.wanted is not None:
+            prediction = plan.push(plan.scorer, request.wanted, scheduler, x, prediction, t)
+        if choice and index == stop:
+            totals = score(request, plan, finished(request, predicted_clean(scheduler, x, prediction, t)))[:, -1]
+            rows = choice.survivors((request.row // choice.num_candidates).cpu(), totals)
+            keep_rows(scheduler, rows, len(x))
+            sample, x, prediction = (tensor[rows.to(tensor.device)] for tensor in (sample, x, prediction))
+            request = request.part(rows)
+        sample = scheduler.step(prediction, t, sample, **{name: getattr(request, name) for name in step}).prev_sample
+        progress.update()
+        if plan.watcher is not None:
+            tensors = {"model_input": x, "prediction": prediction, "latents": sample}
+            sample = (plan.watcher(index, t, tensors) or {}).get("latents", sample)
+    images = finished(request, sample)
+    rows = request.row.cpu()
+    return Samples(rows, images.cpu(), score(request, plan, images) if choice else torch.empty(len(rows), 0))
+
+
+def evaluate(
+    unet: ModelMixin, model_input: torch.Tensor, t: torch.Tensor, request: SamplingRequest, branches: list[Branch]
+) -> list[torch.Tensor]:
+    """What one UNet predicts for each branch, in one forward: a (B, C, H, W) for each."""
+    if not branches:
+        return []
+    anything = torch.full_like(request.class_ids, unet.config.num_classes)
+    untold = torch.full_like(request.weights, UNSPECIFIED)
+    class_ids = torch.cat([request.class_ids if branch.class_told else anything for branch in branches])
+    weights = torch.cat([request.weights if branch.styles_told else untold for branch in branches])
+    rows = model_input.repeat(len(branches), 1, 1, 1)
+    return list(unet(rows, t, class_ids, weights).sample.chunk(len(branches)))
+
+
+def keep_rows(scheduler: SchedulerMixin, rows: torch.Tensor, count: int) -> None:
+    """Drop what a scheduler remembers of all but these of `count` pictures."""
+
+    def kept(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.ndim == 4 and len(value) == count:
+            return value[rows.to(value.device)]
+        return [kept(item) for item in value] if isinstance(value, list) else value
+
+    for name, value in vars(scheduler).items():
+        setattr(scheduler, name, kept(value))

@@ -1,0 +1,171 @@
+"""Scores of pictures by a CLIP model, and the choice among candidates by them."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from .checks import check_range
+from .images import fit_to_size, with_channels
+from .prompts import Asked, prompt
+
+SURVIVING_SHARE, STOPPING_SHARE = 0.3, 0.3  # of the candidates, after this share of the evaluations
+SCORE_WEIGHTS: Mapping[str, float] = {"class": 1.0, "quality": 1.0}
+
+
+class Scorer:
+    """What a CLIP or SigLIP model of transformers says of pictures and prompts; pictures are prepared in torch, so that
+    scores have a gradient. A model of half precision on the CPU becomes one of float32: it is ten times as fast.
+
+    ValueError for a model or a processor that has no way from pictures or prompts to one common space.
+    """
+
+    def __init__(self, model: Any, processor: Any):
+        if not all(hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")):
+            raise ValueError(
+                f"{type(model).__name__} is not CLIP-like: valid are models with get_image_features, "
+                "get_text_features and logit_scale (CLIP, SigLIP, VisionTextDualEncoder)"
+            )
+        if not all(hasattr(processor, name) for name in ("image_processor", "tokenizer")):
+            raise ValueError(f"{type(processor).__name__}; valid: a processor with image_processor and tokenizer")
+        if model.device.type == "cpu":
+            model.float()
+        self.model, self.processor = model, processor
+        self._texts: dict[str, torch.Tensor] = {}
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """What cosines are multiplied by before a softmax."""
+        return self.model.logit_scale.detach().float().exp()
+
+    def images(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, C, H, W) in [0, 1] -> unit vectors (B, D) float32."""
+        prepare = self.processor.image_processor
+        size = prepare.crop_size if getattr(prepare, "do_center_crop", False) else prepare.size
+        height, width = (size.get(key) or size.get("shortest_edge") for key in ("height", "width"))
+        channels = getattr(self.model.config.vision_config, "num_channels", 3)
+        pixels = fit_to_size(with_channels("pictures", images.float(), channels), height, width)
+        mean, std = (pixels.new_tensor(v).reshape(-1, 1, 1) for v in (prepare.image_mean, prepare.image_std))
+        pixels = ((pixels - mean) / std).to(self.model.device, self.model.dtype)
+        return _unit(self.model.get_image_features(pixel_values=pixels))
+
+    @torch.no_grad()
+    def texts(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Prompts -> unit vectors (P, D) float32, each computed once; ValueError for one that is too long."""
+        new = [text for text in dict.fromkeys(prompts) if text not in self._texts]
+        if new:
+            self._texts |= dict(zip(new, self.encode(new)))
+        return torch.stack([self._texts[text] for text in prompts]).to(self.model.device)
+
+    def encode(self, prompts: list[str]) -> torch.Tensor:
+        """Prompts -> unit vectors (P, D) float32, with a gradient."""
+        return _unit(self.model.get_text_features(**self._tokens(prompts)))
+
+    def forget(self) -> None:
+        """Drop what is kept of prompts: the model has changed."""
+        self._texts.clear()
+
+    def _tokens(self, prompts: list[str]) -> dict[str, torch.Tensor]:
+        most = self.model.config.text_config.max_position_embeddings
+        tokenizer = self.processor.tokenizer
+        unknown = tokenizer.unk_token_id
+        if unknown in (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id):
+            unknown = None  # as in OpenAI's, which spells every word
+        for text, ids in zip(prompts, tokenizer(prompts)["input_ids"]):
+            if len(ids) > most:
+                raise ValueError(f"the prompt {text!r} has {len(ids)} tokens; valid: up to {most}")
+            if unknown is not None and unknown in ids:
+                words = [word for word in text.split() if unknown in tokenizer(word)["input_ids"]]
+                raise ValueError(f"the CLIP model does not know {', '.join(map(repr, words))} of the prompt {text!r}")
+        # SigLIP reads its last position, and was trained with all of them filled.
+        siglip = self.model.config.model_type.startswith("siglip")
+        tokens = tokenizer(
+            prompts, padding="max_length" if siglip else True, max_length=most if siglip else None, return_tensors="pt"
+        )
+        keys = ("input_ids",) if siglip else ("input_ids", "attention_mask")
+        return {key: tokens[key].to(self.model.device) for key in keys}
+
+    def softmax(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Unit vectors of pictures (B, D) -> the share of each prompt (B, P)."""
+        return (self.scale * images @ self.texts(prompts).T).softmax(dim=1)
+
+
+def _prompt_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
+    return features @ scorer.texts([prompt(asked.subject)])[0]
+
+
+def _class_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
+    return scorer.softmax(features, [prompt(rival) for rival in asked.subjects])[:, asked.class_id]
+
+
+def _quality_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
+    shares = scorer.softmax(features, [template.replace("{}", asked.subject) for template in asked.quality_prompts])
+    return shares[:, list(asked.quality_prompts.values())].sum(dim=1)
+
+
+# Name -> score of pictures' unit vectors (B, D), float32 (B,); more is better.
+SCORES: Mapping[str, Callable[[Scorer, torch.Tensor, Asked], torch.Tensor]] = {
+    "prompt": _prompt_score,  # cosine with the prompt of class and styles
+    "class": _class_score,  # probability of the class among all
+    "quality": _quality_score,  # share of the prompts that speak well of it
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the best of several candidates for each label are chosen; the arguments of `ClassStylePipeline.__call__`."""
+
+    num_candidates: int
+    top_k: int
+    early_stopping: bool
+    score_weights: Mapping[str, float]
+    quality_prompts: Mapping[str, bool]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= self.num_candidates:
+            raise ValueError(f"top_k {self.top_k} of num_candidates {self.num_candidates}; valid: 1 to num_candidates")
+        for name, weight in self.score_weights.items():
+            if name not in SCORES:
+                raise ValueError(f"unknown score {name!r}; valid: {', '.join(SCORES)}")
+            check_range(f"weight of score {name!r}", weight, -1000, 1000)
+        if not any(self.score_weights.values()):
+            raise ValueError(f"score_weights {dict(self.score_weights)}; valid: one at least that is not 0")
+        if len(set(self.quality_prompts.values())) < 2 or not all("{}" in text for text in self.quality_prompts):
+            raise ValueError(
+                f"quality_prompts {dict(self.quality_prompts)}; valid: templates with {{}} for the subject, one at "
+                "least that speaks well of a picture (True) and one that does not (False)"
+            )
+
+    def survivors(self, labels: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
+        """Which of a part's B candidates are worth finishing: of each label (B,) the best by their totals (B,), so many
+        that `top_k` are left of all parts together."""
+        kept = []
+        for label in labels.unique():
+            rows = (labels == label).nonzero().squeeze(1)
+            share = max(SURVIVING_SHARE, self.top_k / self.num_candidates)  # a label may lie in several parts
+            most = math.ceil(round(len(rows) * share, 6))
+            kept.append(rows[totals[rows].argsort(descending=True)[:most]])
+        return torch.cat(kept).sort().values
+
+
+def score_pictures(
+    scorer: Scorer, images: torch.Tensor, asked: Sequence[Asked], labels: torch.Tensor, weights: Mapping[str, float]
+) -> torch.Tensor:
+    """Pictures (B, C, H, W) in [0, 1], each asked for by one of the labels (B,) -> (B, len(SCORES) + 1): every score,
+    and their weighted sum; float32, on the CPU."""
+    features = scorer.images(images)
+    scores = torch.empty(len(images), len(SCORES) + 1)
+    for label in labels.unique().tolist():
+        rows = (labels == label).nonzero().squeeze(1)
+        for column, score in enumerate(SCORES.values()):
+            scores[rows.cpu(), column] = score(scorer, features[rows.to(features.device)], asked[label]).cpu()
+    told = torch.tensor([weights.get(name, 0.0) for name in SCORES])
+    scores[:, -1] = scores[:, :-1] @ told
+    return scores
+
+
+def _unit(features: Any) -> torch.Tensor:
+    return F.normalize(getattr(features, "pooler_output", features).float(), dim=-1)
