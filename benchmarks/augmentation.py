@@ -26,13 +26,14 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from hfdiff.augment import NUM_DRAWS, augment
 from hfdiff.checkpoint import RunFolder, load_pipeline, newest_checkpoint
 from hfdiff.core.config import command_line, read_yaml
 from hfdiff.core.errors import BadInput, run_program
 from hfdiff.core.files import folder_to_write
 from hfdiff.core.names import unknown
-from hfdiff.data import ImageTable, load_test_data, load_training_data, to_bytes, to_unit_range
+from hfdiff.data.augmentation import NUM_DRAWS, augment
+from hfdiff.data.loading import load_test_data, load_training_data
+from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
 from hfdiff.judge import Judge, judged, train_judge
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import ClassStylePipeline, find_name

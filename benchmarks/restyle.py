@@ -17,10 +17,10 @@ from torch import Tensor
 
 from hfdiff.core.config import command_line
 from hfdiff.core.errors import run_program
-from hfdiff.data import to_bytes, to_unit_range
+from hfdiff.data.styles import STYLES, apply_styles
+from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation import Judged, judge_pictures, right
 from hfdiff.pipelines import PLAIN
-from hfdiff.styles import STYLES, apply_styles
 
 
 @dataclass(frozen=True)

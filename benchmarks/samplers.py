@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hfdiff.core.config import command_line
 from hfdiff.core.errors import run_program
-from hfdiff.data import to_bytes
+from hfdiff.data.table import to_bytes
 from hfdiff.evaluation import frechet
 from hfdiff.judge import accuracy, judged
 from hfdiff.models.sampling import sample_tensors

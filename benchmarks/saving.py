@@ -17,7 +17,7 @@ from hfdiff.checkpoint import save_checkpoint
 from hfdiff.core.config import parse
 from hfdiff.core.errors import run_program
 from hfdiff.core.threads import use_all_cores
-from hfdiff.data import load_training_data
+from hfdiff.data.loading import load_training_data
 from hfdiff.objectives import make_objective
 from hfdiff.training import TrainConfig, build_unet, make_state, train, with_shape
 

@@ -23,7 +23,7 @@ from torchmetrics.functional.regression import spearman_corrcoef
 from hfdiff.clip import caption, load_clip
 from hfdiff.core.config import command_line
 from hfdiff.core.errors import BadInput, run_program
-from hfdiff.data import to_bytes, to_unit_range
+from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation import covered, frechet
 from hfdiff.explain import right_scores
 from hfdiff.judge import Judge, independent, judged, load_judge

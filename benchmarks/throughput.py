@@ -21,7 +21,7 @@ from accelerate import Accelerator, PartialState
 from hfdiff.core.config import parse
 from hfdiff.core.errors import run_program
 from hfdiff.core.threads import use_all_cores
-from hfdiff.data import load_training_data
+from hfdiff.data.loading import load_training_data
 from hfdiff.objectives import make_objective
 from hfdiff.training import TrainConfig, build_unet, draw_batch, make_inputs, make_state, precision_of, train
 

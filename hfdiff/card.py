@@ -29,7 +29,7 @@ from hfdiff.checkpoint import find_pipeline, home_of, load_pipeline, run_config,
 from hfdiff.core.config import to_mapping
 from hfdiff.core.errors import BadInput, as_bad_input, first_line
 from hfdiff.core.files import existing_folder, file_to_write, folder_to_write, is_inside, link_out, slug, write_file
-from hfdiff.data import DATASETS
+from hfdiff.data.registry import DATASETS
 from hfdiff.evaluation import METRICS
 from hfdiff.objectives import resolved
 from hfdiff.pipelines import ClassStylePipeline

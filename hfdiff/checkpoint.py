@@ -29,9 +29,9 @@ from torch.nn import Module
 from hfdiff.core.config import from_mapping, read_yaml, to_mapping
 from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import existing_folder, recover_folder, without_bars, write_file, write_folder
+from hfdiff.data.styles import STYLES
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.samplers import process_of
-from hfdiff.styles import STYLES
 from hfdiff.training import RESUMABLE_KEYS, SHAPE_KEYS, TrainConfig
 from hfdiff.unet import ClassStyleUNet2DModel
 

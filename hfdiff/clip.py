@@ -30,10 +30,12 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from hfdiff.augment import mirror_and_shift
 from hfdiff.core.errors import BadInput, TrainingFailed, first_line
 from hfdiff.core.files import without_bars, write_folder
-from hfdiff.data import ASSETS, DATASETS, Half, ImageTable, to_unit_range
+from hfdiff.data.augmentation import mirror_and_shift
+from hfdiff.data.registry import ASSETS, DATASETS
+from hfdiff.data.styles import STYLES, apply_styles, draw_styles, fitting_styles
+from hfdiff.data.table import Half, ImageTable, to_unit_range
 from hfdiff.pipelines import (
     QUALITY_PROMPTS,
     SCORE_WEIGHTS,
@@ -46,7 +48,6 @@ from hfdiff.pipelines import (
     score_pictures,
     subject,
 )
-from hfdiff.styles import STYLES, apply_styles, draw_styles, fitting_styles
 
 STYLED_SHARE = 0.5  # of the pictures in training
 DAMAGED_SHARE = 0.5

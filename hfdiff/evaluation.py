@@ -18,10 +18,10 @@ from torchmetrics.image.kid import poly_mmd
 from hfdiff.clip import caption, image_features, yardsticks
 from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.names import unknown
-from hfdiff.data import ImageTable, to_bytes, to_unit_range
+from hfdiff.data.styles import STYLES, apply_styles
+from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
 from hfdiff.judge import Judge, Verdict, judged, unseen
 from hfdiff.pipelines import Scorer
-from hfdiff.styles import STYLES, apply_styles
 
 Z95 = 1.96  # standard errors in half of a 95% interval
 GROUPS = 10

@@ -13,7 +13,7 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from hfdiff.data import ImageTable, to_bytes, to_model_range
+from hfdiff.data.table import ImageTable, to_bytes, to_model_range
 from hfdiff.judge import Judge, Verdict, judged
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.objectives import timestep_at

@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from hfdiff.augment import mirror_and_shift
 from hfdiff.core.errors import BadInput
 from hfdiff.core.files import folder_to_write, write_folder
 from hfdiff.core.names import unknown
-from hfdiff.data import ASSETS, DATASETS, TEST_NAMES, Half, ImageTable, to_model_range, to_unit_range
-from hfdiff.styles import apply_styles, draw_styles, fitting_styles
+from hfdiff.data.augmentation import mirror_and_shift
+from hfdiff.data.registry import ASSETS, DATASETS, TEST_NAMES
+from hfdiff.data.styles import apply_styles, draw_styles, fitting_styles
+from hfdiff.data.table import Half, ImageTable, to_model_range, to_unit_range
 
 STYLED_SHARE = 0.5  # of the pictures in training
 TRAINING_IMAGES = 660_000  # seen in a training of default length

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from hfdiff.core.files import write_file
-from hfdiff.data import to_unit_range
+from hfdiff.data.table import to_unit_range
 from hfdiff.explain import Forward, Histogram, Recognised, Reverse, recognised_share
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import PLAIN, ClassStylePipeline

@@ -8,7 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from hfdiff.core.errors import BadInput
-from hfdiff.data import ImageTable
+from hfdiff.data.table import ImageTable
 from hfdiff.evaluation import METRICS, Evidence, Real, judge_pictures, lacking
 from hfdiff.judge import Judge
 from hfdiff.pipelines import ClassStylePipeline

@@ -22,7 +22,9 @@ from tqdm import tqdm
 from hfdiff.checkpoint import run_config, weights_fingerprint
 from hfdiff.core.errors import BadInput
 from hfdiff.core.seeds import seed_of
-from hfdiff.data import ImageTable, Reading, alike, load_test_data, load_training_data, to_bytes
+from hfdiff.data.columns import Reading
+from hfdiff.data.loading import load_test_data, load_training_data
+from hfdiff.data.table import ImageTable, alike, to_bytes
 from hfdiff.evaluation import METRICS, Evidence, Judged, Real, judge_pictures, right
 from hfdiff.judge import Judge
 from hfdiff.models.sampling import sample_tensors

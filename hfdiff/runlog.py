@@ -19,7 +19,7 @@ from tqdm import tqdm
 from hfdiff.checkpoint import RunFolder
 from hfdiff.core.config import to_mapping
 from hfdiff.core.files import write_file
-from hfdiff.data import ImageTable
+from hfdiff.data.table import ImageTable
 from hfdiff.memory import peak_memory_gib
 from hfdiff.training import Step, TrainConfig, TrainState
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from hfdiff.clip import yardsticks
 from hfdiff.core.files import slug, write_file
 from hfdiff.core.seeds import seed_of
-from hfdiff.data import ImageTable, to_bytes, to_unit_range
+from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
 from hfdiff.explain import right_scores
 from hfdiff.judge import Judge, judged
 from hfdiff.models.sampling import sample_tensors

@@ -17,7 +17,7 @@ import hfdiff.pictures as pictures
 from hfdiff.checkpoint import RunFolder
 from hfdiff.core.errors import first_line
 from hfdiff.core.files import write_file
-from hfdiff.data import ImageTable, to_bytes, to_unit_range
+from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
 from hfdiff.evaluation import nearest
 from hfdiff.judge import Judge, judged
 from hfdiff.models.sampling import sample_tensors

@@ -21,18 +21,19 @@ from accelerate.utils import broadcast
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from hfdiff.augment import NUM_AUGMENTS, NUM_DRAWS, augment
 from hfdiff.core.errors import BadInput, TrainingFailed
 from hfdiff.core.files import existing_folder, folder_to_write
 from hfdiff.core.names import unknown
 from hfdiff.core.seeds import seed_of
-from hfdiff.data import ImageTable, Reading, to_unit_range
+from hfdiff.data.augmentation import NUM_AUGMENTS, NUM_DRAWS, augment
+from hfdiff.data.columns import Reading
+from hfdiff.data.styles import apply_styles, draw_styles
+from hfdiff.data.table import ImageTable, to_unit_range
 from hfdiff.learned_schedule import LearnedSchedule
 from hfdiff.memory import Attempt, fitting_parts, is_out_of_memory, parts_after_failure
 from hfdiff.objectives import Noised, Objective, ObjectiveConfig, make_objective
 from hfdiff.pipelines import UNSPECIFIED
 from hfdiff.sizes import SIZES, Block
-from hfdiff.styles import apply_styles, draw_styles
 from hfdiff.unet import ClassStyleUNet2DModel, check_shape
 
 Precision = Literal["auto", "no", "fp16", "bf16"]

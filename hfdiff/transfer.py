@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hfdiff.checkpoint import load_pipeline
 from hfdiff.core.errors import BadInput
-from hfdiff.data import ImageTable
+from hfdiff.data.table import ImageTable
 from hfdiff.objectives import make_objective, resolved
 from hfdiff.pipelines import ClassStylePipeline, find_name
 from hfdiff.samplers import process_of

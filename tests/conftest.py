@@ -30,11 +30,12 @@ from safetensors.torch import load_file
 
 from hfdiff.checkpoint import list_checkpoints, make_pipeline
 from hfdiff.core.errors import BadInput
-from hfdiff.data import ImageTable, load_test_data, load_training_data
+from hfdiff.data.loading import load_test_data, load_training_data
+from hfdiff.data.styles import STYLES
+from hfdiff.data.table import ImageTable
 from hfdiff.judge import make_judge, save_judge, train_judge
 from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.pipelines import ClassStylePipeline
-from hfdiff.styles import STYLES
 from hfdiff.training import TrainConfig
 from hfdiff.unet import ClassStyleUNet2DModel
 

@@ -10,7 +10,7 @@ from conftest import class_folders
 
 from hfdiff.checkpoint import RunFolder, save_checkpoint
 from hfdiff.core.errors import BadInput
-from hfdiff.data import load_training_data
+from hfdiff.data.loading import load_training_data
 
 
 def test_the_cut_keeps_the_share_of_one_class_and_all_of_the_others(fashion):

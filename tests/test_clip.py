@@ -43,7 +43,7 @@ from hfdiff.clip import (
     train_clip,
 )
 from hfdiff.core.errors import BadInput
-from hfdiff.data import to_unit_range
+from hfdiff.data.table import to_unit_range
 from hfdiff.judge import load_judge
 from hfdiff.pipelines import Scorer
 

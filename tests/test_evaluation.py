@@ -10,7 +10,8 @@ from torchmetrics.image.kid import poly_mmd
 
 from hfdiff.clip import image_features, load_clip
 from hfdiff.core.errors import BadInput
-from hfdiff.data import to_bytes, to_unit_range
+from hfdiff.data.styles import apply_styles
+from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation import (
     METRICS,
     Evidence,
@@ -30,7 +31,6 @@ from hfdiff.evaluation import (
 )
 from hfdiff.judge import Judge, independent, load_judge, make_judge, unseen
 from hfdiff.pipelines import Scorer
-from hfdiff.styles import apply_styles
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import tiny_unet
 
-from hfdiff.data import to_model_range
+from hfdiff.data.table import to_model_range
 from hfdiff.explain import (
     NUM_PLACES,
     Reverse,

@@ -23,7 +23,8 @@ from PIL import Image
 from hfdiff.checkpoint import RunFolder, load_pipeline, newest_checkpoint, save_checkpoint
 from hfdiff.clip import load_clip, make_clip, measure_clip, save_clip
 from hfdiff.core.errors import BadInput
-from hfdiff.data import ASSETS, load_training_data
+from hfdiff.data.loading import load_training_data
+from hfdiff.data.registry import ASSETS
 from hfdiff.judge import load_judge, make_judge, save_judge
 
 EVIL = """
@@ -262,7 +263,8 @@ def test_a_decompression_bomb_takes_no_memory(tmp_path):
     (root / "cat" / "0.png").write_bytes(bomb(24_000))  # 576 MB in a file of 70 kB
     script = f"""
 import resource
-from hfdiff.data import ASSETS, load_training_data
+from hfdiff.data.loading import load_training_data
+from hfdiff.data.registry import ASSETS
 from hfdiff.core.errors import BadInput
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 load_training_data("fashion_mnist_12k")

@@ -22,7 +22,7 @@ from hfdiff.card import Facts, public, write_card
 from hfdiff.checkpoint import RunFolder, export_pipeline, find_pipeline, load_pipeline, save_config
 from hfdiff.cli import main
 from hfdiff.core.errors import BadInput
-from hfdiff.data import load_training_data
+from hfdiff.data.loading import load_training_data
 from hfdiff.hub import HubFailed, collect, listing, loaded_by, push
 from hfdiff.training import TrainConfig
 

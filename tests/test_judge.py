@@ -10,9 +10,11 @@ from conftest import class_folders, full_data
 from torchmetrics.functional import spearman_corrcoef
 
 from hfdiff.core.errors import BadInput
-from hfdiff.data import ASSETS, load_training_data, to_bytes, to_unit_range
+from hfdiff.data.loading import load_training_data
+from hfdiff.data.registry import ASSETS
+from hfdiff.data.styles import apply_styles
+from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.judge import Judge, accuracy, find_judge, judge_for, judged, load_judge, make_judge, train_judge, unseen
-from hfdiff.styles import apply_styles
 
 SCRIPT = Path(__file__).parents[1] / "train_scripts" / "train_judge.py"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from conftest import tiny_unet
 from PIL import Image
 
-from hfdiff.data import DATASETS
+from hfdiff.data.registry import DATASETS
+from hfdiff.data.styles import STYLES
 from hfdiff.objectives import ObjectiveConfig, make_objective
 from hfdiff.pipelines import ClassStylePipeline
-from hfdiff.styles import STYLES
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

@@ -8,7 +8,7 @@ from conftest import tiny_unet
 from test_pipeline import SCHEDULERS, each_scheduler
 
 from hfdiff.clip import make_clip
-from hfdiff.data import to_bytes
+from hfdiff.data.table import to_bytes
 from hfdiff.pipelines import SCORES, ClassStylePipeline, Push, Scorer, noise_levels, predicted_clean, score_pictures
 from hfdiff.select import Selection, Witnesses, draw_candidates, properties, select
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from hfdiff.augment import NUM_AUGMENTS, NUM_DRAWS, augment
 from hfdiff.core.errors import BadInput
-from hfdiff.data import to_unit_range
-from hfdiff.styles import STYLES, apply_styles, check_styles, draw_styles
+from hfdiff.data.augmentation import NUM_AUGMENTS, NUM_DRAWS, augment
+from hfdiff.data.styles import STYLES, apply_styles, check_styles, draw_styles
+from hfdiff.data.table import to_unit_range
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from diffusers import DPMSolverMultistepScheduler
 from hfdiff import training
 from hfdiff.checkpoint import export_pipeline, load_pipeline, make_pipeline
 from hfdiff.core.errors import BadInput, TrainingFailed
-from hfdiff.data import to_unit_range
+from hfdiff.data.table import to_unit_range
 from hfdiff.objectives import LOSS_WEIGHTS, OBJECTIVES, SCHEDULES, Noised, ObjectiveConfig, make_objective
 from hfdiff.samplers import SAMPLERS
 from hfdiff.training import (

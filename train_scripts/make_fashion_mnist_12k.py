@@ -8,7 +8,7 @@ import sys
 import datasets
 import numpy as np
 
-from hfdiff.data import DATASETS
+from hfdiff.data.registry import DATASETS
 
 PER_CLASS = {"train": 1000, "validation": 200}
 

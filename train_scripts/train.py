@@ -26,7 +26,9 @@ from hfdiff.clip import find_clip, load_clip
 from hfdiff.core.config import parse
 from hfdiff.core.errors import BadInput, TrainingFailed, complain, run_program
 from hfdiff.core.threads import use_all_cores
-from hfdiff.data import ImageTable, describe, load_training_data
+from hfdiff.data.loading import load_training_data
+from hfdiff.data.styles import check_styles
+from hfdiff.data.table import ImageTable, describe
 from hfdiff.hub import check_token, push, repo_name
 from hfdiff.judge import Judge, find_judge, unseen
 from hfdiff.objectives import Objective, make_objective
@@ -36,7 +38,6 @@ from hfdiff.quality import QualityWatch
 from hfdiff.runlog import RunLog, write_record
 from hfdiff.signals import StopSignals, leave_together
 from hfdiff.sizes import describe_shape
-from hfdiff.styles import check_styles
 from hfdiff.training import (
     Step,
     TrainConfig,

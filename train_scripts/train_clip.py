@@ -18,7 +18,9 @@ from hfdiff.core.config import parse
 from hfdiff.core.errors import BadInput, run_program
 from hfdiff.core.files import folder_to_write
 from hfdiff.core.threads import use_all_cores
-from hfdiff.data import Half, Reading, describe, load_test_data, load_training_data
+from hfdiff.data.columns import Reading
+from hfdiff.data.loading import load_test_data, load_training_data
+from hfdiff.data.table import Half, describe
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import tyro
 from hfdiff.checkpoint import load_pipeline
 from hfdiff.clip import find_clip, load_clip
 from hfdiff.core.errors import as_bad_input, check_range
-from hfdiff.data import ImageTable
+from hfdiff.data.table import ImageTable
 from hfdiff.judge import Judge, judge_for, load_judge
 from hfdiff.pipelines import ClassStylePipeline, Scorer
 from hfdiff.report import SETTINGS

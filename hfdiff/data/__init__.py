@@ -1,0 +1,1 @@
+"""Datasets: found, decoded once into one tensor, changed by styles and augmentation."""

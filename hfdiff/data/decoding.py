@@ -1,0 +1,93 @@
+"""Image files and cells, decoded once."""
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from hfdiff.core.errors import BadInput, first_line
+from hfdiff.core.files import is_inside
+from hfdiff.pipelines import plain_picture
+
+PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"))
+TURNED_FORMATS = frozenset(("JPEG", "MPO", "TIFF", "WEBP"))  # cameras write an orientation into these
+
+
+def open_picture(file: str | IO[bytes]) -> Image.Image:
+    """The picture, not decoded yet. Pillow refuses only twice the size that it warns of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(file)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture, turned as its camera says."""
+    return ImageOps.exif_transpose(image) if image.format in TURNED_FORMATS else image
+
+
+def decode_pixels(
+    split: datasets.Dataset, column: str, resolution: int | None, place: Tensor, places: Sequence[Path]
+) -> Tensor:
+    """Decode every picture once: (N, C, H, W) uint8, three channels where any picture has colour.
+
+    Row i goes straight to `place[i]`, so that no second copy is ever made.
+    """
+    size = None if resolution is None else (resolution, resolution)
+    first, pixels = "", torch.empty(0, dtype=torch.uint8)
+    rows = split.cast_column(column, datasets.Image(decode=False))
+    for row, (where, image) in enumerate(_pictures(rows, column, places)):
+        try:
+            array = torch.from_numpy(_to_array(image, size))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise _unreadable(where, error) from error
+        if row == 0:
+            first, pixels = where, torch.empty((len(split), *array.shape), dtype=torch.uint8)
+        if array.shape[1:] != pixels.shape[2:]:
+            sizes = [f"{height}x{width}" for height, width in (pixels.shape[2:], array.shape[1:])]
+            raise BadInput(
+                f"pictures of mixed sizes (height x width): {first} is {sizes[0]}, {where} is {sizes[1]}; "
+                "give --resolution to resize them all"
+            )
+        if len(array) > pixels.shape[1]:
+            pixels = pixels.repeat(1, 3, 1, 1)
+        pixels[place[row]] = array
+    return pixels
+
+
+def _pictures(split: datasets.Dataset, column: str, places: Sequence[Path]) -> Iterator[tuple[str, Image.Image]]:
+    """Each picture, opened but not decoded, with the file or row that it comes from."""
+    row = 0
+    for batch in split.iter(batch_size=1000):
+        for cell in batch[column]:
+            if cell is None:
+                raise BadInput(f"row {row}: there is no picture")
+            if cell["bytes"] is None and not is_inside(Path(cell["path"] or "/"), places):
+                raise BadInput(f"row {row} names {cell['path']!r}, which lies outside the data set")
+            where = cell["path"] if cell.get("path") and not cell.get("bytes") else f"row {row}"
+            try:
+                image = open_picture(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
+            except (OSError, TypeError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+                raise _unreadable(where, error) from error
+            yield where, image
+            image.close()
+            row += 1
+
+
+def _to_array(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
+    """PIL of any mode -> CHW uint8 of one or three channels; transparent parts become white, 16 bits become 8."""
+    image = plain_picture(upright(image))
+    if size is not None and image.size != size:
+        image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+    array = np.array(image)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _unreadable(where: str, error: Exception) -> BadInput:
+    return BadInput(f"{where}: not a readable picture ({first_line(error)})")

@@ -1,0 +1,74 @@
+"""The table of datasets, and what a name stands for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import datasets
+from huggingface_hub.constants import HF_HUB_CACHE
+
+from hfdiff.core.errors import BadInput
+from hfdiff.core.files import existing_folder
+
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set known by a short name: where it is, and what is to be said of it."""
+
+    source: str  # a Hub id, or a folder inside the package
+    about: str
+    judge: str | None = None  # folder of the embedded judge of this data set, in `ASSETS`
+    clip: str | None = None  # the same of its small CLIP, the default scorer
+    part_of: str | None = None  # the Hub id of the whole, for an embedded part
+
+    @property
+    def hub_id(self) -> str:
+        return self.part_of or self.source
+
+
+DATASETS: dict[str, DataSet] = {
+    "fashion_mnist_12k": DataSet(
+        str(ASSETS / "fashion_mnist_12k"),
+        "embedded: 10,000 + 2,000 pictures of Fashion-MNIST's train split, 28x28 grey, 10 classes",
+        judge="judge_fashion_mnist",
+        clip="clip_fashion_mnist",
+        part_of="zalando-datasets/fashion_mnist",
+    ),
+    "fashion_mnist": DataSet(
+        "zalando-datasets/fashion_mnist",
+        "70,000 pictures of clothes, 28x28 grey, 10 classes",
+        judge="judge_fashion_mnist",
+        clip="clip_fashion_mnist",
+    ),
+    "cifar10": DataSet(
+        "uoft-cs/cifar10", "60,000 photographs, 32x32 colour, 10 classes", "judge_cifar10", "clip_cifar10"
+    ),
+}
+
+VALIDATION_NAMES = ("validation", "valid", "val", "dev", "eval")
+TEST_NAMES = ("test", "testing")
+SPLIT_NAMES = frozenset(("train", "training", *VALIDATION_NAMES, *TEST_NAMES))
+
+
+def unknown_dataset(dataset: str) -> BadInput:
+    near = get_close_matches(dataset, DATASETS, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return BadInput(
+        f"unknown data set {dataset[:100]!r}{hint}: not a row ({', '.join(DATASETS)}), not a folder, "
+        "and not to be had from the Hugging Face Hub"
+    )
+
+
+def dataset_name(dataset: str) -> str:
+    """A folder goes by its last part, which says nothing of the machine, and a slash, which no other name ends in."""
+    folder = None if dataset in DATASETS else existing_folder(dataset)
+    return f"{folder.resolve().name}/" if folder else dataset
+
+
+def allowed_folders(dataset: str) -> Sequence[Path]:
+    """Where the files of a data set may lie that its rows name: in its folder, or where the Hub's files are kept."""
+    folder = existing_folder(dataset)
+    return (folder,) if folder else (Path(HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE))

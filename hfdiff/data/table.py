@@ -1,0 +1,116 @@
+"""Images with classes and styles in one uint8 tensor."""
+
+import hashlib
+import zlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hfdiff.core.errors import BadInput
+
+Half = Literal["first", "second", "whole"]
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """N pictures with one class each and the strengths of the styles that the data itself names."""
+
+    pixels: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64 in [0, len(class_names))
+    style_weights: Tensor  # (N, S) float32 in [0, 1]; S = 0 where the data names no styles
+    class_names: tuple[str, ...]
+    style_names: tuple[str, ...]
+    name: str
+    split: str = "train"
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def channels(self) -> int:
+        return self.pixels.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.pixels.shape[2], self.pixels.shape[3]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over pixels, labels, style strengths and names, the first 16 hex digits."""
+        digest = hashlib.sha256(repr((self.class_names, self.style_names, tuple(self.pixels.shape))).encode())
+        for tensor in (self.pixels, self.labels, self.style_weights):
+            digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()[:16]
+
+    def class_counts(self) -> list[int]:
+        return torch.bincount(self.labels.cpu(), minlength=len(self.class_names)).tolist()
+
+    def part(self, index: slice | Tensor) -> "ImageTable":
+        """The pictures at `index`; a slice shares the memory, a tensor of int64 copies."""
+        return replace(
+            self, pixels=self.pixels[index], labels=self.labels[index], style_weights=self.style_weights[index]
+        )
+
+    def half(self, half: Half) -> "ImageTable":
+        """The pictures of one half. Their content decides (the parity of its CRC-32), so that a picture is in the same
+        half in whatever data set, order or split it comes."""
+        if half == "whole":
+            return self
+        parity = torch.tensor([zlib.crc32(picture.numpy().data) % 2 for picture in self.pixels.cpu().contiguous()])
+        return self.part((parity == (half == "second")).nonzero().squeeze(1))
+
+    def to(self, device: torch.device) -> "ImageTable":
+        """On the device, or where it is if that would take more than half of a GPU's free memory."""
+        if device.type == "cuda" and self.pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+            return self
+        return replace(
+            self,
+            pixels=self.pixels.to(device),
+            labels=self.labels.to(device),
+            style_weights=self.style_weights.to(device),
+        )
+
+
+def to_model_range(pixels: Tensor) -> Tensor:
+    """NCHW uint8 -> NCHW float32 in [-1, 1]."""
+    return pixels.float() / 127.5 - 1
+
+
+def to_unit_range(pixels: Tensor) -> Tensor:
+    """NCHW uint8 -> NCHW float32 in [0, 1]."""
+    return pixels.float() / 255
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Pictures (N, C, H, W) float32 in [0, 1] -> uint8 on the CPU; BadInput for what is no number."""
+    if not images.isfinite().all():
+        row = int((~images.isfinite()).flatten(1).any(dim=1).nonzero()[0])
+        raise BadInput(f"picture {row} holds pixels that are no numbers (NaN or infinite); nothing was measured")
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def describe(table: ImageTable) -> str:
+    """The class table with counts, as printed before training."""
+    height, width = table.size
+    kind = {1: "grey", 3: "colour"}[table.channels]
+    counts = table.class_counts()
+    wide = max(map(len, table.class_names))
+    lines = [f"{table.name}: {len(table):,} pictures, {height}x{width} {kind}, {len(counts)} classes"]
+    lines += [f"  {i:>3}  {name:<{wide}}  {n:>7,}" for i, (name, n) in enumerate(zip(table.class_names, counts))]
+    return "\n".join(lines)
+
+
+def alike(first: ImageTable, second: ImageTable) -> tuple[ImageTable, ImageTable]:
+    """Two splits with as many channels, grey made colour where only one is; BadInput where their sizes differ."""
+    if first.size != second.size:
+        raise BadInput(
+            f"data set {first.name!r}: {first.split} and {second.split} pictures differ in size; give --resolution"
+        )
+    if first.channels == second.channels:
+        return first, second
+    colour = (replace(table, pixels=table.pixels.expand(-1, 3, -1, -1).contiguous()) for table in (first, second))
+    return next(colour), next(colour)
