@@ -26,7 +26,7 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from hfdiff.checkpoint import RunFolder, load_pipeline, newest_checkpoint
+from hfdiff.checkpoint import RunFolder, newest_checkpoint
 from hfdiff.core.config import command_line, read_yaml
 from hfdiff.core.errors import BadInput, run_program
 from hfdiff.core.files import folder_to_write
@@ -35,6 +35,7 @@ from hfdiff.data.augmentation import NUM_DRAWS, augment
 from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
 from hfdiff.judge import Judge, judged, train_judge
+from hfdiff.models.loading import load_pipeline
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import ClassStylePipeline, find_name
 

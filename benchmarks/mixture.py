@@ -7,8 +7,8 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from hfdiff.objectives import Objective
-from hfdiff.samplers import Process
+from hfdiff.models.objectives import Objective
+from hfdiff.models.samplers import Process
 
 MEANS = torch.tensor([[-0.6, 0.4], [0.5, 0.5], [0.1, -0.6]], dtype=torch.float64)
 SHARES = torch.tensor([0.3, 0.5, 0.2], dtype=torch.float64)

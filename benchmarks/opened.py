@@ -2,11 +2,11 @@
 
 import torch
 
-from hfdiff.checkpoint import load_pipeline
 from hfdiff.data.loading import load_test_data
 from hfdiff.data.table import ImageTable
 from hfdiff.evaluation import check_judge
 from hfdiff.judge import Judge, load_judge, unseen
+from hfdiff.models.loading import load_pipeline
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.report import check_fits
 

@@ -24,11 +24,11 @@ from hfdiff.core.errors import run_program
 from hfdiff.data.table import to_bytes
 from hfdiff.evaluation import frechet
 from hfdiff.judge import accuracy, judged
+from hfdiff.models.objectives import OBJECTIVES, ObjectiveConfig, make_objective
+from hfdiff.models.samplers import Process, make_scheduler, process_of, valid_samplers
 from hfdiff.models.sampling import sample_tensors
-from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective
 from hfdiff.pictures import save_picture
 from hfdiff.pipelines import ClassStylePipeline
-from hfdiff.samplers import Process, make_scheduler, process_of, valid_samplers
 
 
 @dataclass(frozen=True)

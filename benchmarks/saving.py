@@ -18,7 +18,7 @@ from hfdiff.core.config import parse
 from hfdiff.core.errors import run_program
 from hfdiff.core.threads import use_all_cores
 from hfdiff.data.loading import load_training_data
-from hfdiff.objectives import make_objective
+from hfdiff.models.objectives import make_objective
 from hfdiff.training import TrainConfig, build_unet, make_state, train, with_shape
 
 STEPS, SAVES = 12, 5

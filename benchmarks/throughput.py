@@ -22,7 +22,7 @@ from hfdiff.core.config import parse
 from hfdiff.core.errors import run_program
 from hfdiff.core.threads import use_all_cores
 from hfdiff.data.loading import load_training_data
-from hfdiff.objectives import make_objective
+from hfdiff.models.objectives import make_objective
 from hfdiff.training import TrainConfig, build_unet, draw_batch, make_inputs, make_state, precision_of, train
 
 ROUNDS, STEPS = 12, 8

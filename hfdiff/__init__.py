@@ -5,7 +5,7 @@ from typing import Any
 
 # Public name -> the module that holds it, loaded on first use.
 _EXPORTS = {
-    "ClassStyleUNet2DModel": "hfdiff.unet",
+    "ClassStyleUNet2DModel": "hfdiff.models.unet",
     "ClassStylePipeline": "hfdiff.pipelines",
     "Judge": "hfdiff.judge",
     "TrainConfig": "hfdiff.training",

@@ -25,16 +25,17 @@ from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 
-from hfdiff.checkpoint import find_pipeline, home_of, load_pipeline, run_config, weights_fingerprint
+from hfdiff.checkpoint import home_of, run_config
 from hfdiff.core.config import to_mapping
 from hfdiff.core.errors import BadInput, as_bad_input, first_line
 from hfdiff.core.files import existing_folder, file_to_write, folder_to_write, is_inside, link_out, slug, write_file
 from hfdiff.data.registry import DATASETS
 from hfdiff.evaluation import METRICS
-from hfdiff.objectives import resolved
+from hfdiff.models.loading import find_pipeline, load_pipeline, weights_fingerprint
+from hfdiff.models.objectives import resolved
+from hfdiff.models.samplers import sampler_of
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.report import SETTINGS, chosen_by
-from hfdiff.samplers import sampler_of
 from hfdiff.show import MAX_CLASSES, Shown, classes_and_styles, curves
 from hfdiff.training import TrainConfig
 

@@ -31,11 +31,12 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from hfdiff.core.errors import BadInput, TrainingFailed, first_line
-from hfdiff.core.files import without_bars, write_folder
+from hfdiff.core.files import write_folder
 from hfdiff.data.augmentation import mirror_and_shift
 from hfdiff.data.registry import ASSETS, DATASETS
 from hfdiff.data.styles import STYLES, apply_styles, draw_styles, fitting_styles
 from hfdiff.data.table import Half, ImageTable, to_unit_range
+from hfdiff.models.loading import without_bars
 from hfdiff.pipelines import (
     QUALITY_PROMPTS,
     SCORE_WEIGHTS,

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from hfdiff.data.table import ImageTable, to_bytes, to_model_range
 from hfdiff.judge import Judge, Verdict, judged
+from hfdiff.models.objectives import timestep_at
+from hfdiff.models.samplers import process_of
 from hfdiff.models.sampling import sample_tensors
-from hfdiff.objectives import timestep_at
 from hfdiff.pipelines import ClassStylePipeline, noise_levels, predicted_clean
-from hfdiff.samplers import process_of
 
 NUM_PLACES = 21
 NUM_BINS = 20

@@ -19,10 +19,10 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, Repository
 from huggingface_hub.utils import filter_repo_objects, get_session, validate_repo_id
 
 from hfdiff.card import NEEDS, NOTES, PICTURES, RECORDS, Facts, check_picture, code, read_card, write_card
-from hfdiff.checkpoint import load_pipeline
 from hfdiff.core.config import to_mapping
 from hfdiff.core.errors import BadInput, first_line
-from hfdiff.core.files import without_bars, write_folder
+from hfdiff.core.files import write_folder
+from hfdiff.models.loading import load_pipeline, without_bars
 
 CARD_FIELDS = ("license", "library_name", "pipeline_tag")
 LOADED_BY = re.compile(r'DiffusionPipeline\.from_pretrained\(("(?:\\.|[^"\\])*")')

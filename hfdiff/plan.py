@@ -9,16 +9,16 @@ from accelerate import Accelerator, PartialState
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hfdiff.checkpoint import make_pipeline
 from hfdiff.core.threads import use_all_cores
 from hfdiff.data.columns import Reading
 from hfdiff.data.loading import load_training_data
 from hfdiff.data.styles import check_styles
 from hfdiff.data.table import ImageTable
 from hfdiff.memory import peak_memory_gib
-from hfdiff.objectives import Objective, make_objective
+from hfdiff.models.loading import make_pipeline
+from hfdiff.models.objectives import Objective, make_objective
+from hfdiff.models.sizes import describe_shape
 from hfdiff.pictures import overview
-from hfdiff.sizes import describe_shape
 from hfdiff.training import (
     Step,
     TrainConfig,

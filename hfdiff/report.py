@@ -19,7 +19,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from tqdm import tqdm
 
-from hfdiff.checkpoint import run_config, weights_fingerprint
+from hfdiff.checkpoint import run_config
 from hfdiff.core.errors import BadInput
 from hfdiff.core.seeds import seed_of
 from hfdiff.data.columns import Reading
@@ -27,9 +27,10 @@ from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.data.table import ImageTable, alike, to_bytes
 from hfdiff.evaluation import METRICS, Evidence, Judged, Real, judge_pictures, right
 from hfdiff.judge import Judge
+from hfdiff.models.loading import weights_fingerprint
+from hfdiff.models.samplers import sampler_of
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import ClassStylePipeline
-from hfdiff.samplers import sampler_of
 
 BATCH = 100  # pictures drawn at once
 PROBE = 20  # pictures that tell what one costs

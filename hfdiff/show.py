@@ -20,10 +20,10 @@ from hfdiff.core.files import write_file
 from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
 from hfdiff.evaluation import nearest
 from hfdiff.judge import Judge, judged
+from hfdiff.models.objectives import OBJECTIVES
+from hfdiff.models.samplers import process_of, sampler_of
 from hfdiff.models.sampling import sample_tensors
-from hfdiff.objectives import OBJECTIVES
 from hfdiff.pipelines import ClassStylePipeline
-from hfdiff.samplers import process_of, sampler_of
 
 MAX_CLASSES = 10
 FEW_CLASSES = 3  # where each class takes several rows

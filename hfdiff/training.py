@@ -29,12 +29,12 @@ from hfdiff.data.augmentation import NUM_AUGMENTS, NUM_DRAWS, augment
 from hfdiff.data.columns import Reading
 from hfdiff.data.styles import apply_styles, draw_styles
 from hfdiff.data.table import ImageTable, to_unit_range
-from hfdiff.learned_schedule import LearnedSchedule
 from hfdiff.memory import Attempt, fitting_parts, is_out_of_memory, parts_after_failure
-from hfdiff.objectives import Noised, Objective, ObjectiveConfig, make_objective
+from hfdiff.models.learned_schedule import LearnedSchedule
+from hfdiff.models.objectives import Noised, Objective, ObjectiveConfig, make_objective
+from hfdiff.models.sizes import SIZES, Block
+from hfdiff.models.unet import ClassStyleUNet2DModel, check_shape
 from hfdiff.pipelines import UNSPECIFIED
-from hfdiff.sizes import SIZES, Block
-from hfdiff.unet import ClassStyleUNet2DModel, check_shape
 
 Precision = Literal["auto", "no", "fp16", "bf16"]
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hfdiff.checkpoint import load_pipeline
 from hfdiff.core.errors import BadInput
 from hfdiff.data.table import ImageTable
-from hfdiff.objectives import make_objective, resolved
+from hfdiff.models.loading import load_pipeline
+from hfdiff.models.objectives import make_objective, resolved
+from hfdiff.models.samplers import process_of
+from hfdiff.models.unet import ClassStyleUNet2DModel
 from hfdiff.pipelines import ClassStylePipeline, find_name
-from hfdiff.samplers import process_of
 from hfdiff.training import SHAPE_KEYS, TrainConfig, build_unet
-from hfdiff.unet import ClassStyleUNet2DModel
 
 
 def start_from(config: TrainConfig, table: ImageTable) -> tuple[TrainConfig, ClassStyleUNet2DModel]:

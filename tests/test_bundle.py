@@ -28,7 +28,7 @@ def test_bundling_twice_gives_the_same_bytes():
 @pytest.mark.parametrize("folder", MODELS, ids=lambda path: path.name)
 def test_a_shipped_model_carries_the_code_of_today(folder):
     assert (folder / f"{BUNDLE}.py").read_text() == bundle(PIPELINE)
-    assert (folder / "unet" / "unet.py").read_text() == (ROOT / "hfdiff" / "unet.py").read_text()
+    assert (folder / "unet" / "unet.py").read_text() == (ROOT / "hfdiff" / "models" / "unet.py").read_text()
 
 
 def test_siblings_come_before_what_needs_them_and_imports_are_merged(tmp_path):

@@ -15,7 +15,6 @@ from hfdiff.checkpoint import (
     check_same_data,
     claimed,
     list_checkpoints,
-    load_pipeline,
     newest_checkpoint,
     read_checkpoint,
     save_checkpoint,
@@ -23,6 +22,7 @@ from hfdiff.checkpoint import (
 )
 from hfdiff.core.errors import BadInput
 from hfdiff.core.files import recover_folder, write_folder
+from hfdiff.models.loading import load_pipeline
 from hfdiff.training import TrainConfig
 
 

@@ -21,7 +21,7 @@ from hfdiff.explain import (
     score_histogram,
 )
 from hfdiff.judge import Judge, Verdict, judged
-from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective, timestep_at
+from hfdiff.models.objectives import OBJECTIVES, ObjectiveConfig, make_objective, timestep_at
 from hfdiff.pipelines import ClassStylePipeline, noise_levels
 
 INF = math.inf

@@ -10,7 +10,7 @@ import torch
 from hfdiff import memory
 from hfdiff.core.errors import TrainingFailed
 from hfdiff.memory import LiveBytes, available_bytes, bytes_of, fitting_parts, more_parts
-from hfdiff.objectives import ObjectiveConfig, make_objective
+from hfdiff.models.objectives import ObjectiveConfig, make_objective
 from hfdiff.training import build_unet, make_state, train
 
 CPU = torch.device("cpu")

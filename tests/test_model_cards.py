@@ -10,9 +10,9 @@ from conftest import ROOT
 from diffusers import DiffusionPipeline
 
 from hfdiff.card import Facts, write_card
-from hfdiff.checkpoint import load_pipeline
 from hfdiff.hub import collect, listing
 from hfdiff.judge import judged, load_judge
+from hfdiff.models.loading import load_pipeline
 
 MODELS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/model_index.json"))
 

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, EDMEulerScheduler
 from torch import Tensor
 
 from hfdiff.core.errors import BadInput
-from hfdiff.objectives import LOSS_WEIGHTS, OBJECTIVES, SCHEDULES, ObjectiveConfig, make_objective
+from hfdiff.models.objectives import LOSS_WEIGHTS, OBJECTIVES, SCHEDULES, ObjectiveConfig, make_objective
 
 DISCRETE = [name for name, row in OBJECTIVES.items() if row.kind == "discrete"]
 RECIPES = [

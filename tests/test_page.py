@@ -24,8 +24,9 @@ from PIL import Image
 from test_hub import run
 
 import hfdiff.hub
-from hfdiff.checkpoint import RunFolder, export_pipeline, save_config
+from hfdiff.checkpoint import RunFolder, save_config
 from hfdiff.clip import load_clip
+from hfdiff.models.loading import export_pipeline
 from hfdiff.page import MOST_PICTURES, Asked, Turns, draw, pack, painting, sheet
 from hfdiff.training import TrainConfig
 

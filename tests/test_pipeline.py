@@ -29,7 +29,8 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from PIL import Image
 
 from hfdiff.clip import make_clip
-from hfdiff.objectives import ObjectiveConfig, make_objective
+from hfdiff.models.objectives import ObjectiveConfig, make_objective
+from hfdiff.models.samplers import make_scheduler
 from hfdiff.pipelines import (
     INSTALLED,
     ClassStylePipeline,
@@ -40,7 +41,6 @@ from hfdiff.pipelines import (
     read_pictures,
     resolve_styles,
 )
-from hfdiff.samplers import make_scheduler
 
 
 def ipndm(objective: str) -> SchedulerMixin:

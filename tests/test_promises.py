@@ -10,8 +10,9 @@ from accelerate import Accelerator
 from conftest import lines, newest_tensors
 
 import hfdiff.training
-from hfdiff.checkpoint import RunFolder, list_checkpoints, load_pipeline
+from hfdiff.checkpoint import RunFolder, list_checkpoints
 from hfdiff.core.errors import TrainingFailed
+from hfdiff.models.loading import load_pipeline
 
 OFTEN = ("--logging_images", "8", "--validation_images", "16", "--sample_images", "24", "--checkpointing_images", "8")
 SAVING = (

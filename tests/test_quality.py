@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import tiny_unet
 
-from hfdiff.checkpoint import make_pipeline
 from hfdiff.core.errors import BadInput
 from hfdiff.judge import make_judge
-from hfdiff.objectives import ObjectiveConfig, make_objective
+from hfdiff.models.loading import make_pipeline
+from hfdiff.models.objectives import ObjectiveConfig, make_objective
 from hfdiff.quality import QualityWatch
 from hfdiff.training import TrainConfig, TrainState, make_state
 

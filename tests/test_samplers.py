@@ -8,9 +8,9 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from hfdiff.core.errors import BadInput
-from hfdiff.objectives import OBJECTIVES, ObjectiveConfig, make_objective
+from hfdiff.models.objectives import OBJECTIVES, ObjectiveConfig, make_objective
+from hfdiff.models.samplers import make_scheduler, process_of, sampler_of, valid_samplers
 from hfdiff.pipelines import predicted_clean
-from hfdiff.samplers import make_scheduler, process_of, sampler_of, valid_samplers
 
 RECIPES = [
     ObjectiveConfig(objective="flow"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hfdiff.core.errors import BadInput
-from hfdiff.sizes import SIZES, describe_shape
+from hfdiff.models.sizes import SIZES, describe_shape
 from hfdiff.training import SHAPE_KEYS, TrainConfig, build_unet, check_config, with_shape
 
 

@@ -14,12 +14,13 @@ import torch
 import yaml
 from conftest import ROOT, SCRIPT, SHARED_DATA, TINY_FLAGS, class_folders, lines, newest_tensors
 
-from hfdiff.checkpoint import list_checkpoints, load_pipeline
+from hfdiff.checkpoint import list_checkpoints
 from hfdiff.core.errors import BadInput, TrainingFailed
-from hfdiff.objectives import ObjectiveConfig, make_objective
+from hfdiff.models.loading import load_pipeline
+from hfdiff.models.objectives import ObjectiveConfig, make_objective
+from hfdiff.models.sizes import SIZES
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.signals import StopSignals
-from hfdiff.sizes import SIZES
 from hfdiff.transfer import check_fits
 
 

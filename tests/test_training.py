@@ -9,11 +9,11 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from hfdiff import training
-from hfdiff.checkpoint import export_pipeline, load_pipeline, make_pipeline
 from hfdiff.core.errors import BadInput, TrainingFailed
 from hfdiff.data.table import to_unit_range
-from hfdiff.objectives import LOSS_WEIGHTS, OBJECTIVES, SCHEDULES, Noised, ObjectiveConfig, make_objective
-from hfdiff.samplers import SAMPLERS
+from hfdiff.models.loading import export_pipeline, load_pipeline, make_pipeline
+from hfdiff.models.objectives import LOSS_WEIGHTS, OBJECTIVES, SCHEDULES, Noised, ObjectiveConfig, make_objective
+from hfdiff.models.samplers import SAMPLERS
 from hfdiff.training import (
     build_unet,
     check_config,

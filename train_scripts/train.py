@@ -31,13 +31,14 @@ from hfdiff.data.styles import check_styles
 from hfdiff.data.table import ImageTable, describe
 from hfdiff.hub import check_token, push, repo_name
 from hfdiff.judge import Judge, find_judge, unseen
-from hfdiff.objectives import Objective, make_objective
+from hfdiff.models.loading import MODEL_INDEX, export_pipeline, make_pipeline
+from hfdiff.models.objectives import Objective, make_objective
+from hfdiff.models.sizes import describe_shape
 from hfdiff.pictures import loss_curves, overview, quality_curves, quality_points, save_picture
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.quality import QualityWatch
 from hfdiff.runlog import RunLog, write_record
 from hfdiff.signals import StopSignals, leave_together
-from hfdiff.sizes import describe_shape
 from hfdiff.training import (
     Step,
     TrainConfig,
@@ -74,15 +75,13 @@ class Run:
     def pipeline(self) -> ClassStylePipeline:
         """A pipeline around the averaged weights."""
         table, scheduler = self.table, self.objective.scheduler()
-        return checkpoint.make_pipeline(
-            self.state.averaged(), scheduler, table.class_names, table.style_names, self.config.styles
-        )
+        return make_pipeline(self.state.averaged(), scheduler, table.class_names, table.style_names, self.config.styles)
 
     def export(self) -> None:
         """Save the pipeline, with all that it needs elsewhere."""
         pipeline = self.pipeline()
         pipeline.register_modules(**self.clip)
-        checkpoint.export_pipeline(pipeline, self.folder.pipeline)
+        export_pipeline(pipeline, self.folder.pipeline)
 
     def write_record(self) -> None:
         write_record(self.folder, self.config, self.state, self.table, self.accelerator)
@@ -131,7 +130,7 @@ def train_run(run: Run, claims: contextlib.ExitStack) -> int:
 
 def put_right(run: Run) -> None:
     """What a crash after the last checkpoint, or a user, took from a finished run."""
-    if not (run.folder.pipeline / checkpoint.MODEL_INDEX).is_file():
+    if not (run.folder.pipeline / MODEL_INDEX).is_file():
         run.accelerator.print("warning: its pipeline is gone; the last averaged weights are saved in its place")
         run.state.best_step = run.state.step
         run.export()
@@ -212,7 +211,7 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     state = make_state(config, unet, accelerator, objective.learned)
     if saved:
         state.load(saved.tensors, saved.numbers, accelerator)
-        if not (folder.pipeline / checkpoint.MODEL_INDEX).is_file():
+        if not (folder.pipeline / MODEL_INDEX).is_file():
             state.best_score = float("inf")  # the pipeline is gone: the next validation saves one
         say(f"resuming after {state.step * config.batch_size:,} images, from {saved.path}")
     watch = None

@@ -3,16 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
-from hfdiff.checkpoint import run_config, weights_fingerprint
+from hfdiff.checkpoint import run_config
 from hfdiff.clip import describe_clip, no_clip
 from hfdiff.commands.drawing import MAX_IMAGES, Drawing, open_clip
 from hfdiff.core.errors import BadInput, as_bad_input, check_range
 from hfdiff.core.files import folder_to_write
 from hfdiff.evaluation import check_judge
 from hfdiff.judge import find_judge, independent, load_judge, unseen
+from hfdiff.models.loading import weights_fingerprint
+from hfdiff.models.samplers import sampler_of
 from hfdiff.pipelines import PLAIN, QUALITY_PROMPTS, SCORE_WEIGHTS, Choice, ClassStylePipeline, Scorer
 from hfdiff.report import Pictures, check_fits, real_pictures
-from hfdiff.samplers import sampler_of
 from hfdiff.select import Witnesses, select
 
 

@@ -9,8 +9,8 @@ from hfdiff.core.errors import BadInput, as_bad_input, check_range
 from hfdiff.core.files import folder_to_write, write_file
 from hfdiff.evaluation import check_judge
 from hfdiff.judge import unseen
+from hfdiff.models.samplers import NUM_TIMESTEPS
 from hfdiff.report import check_fits, real_pictures
-from hfdiff.samplers import NUM_TIMESTEPS
 from hfdiff.show import Subject, show
 
 

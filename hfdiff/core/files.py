@@ -1,16 +1,13 @@
 """Files and folders that appear complete or not at all: written under another name, synced to disk, then renamed."""
 
-import contextlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from transformers import logging as transformers_logging
 
 from hfdiff.core.errors import BadInput
 
@@ -102,19 +99,6 @@ def link_out(folder: Path) -> Path | None:
 def slug(text: str) -> str:
     """What can be part of a file's name: "T-shirt/top" -> "t-shirt-top"."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
-
-
-@contextlib.contextmanager
-def without_bars() -> Iterator[None]:
-    """Models of well under a second to read or write need no progress bars of diffusers and transformers."""
-    showing = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
-    for library in showing:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for library in showing:
-            library.enable_progress_bar()
 
 
 def folder_to_write(path: str, flag: str = "output_dir") -> Path:

@@ -916,7 +916,7 @@ def statement(kind: str, module: str, names: set[str]) -> str:
 
 
 # Standalone file, as a saved pipeline names it -> the same code where hfdiff is installed.
-INSTALLED = {"unet": "hfdiff.unet", "multistep": "hfdiff.pipelines.multistep"}
+INSTALLED = {"unet": "hfdiff.models.unet", "multistep": "hfdiff.pipelines.multistep"}
 LIBRARIES = ("diffusers", "transformers")  # what every user has; any other component travels with its source
 BUNDLE = "class_style"  # the file that the installed modules are joined into
 

@@ -18,16 +18,9 @@ from torch import Tensor
 
 from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
-from hfdiff.learned_schedule import LearnedSchedule, levels
+from hfdiff.models.learned_schedule import LearnedSchedule, levels
+from hfdiff.models.samplers import NUM_TIMESTEPS, SIGMA_MAX, SIGMA_MIN, Process, Spacing, make_scheduler
 from hfdiff.pipelines import SIGMA_DATA, TARGETS, Target, solve_clean
-from hfdiff.samplers import (
-    NUM_TIMESTEPS,
-    SIGMA_MAX,
-    SIGMA_MIN,
-    Process,
-    Spacing,
-    make_scheduler,
-)
 
 P_MEAN, P_STD = -1.2, 1.2  # of ln sigma in training (Karras et al. 2022, Table 1)
 LOG_SIGMA_MIN, LOG_SIGMA_MAX = math.log(SIGMA_MIN), math.log(SIGMA_MAX)

@@ -1,0 +1,109 @@
+"""Pipelines: built around trained weights, exported, found and loaded with the installed code."""
+
+import contextlib
+import hashlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffusers import SchedulerMixin
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import snapshot_download
+from torch.nn import Module
+from transformers import logging as transformers_logging
+
+from hfdiff.core.errors import BadInput, first_line
+from hfdiff.core.files import existing_folder, write_folder
+from hfdiff.data.styles import STYLES
+from hfdiff.models.samplers import process_of
+from hfdiff.models.unet import ClassStyleUNet2DModel
+from hfdiff.pipelines import ClassStylePipeline
+
+MODEL_INDEX = "model_index.json"
+
+
+def make_pipeline(
+    unet: ClassStyleUNet2DModel,
+    scheduler: SchedulerMixin,
+    class_names: tuple[str, ...],
+    data_styles: tuple[str, ...],
+    styles: tuple[str, ...],
+) -> ClassStylePipeline:
+    """A pipeline around trained weights; `data_styles` come from the data, `styles` from the table."""
+    phrases = {name: {"phrase": name, "group": None} for name in data_styles}
+    phrases |= {name: {"phrase": STYLES[name].phrase, "group": STYLES[name].group} for name in styles}
+    return ClassStylePipeline(
+        unet=unet,
+        scheduler=scheduler,
+        id2label=dict(enumerate(class_names)),
+        styles=phrases,
+    )
+
+
+def export_pipeline(pipeline: ClassStylePipeline, target: Path) -> None:
+    """Save a pipeline so that `target` always holds a whole one."""
+    with without_bars():
+        write_folder(target, pipeline.save_pretrained)
+
+
+def find_pipeline(model: str) -> str:
+    """MODEL of the command line: a pipeline's folder, a run's folder, or a Hub id (downloaded)."""
+    folder = existing_folder(model)
+    if folder:
+        # The last is where a run's pipeline is for the moment in which it is replaced.
+        for candidate in (folder, folder / "pipeline", folder / ".pipeline.old"):
+            if (candidate / MODEL_INDEX).is_file():
+                return str(candidate)
+        raise BadInput(f"{model} holds no pipeline: no {MODEL_INDEX} in it or in its folder 'pipeline'")
+    try:
+        return snapshot_download(model)
+    except Exception as error:  # the client's HTTP library has kinds of its own
+        name, reason = repr(model[:100]), first_line(error)[:200]
+        raise BadInput(
+            f"unknown model {name}: not a folder, and not to be had from the Hugging Face Hub ({reason})"
+        ) from error
+
+
+def weights_fingerprint(unet: Module) -> str:
+    """SHA-256 over names and values, the first 16 hex digits: what was measured of these weights, is theirs.
+
+    The values are rounded to half precision, in which they may be published.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(unet.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().half().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def load_pipeline(model: str) -> ClassStylePipeline:
+    """The pipeline of MODEL, with the installed code: nothing in the folder is run, no pickle is read."""
+    folder = find_pipeline(model)
+    verbosity = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), without_bars():
+            warnings.simplefilter("ignore")
+            pipeline = ClassStylePipeline.from_pretrained(folder, use_safetensors=True)
+            process_of(pipeline.scheduler)
+    except Exception as error:  # whatever the libraries raise, it is this folder that cannot be loaded
+        raise BadInput(f"{model} cannot be loaded: {first_line(error)[:200]}") from error
+    finally:
+        diffusers_logging.set_verbosity(verbosity)
+    for name, weight in pipeline.unet.named_parameters():
+        if weight.is_meta or not weight.isfinite().all():
+            raise BadInput(f"{model} cannot be loaded: its weights {name} are missing or not finite")
+    return pipeline
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Models of well under a second to read or write need no progress bars of diffusers and transformers."""
+    showing = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in showing:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in showing:
+            library.enable_progress_bar()
