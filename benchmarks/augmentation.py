@@ -26,7 +26,6 @@ import tyro
 from PIL import Image
 from torch import Tensor
 
-from hfdiff.checkpoint import RunFolder, newest_checkpoint
 from hfdiff.core.config import command_line, read_yaml
 from hfdiff.core.errors import BadInput, run_program
 from hfdiff.core.files import folder_to_write
@@ -38,6 +37,8 @@ from hfdiff.judge import Judge, judged, train_judge
 from hfdiff.models.loading import load_pipeline
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import ClassStylePipeline, find_name
+from hfdiff.training.checkpoint import newest_checkpoint
+from hfdiff.training.run_folder import RunFolder
 
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # quantiles of Student's t, 1 to 9 degrees
 AUGMENT_PROBABILITY = 0.5  # of each change of an augmented copy

@@ -13,13 +13,15 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from hfdiff.checkpoint import save_checkpoint
 from hfdiff.core.config import parse
 from hfdiff.core.errors import run_program
 from hfdiff.core.threads import use_all_cores
 from hfdiff.data.loading import load_training_data
 from hfdiff.models.objectives import make_objective
-from hfdiff.training import TrainConfig, build_unet, make_state, train, with_shape
+from hfdiff.training.build import build_unet, make_state
+from hfdiff.training.checkpoint import save_checkpoint
+from hfdiff.training.config import TrainConfig, with_shape
+from hfdiff.training.loop import train
 
 STEPS, SAVES = 12, 5
 

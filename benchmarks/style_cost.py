@@ -15,7 +15,6 @@ from typing import Annotated
 import torch
 import tyro
 
-from hfdiff.checkpoint import run_of
 from hfdiff.core.config import command_line
 from hfdiff.core.errors import BadInput, run_program
 from hfdiff.data.loading import load_test_data, load_training_data
@@ -23,6 +22,7 @@ from hfdiff.evaluation import METRICS, Evidence, Real, check_judge, lacking
 from hfdiff.judge import judge_for
 from hfdiff.models.loading import load_pipeline
 from hfdiff.report import Protocol, check_fits, draw_samples
+from hfdiff.training.run_folder import run_of
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,11 @@ from hfdiff.core.errors import run_program
 from hfdiff.core.threads import use_all_cores
 from hfdiff.data.loading import load_training_data
 from hfdiff.models.objectives import make_objective
-from hfdiff.training import TrainConfig, build_unet, draw_batch, make_inputs, make_state, precision_of, train
+from hfdiff.training.batch import draw_batch, make_inputs
+from hfdiff.training.build import build_unet, make_state
+from hfdiff.training.config import TrainConfig
+from hfdiff.training.loop import train
+from hfdiff.training.precision import precision_of
 
 ROUNDS, STEPS = 12, 8
 

@@ -8,11 +8,11 @@ _EXPORTS = {
     "ClassStyleUNet2DModel": "hfdiff.models.unet",
     "ClassStylePipeline": "hfdiff.pipelines",
     "Judge": "hfdiff.judge",
-    "TrainConfig": "hfdiff.training",
+    "TrainConfig": "hfdiff.training.config",
     "caption": "hfdiff.clip",
     "load_clip": "hfdiff.clip",
     "load_judge": "hfdiff.judge",
-    "load_pipeline": "hfdiff.checkpoint",
+    "load_pipeline": "hfdiff.models.loading",
 }
 
 __all__ = list(_EXPORTS)

@@ -25,7 +25,6 @@ from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 
-from hfdiff.checkpoint import home_of, run_config
 from hfdiff.core.config import to_mapping
 from hfdiff.core.errors import BadInput, as_bad_input, first_line
 from hfdiff.core.files import existing_folder, file_to_write, folder_to_write, is_inside, link_out, slug, write_file
@@ -37,7 +36,8 @@ from hfdiff.models.samplers import sampler_of
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.report import SETTINGS, chosen_by
 from hfdiff.show import MAX_CLASSES, Shown, classes_and_styles, curves
-from hfdiff.training import TrainConfig
+from hfdiff.training.config import TrainConfig
+from hfdiff.training.run_folder import home_of, run_config
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.md"
 PICTURES = "card"  # the folder beside README.md

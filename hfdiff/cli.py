@@ -42,7 +42,7 @@ def _run(words: list[str]) -> int:
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
     from hfdiff.core.config import command_line, parse
-    from hfdiff.training import TrainConfig
+    from hfdiff.training.config import TrainConfig
 
     command: Any = getattr(importlib.import_module(f"hfdiff.commands.{name}"), name.capitalize())
     read = parse if issubclass(command, TrainConfig) else command_line

@@ -13,7 +13,7 @@ from hfdiff.evaluation import METRICS, Evidence, Real, judge_pictures, lacking
 from hfdiff.judge import Judge
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.report import draw, plain_request, seconds_per_picture
-from hfdiff.training import TrainState
+from hfdiff.training.state import TrainState
 
 SHARE = 0.05  # of the training time
 MOST = 2_000  # samples

@@ -19,7 +19,6 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from tqdm import tqdm
 
-from hfdiff.checkpoint import run_config
 from hfdiff.core.errors import BadInput
 from hfdiff.core.seeds import seed_of
 from hfdiff.data.columns import Reading
@@ -31,6 +30,7 @@ from hfdiff.models.loading import weights_fingerprint
 from hfdiff.models.samplers import sampler_of
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import ClassStylePipeline
+from hfdiff.training.run_folder import run_config
 
 BATCH = 100  # pictures drawn at once
 PROBE = 20  # pictures that tell what one costs

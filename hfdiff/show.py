@@ -14,7 +14,6 @@ from PIL import Image
 
 import hfdiff.explain as explain
 import hfdiff.pictures as pictures
-from hfdiff.checkpoint import RunFolder
 from hfdiff.core.errors import first_line
 from hfdiff.core.files import write_file
 from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
@@ -24,6 +23,7 @@ from hfdiff.models.objectives import OBJECTIVES
 from hfdiff.models.samplers import process_of, sampler_of
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import ClassStylePipeline
+from hfdiff.training.run_folder import RunFolder
 
 MAX_CLASSES = 10
 FEW_CLASSES = 3  # where each class takes several rows

@@ -28,7 +28,6 @@ from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 from safetensors.torch import load_file
 
-from hfdiff.checkpoint import list_checkpoints
 from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.data.styles import STYLES
@@ -38,7 +37,8 @@ from hfdiff.models.loading import make_pipeline
 from hfdiff.models.objectives import ObjectiveConfig, make_objective
 from hfdiff.models.unet import ClassStyleUNet2DModel
 from hfdiff.pipelines import ClassStylePipeline
-from hfdiff.training import TrainConfig
+from hfdiff.training.checkpoint import list_checkpoints
+from hfdiff.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "train_scripts" / "train.py"

@@ -25,10 +25,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-import hfdiff.checkpoint as checkpoint
-import hfdiff.training
-from hfdiff.checkpoint import RunFolder, list_checkpoints, newest_checkpoint, read_checkpoint, save_checkpoint
+import hfdiff.training.checkpoint as checkpoint
 from hfdiff.core.files import recover_folder, write_file, write_folder
+from hfdiff.training import loop
+from hfdiff.training.checkpoint import list_checkpoints, newest_checkpoint, read_checkpoint, save_checkpoint
+from hfdiff.training.run_folder import RunFolder
 
 SCRIPT = Path(__file__).parents[1] / "train_scripts" / "train.py"
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod"}  # of sys.audit; and fsync, safetensors
@@ -256,17 +257,17 @@ def training(
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     seen, now = output.with_suffix(f".seen{rank}").open("a"), [0]
 
-    def draw_batch(config, table, batch_size, step, device, original=hfdiff.training.draw_batch):
+    def draw_batch(config, table, batch_size, step, device, original=loop.draw_batch):
         now[0] = step
         return original(config, table, batch_size, step, device)
 
-    def make_inputs(config, table, objective, draw, original=hfdiff.training.make_inputs):
+    def make_inputs(config, table, objective, draw, original=loop.make_inputs):
         for row, noise in zip(draw.rows.tolist(), draw.noise):
             seen.write(f"{now[0]} {row} {hashlib.sha256(noise.numpy().tobytes()).hexdigest()}\n")
         seen.flush()
         return original(config, table, objective, draw)
 
-    hfdiff.training.draw_batch, hfdiff.training.make_inputs = draw_batch, make_inputs
+    loop.draw_batch, loop.make_inputs = draw_batch, make_inputs
     with output.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -8,9 +8,10 @@ import torch
 from augmentation import additions, cut, half_width, join, main, name_of_generated
 from conftest import class_folders
 
-from hfdiff.checkpoint import RunFolder, save_checkpoint
 from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_training_data
+from hfdiff.training.checkpoint import save_checkpoint
+from hfdiff.training.run_folder import RunFolder
 
 
 def test_the_cut_keeps_the_share_of_one_class_and_all_of_the_others(fashion):

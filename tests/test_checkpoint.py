@@ -9,21 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from hfdiff.checkpoint import (
-    RunFolder,
+from hfdiff.core.errors import BadInput
+from hfdiff.core.files import recover_folder, write_folder
+from hfdiff.models.loading import load_pipeline
+from hfdiff.training.checkpoint import (
     check_resume,
     check_same_data,
-    claimed,
     list_checkpoints,
     newest_checkpoint,
     read_checkpoint,
     save_checkpoint,
-    save_config,
 )
-from hfdiff.core.errors import BadInput
-from hfdiff.core.files import recover_folder, write_folder
-from hfdiff.models.loading import load_pipeline
-from hfdiff.training import TrainConfig
+from hfdiff.training.config import TrainConfig
+from hfdiff.training.run_folder import RunFolder, run_lock, save_config
 
 
 def tensors(value: float) -> dict[str, dict[str, torch.Tensor]]:
@@ -126,7 +124,7 @@ def test_a_full_disk_leaves_the_old_untouched(tmp_path, monkeypatch):
         Path(path).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("hfdiff.checkpoint.save_file", full)
+    monkeypatch.setattr("hfdiff.training.checkpoint.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path, 2, keep=1)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000001"]
@@ -228,7 +226,7 @@ def test_folders_that_are_not_to_be_overwritten(tiny_config):
 def test_a_folder_belongs_to_one_run_at_a_time(tmp_path):
     run = RunFolder(tmp_path / "run")
     for _ in range(2):
-        with claimed(run), pytest.raises(BadInput, match="in use by another run"), claimed(run):
+        with run_lock(run), pytest.raises(BadInput, match="in use by another run"), run_lock(run):
             pass
 
 

@@ -13,7 +13,6 @@ import pytest
 from conftest import CATS, picture
 from PIL import Image
 
-from hfdiff import plan
 from hfdiff.cli import main
 from hfdiff.evaluation import METRICS
 
@@ -133,7 +132,7 @@ def test_mistakes_are_one_line_and_write_nothing(model, tmp_path, capsys, flags,
 
 
 def test_plan_says_what_training_costs_and_writes_nothing(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(plan, "TIMED_SECONDS", 0.0)
+    monkeypatch.setattr("hfdiff.training.cost.TIMED_SECONDS", 0.0)
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "tiny.yaml"
     file.write_text("size: tiny\nbatch_size: 16\n")

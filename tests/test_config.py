@@ -9,7 +9,7 @@ import yaml
 
 from hfdiff.core.config import from_mapping, parse, to_mapping
 from hfdiff.core.errors import BadInput
-from hfdiff.training import TrainConfig
+from hfdiff.training.config import TrainConfig
 
 CONFIGS = sorted((Path(__file__).parents[1] / "train_scripts" / "configs").glob("*.yaml"))
 

@@ -19,13 +19,13 @@ from local_hub import LocalHub, Repo
 
 import hfdiff.hub
 from hfdiff.card import Facts, public, write_card
-from hfdiff.checkpoint import RunFolder, save_config
 from hfdiff.cli import main
 from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_training_data
 from hfdiff.hub import HubFailed, collect, listing, loaded_by, push
 from hfdiff.models.loading import export_pipeline, find_pipeline, load_pipeline
-from hfdiff.training import TrainConfig
+from hfdiff.training.config import TrainConfig
+from hfdiff.training.run_folder import RunFolder, save_config
 
 ANN = ("models", "ann/clothes")
 

@@ -7,11 +7,12 @@ import psutil
 import pytest
 import torch
 
-from hfdiff import memory
 from hfdiff.core.errors import TrainingFailed
-from hfdiff.memory import LiveBytes, available_bytes, bytes_of, fitting_parts, more_parts
 from hfdiff.models.objectives import ObjectiveConfig, make_objective
-from hfdiff.training import build_unet, make_state, train
+from hfdiff.training import memory
+from hfdiff.training.build import build_unet, make_state
+from hfdiff.training.loop import train
+from hfdiff.training.memory import LiveBytes, available_bytes, bytes_of, fitting_parts, more_parts
 
 CPU = torch.device("cpu")
 
@@ -154,7 +155,7 @@ import os
 
 import torch
 from accelerate import Accelerator
-from hfdiff import memory
+from hfdiff.training import memory
 from hfdiff.core.errors import TrainingFailed
 
 memory.ESTIMATED = ()

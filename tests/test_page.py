@@ -24,11 +24,11 @@ from PIL import Image
 from test_hub import run
 
 import hfdiff.hub
-from hfdiff.checkpoint import RunFolder, save_config
 from hfdiff.clip import load_clip
 from hfdiff.models.loading import export_pipeline
 from hfdiff.page import MOST_PICTURES, Asked, Turns, draw, pack, painting, sheet
-from hfdiff.training import TrainConfig
+from hfdiff.training.config import TrainConfig
+from hfdiff.training.run_folder import RunFolder, save_config
 
 ASKED = Asked(["Sneaker", "Bag"], {"thick": 0.5}, 2.0, 1.0, 3, 7, 2)
 

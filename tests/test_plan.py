@@ -4,9 +4,9 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention
 
-from hfdiff import plan
-from hfdiff.plan import measure
-from hfdiff.training import build_unet
+from hfdiff.data.loading import load_training_data
+from hfdiff.training.build import build_unet
+from hfdiff.training.cost import measure
 
 
 def products(unet, size: int) -> int:
@@ -31,10 +31,10 @@ def products(unet, size: int) -> int:
 
 @pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}, {"objective": "epsilon", "augment": 0.1}])
 def test_the_cost_is_that_of_the_model(tiny_config, monkeypatch, tmp_path, changes):
-    monkeypatch.setattr(plan, "TIMED_SECONDS", 0.0)
+    monkeypatch.setattr("hfdiff.training.cost.TIMED_SECONDS", 0.0)
     config = tiny_config(patch_size=2, **changes)
     cost = measure(config)
-    unet = build_unet(config, plan.load_training_data(config.dataset)[0])
+    unet = build_unet(config, load_training_data(config.dataset)[0])
     assert cost.parameters == unet.num_parameters()
     assert cost.forward_gflops == pytest.approx(products(unet, 28) / 1e9, rel=1e-6)
     passes = 4 if config.gradient_checkpointing else 3  # forward, and twice as much backward; and forward again
@@ -45,9 +45,9 @@ def test_the_cost_is_that_of_the_model(tiny_config, monkeypatch, tmp_path, chang
 
 
 def test_a_plan_counts_the_micro_batches_that_are_taken(tiny_config, monkeypatch):
-    monkeypatch.setattr(plan, "TIMED_SECONDS", 0.0)
-    monkeypatch.setattr("hfdiff.memory.bytes_of", lambda attempt, rows: rows * 2**20)
-    monkeypatch.setattr("hfdiff.memory.available_bytes", lambda: 5 * 2**20)
+    monkeypatch.setattr("hfdiff.training.cost.TIMED_SECONDS", 0.0)
+    monkeypatch.setattr("hfdiff.training.memory.bytes_of", lambda attempt, rows: rows * 2**20)
+    monkeypatch.setattr("hfdiff.training.memory.available_bytes", lambda: 5 * 2**20)
     cost = measure(tiny_config(gradient_accumulation_steps=2))
     assert cost.parts == 4
     assert "batches of 8 in micro-batches of 2" in cost.describe()

@@ -9,10 +9,11 @@ import torch
 from accelerate import Accelerator
 from conftest import lines, newest_tensors
 
-import hfdiff.training
-from hfdiff.checkpoint import RunFolder, list_checkpoints
 from hfdiff.core.errors import TrainingFailed
 from hfdiff.models.loading import load_pipeline
+from hfdiff.training import loop
+from hfdiff.training.checkpoint import list_checkpoints
+from hfdiff.training.run_folder import RunFolder
 
 OFTEN = ("--logging_images", "8", "--validation_images", "16", "--sample_images", "24", "--checkpointing_images", "8")
 SAVING = (
@@ -84,20 +85,20 @@ STATES = {"weights": poisoned_unet, "averaged weights": poisoned_average, "momen
 
 
 def poisoned(name: str):
-    """A function of hfdiff.training whose result is not finite, as the place says; from the third step on."""
+    """A function of the loop whose result is not finite, as the place says; from the third step on."""
 
-    def make_inputs(config, table, objective, draw, original=hfdiff.training.make_inputs):
+    def make_inputs(config, table, objective, draw, original=loop.make_inputs):
         inputs = original(config, table, objective, draw)
         getattr(inputs.noised, name).flatten()[0] = math.nan
         return inputs
 
-    def errors_of(unet, inputs, accelerator, original=hfdiff.training.errors_of):
+    def errors_of(unet, inputs, accelerator, original=loop.errors_of):
         return original(unet, inputs, accelerator) * math.inf
 
-    def lr_factor(*args, original=hfdiff.training.lr_factor, **kwargs):
+    def lr_factor(*args, original=loop.lr_factor, **kwargs):
         return math.nan
 
-    def gradients(config, table, state, *args, original=hfdiff.training._gradients):
+    def gradients(config, table, state, *args, original=loop._gradients):
         done = original(config, table, state, *args)
         next(state.unet.parameters()).grad[0] = math.nan
         return done
@@ -127,7 +128,7 @@ def test_what_is_not_finite_is_never_kept(start, script, tmp_path, monkeypatch, 
         elif step.step == 3 and place == "the validation loss":
             monkeypatch.setitem(names, "validate", lambda *_: math.nan)
         elif step.step == 3:
-            monkeypatch.setattr(hfdiff.training, *poisoned(place))
+            monkeypatch.setattr(loop, *poisoned(place))
 
     monkeypatch.setitem(names, "after_step", after_step)
     flags = ("--max_train_images", "56", *SAVING, "--keep_checkpoints", "9")

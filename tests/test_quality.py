@@ -9,7 +9,9 @@ from hfdiff.judge import make_judge
 from hfdiff.models.loading import make_pipeline
 from hfdiff.models.objectives import ObjectiveConfig, make_objective
 from hfdiff.quality import QualityWatch
-from hfdiff.training import TrainConfig, TrainState, make_state
+from hfdiff.training.build import make_state
+from hfdiff.training.config import TrainConfig
+from hfdiff.training.state import TrainState
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import torch
 
 from hfdiff.core.errors import BadInput
 from hfdiff.models.sizes import SIZES, describe_shape
-from hfdiff.training import SHAPE_KEYS, TrainConfig, build_unet, check_config, with_shape
+from hfdiff.training.build import build_unet
+from hfdiff.training.config import SHAPE_KEYS, TrainConfig, check_config, with_shape
 
 
 def test_small_is_what_a_configuration_without_a_size_means():

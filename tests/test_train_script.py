@@ -14,14 +14,14 @@ import torch
 import yaml
 from conftest import ROOT, SCRIPT, SHARED_DATA, TINY_FLAGS, class_folders, lines, newest_tensors
 
-from hfdiff.checkpoint import list_checkpoints
 from hfdiff.core.errors import BadInput, TrainingFailed
 from hfdiff.models.loading import load_pipeline
 from hfdiff.models.objectives import ObjectiveConfig, make_objective
 from hfdiff.models.sizes import SIZES
 from hfdiff.pipelines import ClassStylePipeline
-from hfdiff.signals import StopSignals
-from hfdiff.transfer import check_fits
+from hfdiff.training.checkpoint import list_checkpoints
+from hfdiff.training.initialisation import check_fits
+from hfdiff.training.signals import StopSignals
 
 
 def test_a_run_leaves_what_the_design_says(start, tmp_path):
@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_saves_nothing(start, tmp_path):
 
 def _poison(run: Path) -> tuple[str, ...]:
     """Make the optimizer's second moments so small that the next step explodes, with a manifest that agrees."""
-    from hfdiff.checkpoint import read_checkpoint, save_checkpoint
+    from hfdiff.training.checkpoint import read_checkpoint, save_checkpoint
 
     newest = read_checkpoint(list_checkpoints(run / "checkpoints")[0])
     for name, value in newest.tensors["optimizer"].items():

@@ -8,24 +8,19 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
-from hfdiff import training
 from hfdiff.core.errors import BadInput, TrainingFailed
 from hfdiff.data.table import to_unit_range
 from hfdiff.models.loading import export_pipeline, load_pipeline, make_pipeline
 from hfdiff.models.objectives import LOSS_WEIGHTS, OBJECTIVES, SCHEDULES, Noised, ObjectiveConfig, make_objective
 from hfdiff.models.samplers import SAMPLERS
-from hfdiff.training import (
-    build_unet,
-    check_config,
-    check_finite,
-    choose_precision,
-    draw_batch,
-    lr_factor,
-    make_inputs,
-    make_state,
-    train,
-    validate,
-)
+from hfdiff.training import loop
+from hfdiff.training.batch import draw_batch, make_inputs
+from hfdiff.training.build import build_unet, make_state
+from hfdiff.training.config import check_config
+from hfdiff.training.loop import train, validate
+from hfdiff.training.precision import choose_precision
+from hfdiff.training.progress import lr_factor
+from hfdiff.training.state import check_finite
 
 CPU = torch.device("cpu")
 
@@ -465,7 +460,7 @@ def test_a_skipped_step_leaves_no_trace_in_a_learned_schedule(tiny_config, table
 
     undisturbed, calls = train_once(), []
 
-    def overflow_once(state, original=training._optimizer_step):
+    def overflow_once(state, original=loop._optimizer_step):
         calls.append(state)
         if len(calls) != 2:
             return original(state)
@@ -474,6 +469,6 @@ def test_a_skipped_step_leaves_no_trace_in_a_learned_schedule(tiny_config, table
         state.optimizer.zero_grad()
         return False
 
-    monkeypatch.setattr(training, "_optimizer_step", overflow_once)
+    monkeypatch.setattr(loop, "_optimizer_step", overflow_once)
     assert torch.equal(train_once(), undisturbed)
     assert len(calls) == 6

@@ -19,9 +19,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import torch
 from accelerate import Accelerator, PartialState
 
-from hfdiff import checkpoint
 from hfdiff.card import Facts, write_card
-from hfdiff.checkpoint import RunFolder
 from hfdiff.clip import find_clip, load_clip
 from hfdiff.core.config import parse
 from hfdiff.core.errors import BadInput, TrainingFailed, complain, run_program
@@ -37,23 +35,17 @@ from hfdiff.models.sizes import describe_shape
 from hfdiff.pictures import loss_curves, overview, quality_curves, quality_points, save_picture
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.quality import QualityWatch
-from hfdiff.runlog import RunLog, write_record
-from hfdiff.signals import StopSignals, leave_together
-from hfdiff.training import (
-    Step,
-    TrainConfig,
-    TrainState,
-    build_unet,
-    check_config,
-    check_finite,
-    is_finished,
-    make_state,
-    precision_of,
-    train,
-    validate,
-    with_shape,
-)
-from hfdiff.transfer import start_from
+from hfdiff.training import checkpoint
+from hfdiff.training.build import build_unet, make_state
+from hfdiff.training.config import TrainConfig, check_config, with_shape
+from hfdiff.training.initialisation import start_from
+from hfdiff.training.log import RunLog, write_record
+from hfdiff.training.loop import Step, train, validate
+from hfdiff.training.precision import precision_of
+from hfdiff.training.progress import is_finished
+from hfdiff.training.run_folder import RunFolder, run_lock, save_config
+from hfdiff.training.signals import StopSignals, leave_together
+from hfdiff.training.state import TrainState, check_finite
 
 
 @dataclass
@@ -100,15 +92,15 @@ def train_run(run: Run, claims: contextlib.ExitStack) -> int:
     if is_finished(config, state):
         say(f"the run in {run.folder.path} is finished; its pipeline is {run.folder.pipeline}")
         if run.accelerator.is_main_process:
-            checkpoint.save_config(run.folder, config)
+            save_config(run.folder, config)
             put_right(run)
         return publish(run)
     if run.accelerator.is_main_process:
         if not run.claimed:
-            claims.enter_context(checkpoint.claimed(run.folder))
+            claims.enter_context(run_lock(run.folder))
             if run.folder.config.exists():
                 raise BadInput(f"output_dir {run.folder.path}: another run has begun there meanwhile; give another")
-        checkpoint.save_config(run.folder, config)
+        save_config(run.folder, config)
     run.accelerator.wait_for_everyone()
     with (
         StopSignals(run.accelerator) as signals,
@@ -185,7 +177,7 @@ def prepare(config: TrainConfig, claims: contextlib.ExitStack) -> Run:
     config = checkpoint.check_resume(folder, config)
     claimed = folder.config.exists()
     if process.is_main_process and claimed:
-        claims.enter_context(checkpoint.claimed(folder))
+        claims.enter_context(run_lock(folder))
     use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if cpu else 1)
     with process.main_process_first():
         table, validation = load_training_data(config.dataset, config.reading)

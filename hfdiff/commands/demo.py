@@ -9,9 +9,9 @@ from typing import Annotated
 import torch
 import tyro
 
-from hfdiff.checkpoint import home_of
 from hfdiff.core.errors import BadInput, check_range
 from hfdiff.models.loading import load_pipeline
+from hfdiff.training.run_folder import home_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from hfdiff.checkpoint import home_of, run_config
 from hfdiff.clip import describe_clip
 from hfdiff.commands.drawing import Drawing, open_clip, open_judge
 from hfdiff.core.errors import BadInput, as_bad_input, check_range
@@ -18,7 +17,8 @@ from hfdiff.core.names import unknown
 from hfdiff.core.threads import use_all_cores
 from hfdiff.evaluation import METRICS, Real, check_judge, inception_network, lacking
 from hfdiff.report import Protocol, check_fits, describe_report, draw_samples, real_pictures, report_of, within
-from hfdiff.signals import leave_together
+from hfdiff.training.run_folder import home_of, run_config
+from hfdiff.training.signals import leave_together
 
 MAX_IMAGES = 1_000_000
 

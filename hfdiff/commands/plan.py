@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from hfdiff.plan import measure
-from hfdiff.training import TrainConfig
+from hfdiff.training.config import TrainConfig
+from hfdiff.training.cost import measure
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from hfdiff.checkpoint import run_config
 from hfdiff.clip import describe_clip, no_clip
 from hfdiff.commands.drawing import MAX_IMAGES, Drawing, open_clip
 from hfdiff.core.errors import BadInput, as_bad_input, check_range
@@ -15,6 +14,7 @@ from hfdiff.models.samplers import sampler_of
 from hfdiff.pipelines import PLAIN, QUALITY_PROMPTS, SCORE_WEIGHTS, Choice, ClassStylePipeline, Scorer
 from hfdiff.report import Pictures, check_fits, real_pictures
 from hfdiff.select import Witnesses, select
+from hfdiff.training.run_folder import run_config
 
 
 @dataclass(frozen=True, kw_only=True)

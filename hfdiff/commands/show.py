@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 
-from hfdiff.checkpoint import run_of
 from hfdiff.commands.drawing import MAX_IMAGES, Drawing, open_judge
 from hfdiff.core.errors import BadInput, as_bad_input, check_range
 from hfdiff.core.files import folder_to_write, write_file
@@ -12,6 +11,7 @@ from hfdiff.judge import unseen
 from hfdiff.models.samplers import NUM_TIMESTEPS
 from hfdiff.report import check_fits, real_pictures
 from hfdiff.show import Subject, show
+from hfdiff.training.run_folder import run_of
 
 
 @dataclass(frozen=True, kw_only=True)

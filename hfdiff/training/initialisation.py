@@ -15,7 +15,8 @@ from hfdiff.models.objectives import make_objective, resolved
 from hfdiff.models.samplers import process_of
 from hfdiff.models.unet import ClassStyleUNet2DModel
 from hfdiff.pipelines import ClassStylePipeline, find_name
-from hfdiff.training import SHAPE_KEYS, TrainConfig, build_unet
+from hfdiff.training.build import build_unet
+from hfdiff.training.config import SHAPE_KEYS, TrainConfig
 
 
 def start_from(config: TrainConfig, table: ImageTable) -> tuple[TrainConfig, ClassStyleUNet2DModel]:

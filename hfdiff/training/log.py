@@ -16,12 +16,14 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from hfdiff.checkpoint import RunFolder
 from hfdiff.core.config import to_mapping
 from hfdiff.core.files import write_file
 from hfdiff.data.table import ImageTable
-from hfdiff.memory import peak_memory_gib
-from hfdiff.training import Step, TrainConfig, TrainState
+from hfdiff.training.config import TrainConfig
+from hfdiff.training.loop import Step
+from hfdiff.training.memory import peak_memory_gib
+from hfdiff.training.run_folder import RunFolder
+from hfdiff.training.state import TrainState
 
 PACKAGES = ("hfdiff", "torch", "diffusers", "accelerate", "transformers", "datasets", "safetensors")
 

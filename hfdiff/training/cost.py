@@ -14,27 +14,18 @@ from hfdiff.data.columns import Reading
 from hfdiff.data.loading import load_training_data
 from hfdiff.data.styles import check_styles
 from hfdiff.data.table import ImageTable
-from hfdiff.memory import peak_memory_gib
 from hfdiff.models.loading import make_pipeline
 from hfdiff.models.objectives import Objective, make_objective
 from hfdiff.models.sizes import describe_shape
 from hfdiff.pictures import overview
-from hfdiff.training import (
-    Step,
-    TrainConfig,
-    TrainState,
-    build_unet,
-    check_config,
-    draw_batch,
-    loss_of,
-    make_inputs,
-    make_state,
-    precision_of,
-    train,
-    validate,
-    with_shape,
-)
-from hfdiff.transfer import start_from
+from hfdiff.training.batch import draw_batch, make_inputs
+from hfdiff.training.build import build_unet, make_state
+from hfdiff.training.config import TrainConfig, check_config, with_shape
+from hfdiff.training.initialisation import start_from
+from hfdiff.training.loop import Step, loss_of, train, validate
+from hfdiff.training.memory import peak_memory_gib
+from hfdiff.training.precision import precision_of
+from hfdiff.training.state import TrainState
 
 WARM_UP_STEPS = 2
 TIMED_STEPS, TIMED_SECONDS = 3, 4.0  # at least as many, and at least as long

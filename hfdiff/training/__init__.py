@@ -1,0 +1,1 @@
+"""Training: what a run is, its state, its steps, and its folder."""

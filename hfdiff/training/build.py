@@ -1,0 +1,81 @@
+"""A new UNet, and the state around it."""
+
+import copy
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+
+from hfdiff.core.errors import BadInput
+from hfdiff.data.augmentation import NUM_AUGMENTS
+from hfdiff.data.table import ImageTable
+from hfdiff.models.learned_schedule import LearnedSchedule
+from hfdiff.models.unet import ClassStyleUNet2DModel
+from hfdiff.training.config import TrainConfig, with_shape
+from hfdiff.training.state import TrainState
+
+SCHEDULE_LEARNING_RATE = 1e-2  # of a learned schedule, at the peak
+
+
+def build_unet(config: TrainConfig, table: ImageTable) -> ClassStyleUNet2DModel:
+    """A new UNet for this data: channels, size and classes come from the pictures."""
+    config = with_shape(config)
+    blocks = config.down_block_types or ()
+    torch.manual_seed(config.seed)
+    try:
+        unet = ClassStyleUNet2DModel(
+            sample_size=table.size,
+            in_channels=table.channels,
+            out_channels=table.channels,
+            block_out_channels=config.block_out_channels,
+            down_block_types=blocks,
+            up_block_types=tuple(name.replace("Down", "Up") for name in reversed(blocks)),
+            layers_per_block=config.layers_per_block,
+            norm_num_groups=config.norm_num_groups,
+            attention_head_dim=config.attention_head_dim,
+            dropout=config.dropout,
+            patch_size=config.patch_size,
+            resnet_time_scale_shift=config.resnet_time_scale_shift,
+            conditioning=config.conditioning,
+            class_embedding=config.class_embedding,
+            skip_connections=config.skip_connections,
+            time_conditioning=config.time_conditioning,
+            num_classes=len(table.class_names),
+            num_styles=len(table.style_names) + len(config.styles),
+            num_augments=NUM_AUGMENTS if config.augment else 0,
+        )
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    return unet
+
+
+def make_state(
+    config: TrainConfig,
+    unet: ClassStyleUNet2DModel,
+    accelerator: Accelerator,
+    learned: LearnedSchedule | None = None,
+) -> TrainState:
+    """Optimizer, averaged weights and scaler around a UNet, and an optimizer for a schedule that is learned."""
+    unet = unet.to(accelerator.device).train()
+    # A power-function average (Karras et al. 2024, https://arxiv.org/abs/2312.02696, Equation 127): its mean age grows
+    # in proportion to the run; diffusers' warm-up with power 1 is that average.
+    ema = EMAModel(
+        unet.parameters(), decay=1.0, use_ema_warmup=True, inv_gamma=1 / config.ema_share - 1, power=1.0, foreach=True
+    )
+    optimizer = torch.optim.AdamW(
+        unet.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, config.adam_beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    ema_unet = copy.deepcopy(unet).requires_grad_(False)
+    prepared, optimizer = accelerator.prepare(unet, optimizer)
+    parts = config.gradient_accumulation_steps
+    state = TrainState(prepared, ema_unet, ema, optimizer, accelerator.scaler, parts=parts)
+    if learned is not None:
+        state.learned = learned.to(accelerator.device)
+        state.learned_optimizer = torch.optim.Adam(learned.parameters(), lr=SCHEDULE_LEARNING_RATE)
+    return state

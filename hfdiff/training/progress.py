@@ -1,0 +1,53 @@
+"""How far a run is: its learning rate, and its end by images or by the clock."""
+
+import math
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+
+from hfdiff.training.config import TrainConfig
+from hfdiff.training.state import TrainState
+
+
+def lr_factor(config: TrainConfig, images: int, seconds: float = 0.0, decays_by_time: bool = False) -> float:
+    """The learning rate after `images` images, as a share of its peak."""
+    warmup = min(1.0, (images + config.batch_size) / max(config.lr_warmup_images, 1))
+    left = max(0.0, 1 - images / (config.num_steps * config.batch_size))
+    if config.lr_schedule == "cosine":
+        decay = 0.5 * (1 - math.cos(math.pi * left))
+    elif config.lr_schedule == "linear":
+        decay = min(1.0, left / config.lr_decay_share) if config.lr_decay_share else 1.0
+    elif config.lr_schedule == "step":
+        decay = 0.1 ** sum(images >= share * config.num_steps * config.batch_size for share in (0.6, 0.85))
+    else:
+        decay = 1.0
+    if decays_by_time and config.max_minutes and config.lr_decay_share:
+        time_left = max(0.0, 1 - seconds / (60 * config.max_minutes))
+        decay = min(decay, time_left / config.lr_decay_share)
+    return warmup * decay
+
+
+def out_of_time(config: TrainConfig, state: TrainState) -> bool:
+    return config.max_minutes is not None and state.seconds >= 60 * config.max_minutes
+
+
+def is_finished(config: TrainConfig, state: TrainState) -> bool:
+    return state.step >= config.num_steps or out_of_time(config, state)
+
+
+def agreed_seconds(seconds: float, config: TrainConfig, accelerator: Accelerator) -> float:
+    """The first process's clock, where it decides anything."""
+    if config.max_minutes is None or accelerator.num_processes == 1:
+        return seconds
+    return broadcast(torch.tensor(seconds, device=accelerator.device)).item()
+
+
+def decays_by_time(config: TrainConfig, state: TrainState) -> bool | None:
+    """Decided once, when the time left is that of the decay: will the clock end the run before the images do?"""
+    if config.max_minutes is None or state.decays_by_time is not None:
+        return state.decays_by_time
+    total = 60 * config.max_minutes
+    if state.seconds < (1 - config.lr_decay_share) * total:
+        return None
+    return state.step * total / state.seconds < config.num_steps
