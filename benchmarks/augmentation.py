@@ -33,7 +33,8 @@ from hfdiff.core.names import unknown
 from hfdiff.data.augmentation import NUM_DRAWS, augment
 from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
-from hfdiff.judge import Judge, judged, train_judge
+from hfdiff.evaluation.judge import Judge, judged
+from hfdiff.evaluation.judge_training import train_judge
 from hfdiff.models.loading import load_pipeline
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import ClassStylePipeline, find_name

@@ -4,11 +4,10 @@ import torch
 
 from hfdiff.data.loading import load_test_data
 from hfdiff.data.table import ImageTable
-from hfdiff.evaluation import check_judge
-from hfdiff.judge import Judge, load_judge, unseen
+from hfdiff.evaluation.judge import Judge, load_judge, unseen
+from hfdiff.evaluation.reference_images import check_fits, check_judge
 from hfdiff.models.loading import load_pipeline
 from hfdiff.pipelines import ClassStylePipeline
-from hfdiff.report import check_fits
 
 
 def opened(model: str, judge: str, reference: str) -> tuple[ClassStylePipeline, Judge, ImageTable]:

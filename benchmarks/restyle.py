@@ -19,7 +19,7 @@ from hfdiff.core.config import command_line
 from hfdiff.core.errors import run_program
 from hfdiff.data.styles import STYLES, apply_styles
 from hfdiff.data.table import to_bytes, to_unit_range
-from hfdiff.evaluation import Judged, judge_pictures, right
+from hfdiff.evaluation.reference_images import Judged, judge_pictures, right
 from hfdiff.pipelines import PLAIN
 
 

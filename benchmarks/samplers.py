@@ -22,12 +22,12 @@ from torch import Tensor
 from hfdiff.core.config import command_line
 from hfdiff.core.errors import run_program
 from hfdiff.data.table import to_bytes
-from hfdiff.evaluation import frechet
-from hfdiff.judge import accuracy, judged
+from hfdiff.evaluation.distances import frechet
+from hfdiff.evaluation.judge import accuracy, judged
+from hfdiff.figures.grids import save_picture
 from hfdiff.models.objectives import OBJECTIVES, ObjectiveConfig, make_objective
 from hfdiff.models.samplers import Process, make_scheduler, process_of, valid_samplers
 from hfdiff.models.sampling import sample_tensors
-from hfdiff.pictures import save_picture
 from hfdiff.pipelines import ClassStylePipeline
 
 

@@ -20,13 +20,12 @@ from PIL import Image
 from torch import Tensor
 from torchmetrics.functional.regression import spearman_corrcoef
 
-from hfdiff.clip import caption, load_clip
 from hfdiff.core.config import command_line
 from hfdiff.core.errors import BadInput, run_program
 from hfdiff.data.table import to_bytes, to_unit_range
-from hfdiff.evaluation import covered, frechet
-from hfdiff.explain import right_scores
-from hfdiff.judge import Judge, independent, judged, load_judge
+from hfdiff.evaluation.clip import caption, load_clip
+from hfdiff.evaluation.distances import covered, frechet
+from hfdiff.evaluation.judge import Judge, independent, judged, load_judge, right_scores
 from hfdiff.models.sampling import TensorImages, sample_tensors
 from hfdiff.pipelines import (
     SCORE_WEIGHTS,

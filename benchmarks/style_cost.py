@@ -18,10 +18,12 @@ import tyro
 from hfdiff.core.config import command_line
 from hfdiff.core.errors import BadInput, run_program
 from hfdiff.data.loading import load_test_data, load_training_data
-from hfdiff.evaluation import METRICS, Evidence, Real, check_judge, lacking
-from hfdiff.judge import judge_for
+from hfdiff.evaluation.judge_training import judge_for
+from hfdiff.evaluation.metric import Evidence
+from hfdiff.evaluation.metrics import METRICS, lacking
+from hfdiff.evaluation.protocol import Protocol, draw_samples
+from hfdiff.evaluation.reference_images import Real, check_fits, check_judge
 from hfdiff.models.loading import load_pipeline
-from hfdiff.report import Protocol, check_fits, draw_samples
 from hfdiff.training.run_folder import run_of
 
 

@@ -7,11 +7,11 @@ from typing import Any
 _EXPORTS = {
     "ClassStyleUNet2DModel": "hfdiff.models.unet",
     "ClassStylePipeline": "hfdiff.pipelines",
-    "Judge": "hfdiff.judge",
+    "Judge": "hfdiff.evaluation.judge",
     "TrainConfig": "hfdiff.training.config",
-    "caption": "hfdiff.clip",
-    "load_clip": "hfdiff.clip",
-    "load_judge": "hfdiff.judge",
+    "caption": "hfdiff.evaluation.clip",
+    "load_clip": "hfdiff.evaluation.clip",
+    "load_judge": "hfdiff.evaluation.judge",
     "load_pipeline": "hfdiff.models.loading",
 }
 

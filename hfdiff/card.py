@@ -29,13 +29,14 @@ from hfdiff.core.config import to_mapping
 from hfdiff.core.errors import BadInput, as_bad_input, first_line
 from hfdiff.core.files import existing_folder, file_to_write, folder_to_write, is_inside, link_out, slug, write_file
 from hfdiff.data.registry import DATASETS
-from hfdiff.evaluation import METRICS
+from hfdiff.evaluation.metrics import METRICS
+from hfdiff.evaluation.protocol import SETTINGS
+from hfdiff.evaluation.report import chosen_by
+from hfdiff.figures.gallery import MAX_CLASSES, Shown, classes_and_styles, curves
 from hfdiff.models.loading import find_pipeline, load_pipeline, weights_fingerprint
 from hfdiff.models.objectives import resolved
 from hfdiff.models.samplers import sampler_of
 from hfdiff.pipelines import ClassStylePipeline
-from hfdiff.report import SETTINGS, chosen_by
-from hfdiff.show import MAX_CLASSES, Shown, classes_and_styles, curves
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.run_folder import home_of, run_config
 

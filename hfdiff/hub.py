@@ -27,7 +27,8 @@ from hfdiff.models.loading import load_pipeline, without_bars
 CARD_FIELDS = ("license", "library_name", "pipeline_tag")
 LOADED_BY = re.compile(r'DiffusionPipeline\.from_pretrained\(("(?:\\.|[^"\\])*")')
 TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
-LOAD_BACK, PAGE = (Path(__file__).parent / name for name in ("load_back.py", "page.py"))
+LOAD_BACK = Path(__file__).parent / "load_back.py"
+PAGE = Path(__file__).parent / "page.py"
 OF_CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_MODULES_CACHE", "HF_ASSETS_CACHE")
 GRADIO = "6.31.0"  # that the page was tried with
 APP = """from diffusers import DiffusionPipeline

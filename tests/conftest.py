@@ -32,7 +32,7 @@ from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.data.styles import STYLES
 from hfdiff.data.table import ImageTable
-from hfdiff.judge import make_judge, save_judge, train_judge
+from hfdiff.evaluation.judge_training import make_judge, save_judge, train_judge
 from hfdiff.models.loading import make_pipeline
 from hfdiff.models.objectives import ObjectiveConfig, make_objective
 from hfdiff.models.unet import ClassStyleUNet2DModel

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from test_hub import run
 
 from hfdiff.card import Facts, findings, hub_id, number, plain, public_command, write_card
-from hfdiff.clip import load_clip
+from hfdiff.evaluation.clip import load_clip
 from hfdiff.hub import collect
 from hfdiff.models.loading import export_pipeline, load_pipeline
 

@@ -14,7 +14,7 @@ from conftest import CATS, picture
 from PIL import Image
 
 from hfdiff.cli import main
-from hfdiff.evaluation import METRICS
+from hfdiff.evaluation.metrics import METRICS
 
 
 @pytest.fixture

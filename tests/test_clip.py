@@ -27,24 +27,21 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from hfdiff.clip import (
+from hfdiff.core.errors import BadInput
+from hfdiff.data.table import to_unit_range
+from hfdiff.evaluation.clip import caption, describe_clip, find_clip, load_clip
+from hfdiff.evaluation.clip_training import (
     DAMAGES,
     Captioned,
-    caption,
     captioned,
     contrastive_loss,
     damage,
-    describe_clip,
-    find_clip,
-    load_clip,
     make_clip,
     measure_clip,
     save_clip,
     train_clip,
 )
-from hfdiff.core.errors import BadInput
-from hfdiff.data.table import to_unit_range
-from hfdiff.judge import load_judge
+from hfdiff.evaluation.judge import load_judge
 from hfdiff.pipelines import Scorer
 
 
@@ -218,7 +215,7 @@ def test_the_clip_of_pictures_is_found_by_name_and_by_fingerprint(fashion, tmp_p
         "second",
         measure_clip(make_clip(train), train.part(slice(0, 40))),
     )
-    monkeypatch.setattr("hfdiff.clip.ASSETS", tmp_path)
+    monkeypatch.setattr("hfdiff.evaluation.clip.ASSETS", tmp_path)
     assert find_clip(replace(train, name="mine")) == str(tmp_path / "clip_fashion_mnist")
     model, _ = load_clip(find_clip(train))
     assert describe_clip(model) == {"name": "clip_fashion_mnist", "trained_on": train.name, "half_seen": "second"}

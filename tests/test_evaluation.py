@@ -8,28 +8,17 @@ import torch
 from kornia.filters import gaussian_blur2d
 from torchmetrics.image.kid import poly_mmd
 
-from hfdiff.clip import image_features, load_clip
 from hfdiff.core.errors import BadInput
 from hfdiff.data.styles import apply_styles
 from hfdiff.data.table import to_bytes, to_unit_range
-from hfdiff.evaluation import (
-    METRICS,
-    Evidence,
-    Judged,
-    Real,
-    check_judge,
-    cmmd,
-    covered,
-    frechet,
-    jackknife,
-    judge_pictures,
-    kernel_distances,
-    lacking,
-    nearest,
-    spread,
-    wilson,
-)
-from hfdiff.judge import Judge, independent, load_judge, make_judge, unseen
+from hfdiff.evaluation.clip import image_features, load_clip
+from hfdiff.evaluation.distances import cmmd, covered, frechet, kernel_distances, nearest, spread
+from hfdiff.evaluation.judge import Judge, independent, load_judge, unseen
+from hfdiff.evaluation.judge_training import make_judge
+from hfdiff.evaluation.metric import Evidence
+from hfdiff.evaluation.metrics import METRICS, lacking
+from hfdiff.evaluation.reference_images import Judged, Real, check_judge, judge_pictures
+from hfdiff.evaluation.statistics import jackknife, wilson
 from hfdiff.pipelines import Scorer
 
 

@@ -7,7 +7,8 @@ import torch
 from conftest import tiny_unet
 
 from hfdiff.data.table import to_model_range
-from hfdiff.explain import (
+from hfdiff.evaluation.judge import Judge, Verdict, judged, right_scores
+from hfdiff.evaluation.trajectory import (
     NUM_PLACES,
     Reverse,
     falls_to,
@@ -17,10 +18,8 @@ from hfdiff.explain import (
     recognised_share,
     recognition,
     reverse,
-    right_scores,
     score_histogram,
 )
-from hfdiff.judge import Judge, Verdict, judged
 from hfdiff.models.objectives import OBJECTIVES, ObjectiveConfig, make_objective, timestep_at
 from hfdiff.pipelines import ClassStylePipeline, noise_levels
 

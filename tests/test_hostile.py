@@ -20,11 +20,13 @@ from conftest import class_folders, picture, png
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from hfdiff.clip import load_clip, make_clip, measure_clip, save_clip
 from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_training_data
 from hfdiff.data.registry import ASSETS
-from hfdiff.judge import load_judge, make_judge, save_judge
+from hfdiff.evaluation.clip import load_clip
+from hfdiff.evaluation.clip_training import make_clip, measure_clip, save_clip
+from hfdiff.evaluation.judge import load_judge
+from hfdiff.evaluation.judge_training import make_judge, save_judge
 from hfdiff.models.loading import load_pipeline
 from hfdiff.training.checkpoint import newest_checkpoint, save_checkpoint
 from hfdiff.training.run_folder import RunFolder

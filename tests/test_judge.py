@@ -14,7 +14,8 @@ from hfdiff.data.loading import load_training_data
 from hfdiff.data.registry import ASSETS
 from hfdiff.data.styles import apply_styles
 from hfdiff.data.table import to_bytes, to_unit_range
-from hfdiff.judge import Judge, accuracy, find_judge, judge_for, judged, load_judge, make_judge, train_judge, unseen
+from hfdiff.evaluation.judge import Judge, accuracy, find_judge, judged, load_judge, unseen
+from hfdiff.evaluation.judge_training import judge_for, make_judge, train_judge
 
 SCRIPT = Path(__file__).parents[1] / "train_scripts" / "train_judge.py"
 
@@ -125,7 +126,7 @@ def test_the_program_saves_a_judge_that_loads(tmp_path):
 
 def test_a_judge_is_trained_once_for_any_data(tmp_path, monkeypatch):
     monkeypatch.setenv("HFDIFF_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("hfdiff.judge.MAX_EPOCHS", 1)
+    monkeypatch.setattr("hfdiff.evaluation.judge_training.MAX_EPOCHS", 1)
     train, validation = load_training_data(str(class_folders(tmp_path / "data", {"cat": 40, "dog": 40})))
     said: list[str] = []
     assert find_judge(train) is None

@@ -10,8 +10,8 @@ from conftest import ROOT
 from diffusers import DiffusionPipeline
 
 from hfdiff.card import Facts, write_card
+from hfdiff.evaluation.judge import judged, load_judge
 from hfdiff.hub import collect, listing
-from hfdiff.judge import judged, load_judge
 from hfdiff.models.loading import load_pipeline
 
 MODELS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/model_index.json"))

@@ -24,7 +24,7 @@ from PIL import Image
 from test_hub import run
 
 import hfdiff.hub
-from hfdiff.clip import load_clip
+from hfdiff.evaluation.clip import load_clip
 from hfdiff.models.loading import export_pipeline
 from hfdiff.page import MOST_PICTURES, Asked, Turns, draw, pack, painting, sheet
 from hfdiff.training.config import TrainConfig

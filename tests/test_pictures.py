@@ -8,21 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hfdiff.explain import Recognised, Reverse, score_histogram
-from hfdiff.pictures import (
-    STRENGTHS,
-    class_style_grid,
-    evolution,
-    histogram_figure,
-    labelled_grid,
-    loss_curves,
-    quality_curves,
-    quality_points,
-    recognition_figure,
-    reverse_strip,
-    save_picture,
-    style_sweep,
-)
+from hfdiff.evaluation.trajectory import Recognised, Reverse, score_histogram
+from hfdiff.figures.curves import loss_curves, quality_curves, quality_points
+from hfdiff.figures.evolution import evolution
+from hfdiff.figures.grids import STRENGTHS, class_style_grid, labelled_grid, save_picture, style_sweep
+from hfdiff.figures.trajectory import histogram_figure, recognition_figure, reverse_strip
 
 
 def test_grid_of_classes_and_styles_shares_the_noise_along_a_row(pipeline):

@@ -28,7 +28,7 @@ from diffusers import (
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from PIL import Image
 
-from hfdiff.clip import make_clip
+from hfdiff.evaluation.clip_training import make_clip
 from hfdiff.models.objectives import ObjectiveConfig, make_objective
 from hfdiff.models.samplers import make_scheduler
 from hfdiff.pipelines import (

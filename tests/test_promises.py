@@ -39,7 +39,7 @@ def test_watching_changes_nothing(start, tmp_path):
 
 
 def test_measuring_quality_changes_nothing(start, script, tmp_path, monkeypatch):
-    monkeypatch.setattr("hfdiff.quality.MOST", 520)
+    monkeypatch.setattr("hfdiff.evaluation.monitor.MOST", 520)
     data = ("--dataset", "fashion_mnist_12k", "--batch_size", "40")
     flags = (*data, "--max_train_images", "80", "--sample_images", "40")
     start("watched", *flags, "--best_by", "frechet_judge")

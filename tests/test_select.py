@@ -7,10 +7,11 @@ import torch
 from conftest import tiny_unet
 from test_pipeline import SCHEDULERS, each_scheduler
 
-from hfdiff.clip import make_clip
 from hfdiff.data.table import to_bytes
+from hfdiff.evaluation.clip_training import make_clip
+from hfdiff.evaluation.selection import Selection, Witnesses, draw_candidates, properties, select
+from hfdiff.figures.selection import figure_of_selection
 from hfdiff.pipelines import SCORES, ClassStylePipeline, Push, Scorer, noise_levels, predicted_clean, score_pictures
-from hfdiff.select import Selection, Witnesses, draw_candidates, properties, select
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +177,7 @@ def test_selection_is_written_with_everything_beside(choosing, fashion, tmp_path
     beside = found["classes"]["Bag"]["by_style"]["thick:0.8"]["beside"]
     assert set(beside) == {"real", "blurred", "noise"}
     assert set(beside["real"]["mean_scores"]) == {*SCORES, "total"}
-    assert len(list(tmp_path.glob("*.png"))) == 9
+    assert len(list(tmp_path.glob("*.png"))) == 8
     assert "Bag, thick:0.8" in selection.describe()
 
 
@@ -236,7 +237,7 @@ def test_stopped_candidates_are_told_apart(choosing):
     selection = Selection([cell], [None], None)
     told = selection.report()["classes"]["Bag"]
     assert told["high_quality_share"] is told["by_style"]["plain"]["preferences"] is None
-    assert not any("worst" in axes.get_ylabel() for axes in selection.figure().axes)
+    assert not any("worst" in axes.get_ylabel() for axes in figure_of_selection(selection).axes)
     assert "Spearman" not in selection.describe()
     assert {row["seed"] for row in records} == set(range(10))
 

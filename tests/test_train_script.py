@@ -61,7 +61,7 @@ def test_the_pipeline_holds_the_best_averaged_weights(start, tmp_path):
 
 
 def test_the_pipeline_holds_the_weights_whose_samples_are_nearest(start, tmp_path, monkeypatch):
-    monkeypatch.setattr("hfdiff.quality.MOST", 520)  # real pictures: the fewest that do
+    monkeypatch.setattr("hfdiff.evaluation.monitor.MOST", 520)  # real pictures: the fewest that do
     flags = (
         "--dataset",
         "fashion_mnist_12k",

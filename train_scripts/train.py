@@ -20,21 +20,22 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from hfdiff.card import Facts, write_card
-from hfdiff.clip import find_clip, load_clip
 from hfdiff.core.config import parse
 from hfdiff.core.errors import BadInput, TrainingFailed, complain, run_program
 from hfdiff.core.threads import use_all_cores
 from hfdiff.data.loading import load_training_data
 from hfdiff.data.styles import check_styles
 from hfdiff.data.table import ImageTable, describe
+from hfdiff.evaluation.clip import find_clip, load_clip
+from hfdiff.evaluation.judge import Judge, find_judge, unseen
+from hfdiff.evaluation.monitor import QualityWatch
+from hfdiff.figures.curves import loss_curves, quality_curves, quality_points
+from hfdiff.figures.grids import overview, save_picture
 from hfdiff.hub import check_token, push, repo_name
-from hfdiff.judge import Judge, find_judge, unseen
 from hfdiff.models.loading import MODEL_INDEX, export_pipeline, make_pipeline
 from hfdiff.models.objectives import Objective, make_objective
 from hfdiff.models.sizes import describe_shape
-from hfdiff.pictures import loss_curves, overview, quality_curves, quality_points, save_picture
 from hfdiff.pipelines import ClassStylePipeline
-from hfdiff.quality import QualityWatch
 from hfdiff.training import checkpoint
 from hfdiff.training.build import build_unet, make_state
 from hfdiff.training.config import TrainConfig, check_config, with_shape

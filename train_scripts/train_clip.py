@@ -13,7 +13,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from accelerate import Accelerator
 
-from hfdiff.clip import DEFAULT_EPOCHS, make_clip, measure_clip, save_clip, train_clip
 from hfdiff.core.config import parse
 from hfdiff.core.errors import BadInput, run_program
 from hfdiff.core.files import folder_to_write
@@ -21,6 +20,7 @@ from hfdiff.core.threads import use_all_cores
 from hfdiff.data.columns import Reading
 from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.data.table import Half, describe
+from hfdiff.evaluation.clip_training import DEFAULT_EPOCHS, make_clip, measure_clip, save_clip, train_clip
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from hfdiff.core.threads import use_all_cores
 from hfdiff.data.columns import Reading
 from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.data.table import Half, describe
-from hfdiff.judge import WIDTHS, cached, default_epochs, make_judge, save_judge, train_judge, unseen
+from hfdiff.evaluation.judge import WIDTHS, cached, unseen
+from hfdiff.evaluation.judge_training import default_epochs, make_judge, save_judge, train_judge
 
 
 @dataclass(frozen=True)

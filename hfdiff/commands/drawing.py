@@ -7,14 +7,15 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from hfdiff.clip import find_clip, load_clip
 from hfdiff.core.errors import as_bad_input, check_range
 from hfdiff.data.table import ImageTable
-from hfdiff.judge import Judge, judge_for, load_judge
+from hfdiff.evaluation.clip import find_clip, load_clip
+from hfdiff.evaluation.judge import Judge, load_judge
+from hfdiff.evaluation.judge_training import judge_for
+from hfdiff.evaluation.protocol import SETTINGS
 from hfdiff.models.loading import load_pipeline
 from hfdiff.models.samplers import Spacing, make_scheduler, process_of, sampler_of
 from hfdiff.pipelines import ClassStylePipeline, Scorer
-from hfdiff.report import SETTINGS
 
 MAX_IMAGES = 10_000
 

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from hfdiff.clip import describe_clip
 from hfdiff.commands.drawing import Drawing, open_clip, open_judge
 from hfdiff.core.errors import BadInput, as_bad_input, check_range
 from hfdiff.core.files import file_to_write, write_file
 from hfdiff.core.names import unknown
 from hfdiff.core.threads import use_all_cores
-from hfdiff.evaluation import METRICS, Real, check_judge, inception_network, lacking
-from hfdiff.report import Protocol, check_fits, describe_report, draw_samples, real_pictures, report_of, within
+from hfdiff.evaluation.clip import describe_clip
+from hfdiff.evaluation.distances import inception_network
+from hfdiff.evaluation.metrics import METRICS, lacking
+from hfdiff.evaluation.protocol import Protocol, draw_samples, within
+from hfdiff.evaluation.reference_images import Real, check_fits, check_judge, real_pictures
+from hfdiff.evaluation.report import describe_report, report_of
 from hfdiff.training.run_folder import home_of, run_config
 from hfdiff.training.signals import leave_together
 

@@ -13,9 +13,9 @@ from hfdiff.commands.drawing import MAX_IMAGES, Drawing, open_clip
 from hfdiff.core.errors import BadInput, as_bad_input, check_range, first_line
 from hfdiff.core.files import folder_to_write, slug, write_file
 from hfdiff.data.decoding import open_picture, upright
+from hfdiff.figures.grids import Grid, class_style_grid, save_picture
 from hfdiff.models.samplers import sampler_of
 from hfdiff.models.sampling import sample_tensors
-from hfdiff.pictures import Grid, class_style_grid, save_picture
 from hfdiff.pipelines import PLAIN, ClassStylePipeline
 
 

@@ -3,17 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
-from hfdiff.clip import describe_clip, no_clip
 from hfdiff.commands.drawing import MAX_IMAGES, Drawing, open_clip
 from hfdiff.core.errors import BadInput, as_bad_input, check_range
 from hfdiff.core.files import folder_to_write
-from hfdiff.evaluation import check_judge
-from hfdiff.judge import find_judge, independent, load_judge, unseen
+from hfdiff.evaluation.clip import describe_clip, no_clip
+from hfdiff.evaluation.judge import find_judge, independent, load_judge, unseen
+from hfdiff.evaluation.reference_images import Pictures, check_fits, check_judge, real_pictures
+from hfdiff.evaluation.selection import Witnesses, select
+from hfdiff.figures.grids import save_picture
+from hfdiff.figures.selection import figure_of_selection
 from hfdiff.models.loading import weights_fingerprint
 from hfdiff.models.samplers import sampler_of
 from hfdiff.pipelines import PLAIN, QUALITY_PROMPTS, SCORE_WEIGHTS, Choice, ClassStylePipeline, Scorer
-from hfdiff.report import Pictures, check_fits, real_pictures
-from hfdiff.select import Witnesses, select
 from hfdiff.training.run_folder import run_config
 
 
@@ -84,6 +85,7 @@ class Select(Drawing):
             print("warning: the judge and the CLIP model saw the same pictures; what the judge says is no proof")
         settings["judge_is_independent"] = judge and independent(judge, scorer.model.config)
         selection.write(out, settings | self.stated())
+        save_picture(out / "selection.png", figure_of_selection(selection))
         print("\n".join([selection.describe(), f"the best, and selection.json with all scores: {out}"]))
         return 0
 

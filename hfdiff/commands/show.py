@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from hfdiff.commands.drawing import MAX_IMAGES, Drawing, open_judge
 from hfdiff.core.errors import BadInput, as_bad_input, check_range
 from hfdiff.core.files import folder_to_write, write_file
-from hfdiff.evaluation import check_judge
-from hfdiff.judge import unseen
+from hfdiff.evaluation.judge import unseen
+from hfdiff.evaluation.reference_images import check_fits, check_judge, real_pictures
+from hfdiff.figures.gallery import Subject, show
 from hfdiff.models.samplers import NUM_TIMESTEPS
-from hfdiff.report import check_fits, real_pictures
-from hfdiff.show import Subject, show
 from hfdiff.training.run_folder import run_of
 
 

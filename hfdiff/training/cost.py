@@ -14,10 +14,10 @@ from hfdiff.data.columns import Reading
 from hfdiff.data.loading import load_training_data
 from hfdiff.data.styles import check_styles
 from hfdiff.data.table import ImageTable
+from hfdiff.figures.grids import overview
 from hfdiff.models.loading import make_pipeline
 from hfdiff.models.objectives import Objective, make_objective
 from hfdiff.models.sizes import describe_shape
-from hfdiff.pictures import overview
 from hfdiff.training.batch import draw_batch, make_inputs
 from hfdiff.training.build import build_unet, make_state
 from hfdiff.training.config import TrainConfig, check_config, with_shape

@@ -1,10 +1,9 @@
-"""CLIP models that score pictures: any by name or folder, and the small one of a data set's own domain.
+"""The small CLIP of a data set's own domain.
 
-The small one is trained as in Radford et al. 2021 (https://arxiv.org/abs/2103.00020) on the data set's own pictures,
-with captions that name class, style and quality. It saves and loads as the transformers classes do.
+It is trained as in Radford et al. 2021 (https://arxiv.org/abs/2103.00020) on the data set's own pictures, with captions
+that name class, style and quality. It saves and loads as the transformers classes do.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,38 +16,23 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 from transformers import (
-    AutoModel,
-    AutoProcessor,
     CLIPTextConfig,
     EfficientNetConfig,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
-    ProcessorMixin,
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
     VisionTextDualEncoderProcessor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from hfdiff.core.errors import BadInput, TrainingFailed, first_line
+from hfdiff.core.errors import BadInput, TrainingFailed
 from hfdiff.core.files import write_folder
 from hfdiff.data.augmentation import mirror_and_shift
-from hfdiff.data.registry import ASSETS, DATASETS
 from hfdiff.data.styles import STYLES, apply_styles, draw_styles, fitting_styles
 from hfdiff.data.table import Half, ImageTable, to_unit_range
+from hfdiff.evaluation.clip import by_parts, caption
 from hfdiff.models.loading import without_bars
-from hfdiff.pipelines import (
-    QUALITY_PROMPTS,
-    SCORE_WEIGHTS,
-    SCORES,
-    Asked,
-    Scorer,
-    StyleSpec,
-    parse_styles,
-    prompt,
-    score_pictures,
-    subject,
-)
+from hfdiff.pipelines import QUALITY_PROMPTS, SCORE_WEIGHTS, SCORES, Asked, Scorer, prompt, score_pictures, subject
 
 STYLED_SHARE = 0.5  # of the pictures in training
 DAMAGED_SHARE = 0.5
@@ -72,64 +56,6 @@ def _noisy(pixels: Tensor, amount: Tensor) -> Tensor:
 
 # Word of a caption -> the damage that it names: pixels (B, C, H, W) in [0, 1], amount (B,) in [0, 1) -> pixels.
 DAMAGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"blurry": _blurry, "noisy": _noisy}
-
-
-def caption(class_name: str, styles: StyleSpec = None, quality: str = "clear") -> str:
-    """What a prompt says of a picture: caption("Sneaker", "thick") -> "a clear photo of a thick sneaker".
-
-    styles: "thick:0.8+slanted" or strengths by name; ValueError for what the grammar does not know. quality: any words.
-    """
-    strengths = parse_styles(styles)
-    phrases = {name: STYLES[name].phrase if name in STYLES else name for name in strengths}
-    return prompt(subject(class_name, strengths, phrases), quality)
-
-
-def load_clip(name_or_folder: str | None = None, dataset: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """A CLIP or SigLIP model of transformers and its processor, from a folder or the Hub; without a name the small one
-    embedded for a data set of the table.
-
-    BadInput for what is no such model or cannot be reached.
-    """
-    if name_or_folder is None:
-        row = DATASETS.get(dataset or "")
-        if row is None or row.clip is None:
-            raise no_clip(dataset)
-        name_or_folder = str(ASSETS / row.clip)
-    try:
-        with without_bars():
-            model = AutoModel.from_pretrained(name_or_folder, use_safetensors=True, trust_remote_code=False)
-            processor = AutoProcessor.from_pretrained(name_or_folder, trust_remote_code=False)
-        Scorer(model.float().eval(), processor)
-    except Exception as error:  # whatever the libraries raise, it is this name that gives no model
-        raise BadInput(
-            f"{name_or_folder!r} gives no CLIP model: {first_line(error)[:200]}; valid: a folder or Hub id of a CLIP "
-            "or SigLIP model; accelerate launch train_scripts/train_clip.py makes a small one"
-        ) from error
-    return model, processor
-
-
-def no_clip(dataset: str | None) -> BadInput:
-    return BadInput(
-        f"no CLIP model is embedded for data set {dataset!r}; train one in minutes, accelerate launch "
-        f"train_scripts/train_clip.py --dataset {dataset or 'D'} --output_dir runs/clip, and give its folder"
-    )
-
-
-def describe_clip(model: PreTrainedModel) -> dict[str, str]:
-    """What a report says of a CLIP model: its name, and of a small one what it was trained on."""
-    known = {key: getattr(model.config, key, None) for key in ("trained_on", "half_seen")}
-    name = model.config.name_or_path
-    return {"name": Path(name).name if Path(name).is_dir() else name} | {k: v for k, v in known.items() if v}
-
-
-def find_clip(table: ImageTable) -> str | None:
-    """Folder of the small CLIP of these training pictures that is embedded; None where there is none."""
-    for name, row in DATASETS.items():
-        if row.clip and not table.style_names:
-            seen = json.loads((ASSETS / row.clip / "config.json").read_text()).get("fingerprint")
-            if name == table.name or seen == table.fingerprint:
-                return str(ASSETS / row.clip)
-    return None
 
 
 def make_clip(table: ImageTable, seed: int = 0) -> Scorer:
@@ -327,35 +253,23 @@ class Worth:
 
 
 @torch.no_grad()
-def image_features(scorer: Scorer, pixels: Tensor) -> Tensor:
-    """Pixels (N, C, H, W) uint8 -> unit vectors (N, D) float32, on the CPU."""
-    return _by_parts(lambda part: scorer.images(to_unit_range(part)).cpu(), pixels)
-
-
-def yardsticks(images: Tensor, seed: int = 0) -> dict[str, Tensor]:
-    """What a score of pictures is to be read beside: these real ones (N, C, H, W) in [0, 1], blurred, and noise."""
-    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
-    return {"real": images, "blurred": gaussian_blur2d(images, (9, 9), (1.5, 1.5)), "noise": noise}
-
-
-@torch.no_grad()
 def measure_clip(scorer: Scorer, table: ImageTable, seed: int = 0) -> Worth:
     """Zero-shot measures on real pictures of the classes and styles that the scorer knows."""
     torch.manual_seed(seed)
     names, n = fitting_styles(table.channels, table.style_names), len(table)
     clean = to_unit_range(table.pixels)
     asked = [Asked(_subjects(table, {}), i, QUALITY_PROMPTS) for i in range(len(table.class_names))]
-    classes = _by_parts(lambda part: scorer.softmax(scorer.images(part), list(map(prompt, asked[0].subjects))), clean)
+    classes = by_parts(lambda part: scorer.softmax(scorer.images(part), list(map(prompt, asked[0].subjects))), clean)
     style = torch.randint(len(names), (n,))
     strengths = F.one_hot(style, len(names)) * (0.5 + 0.5 * torch.rand(n, 1))
-    styled = _by_parts(lambda pixels, given: apply_styles(pixels, given, names), clean, strengths)
+    styled = by_parts(lambda pixels, given: apply_styles(pixels, given, names), clean, strengths)
     prompts = [prompt(text) for name in names for text in _subjects(table, {name: 1.0})]
-    shares = _by_parts(lambda part: scorer.softmax(scorer.images(part), prompts), styled)
+    shares = by_parts(lambda part: scorer.softmax(scorer.images(part), prompts), styled)
     own = shares.reshape(n, len(names), -1)[torch.arange(n), :, table.labels]
-    damaged = _by_parts(damage, clean, torch.arange(n) % len(DAMAGES), torch.rand(n))
+    damaged = by_parts(damage, clean, torch.arange(n) % len(DAMAGES), torch.rand(n))
     column = list(SCORES).index("quality")
     quality = [
-        _by_parts(lambda *part: score_pictures(scorer, part[0], asked, part[1], SCORE_WEIGHTS), images, table.labels)
+        by_parts(lambda *part: score_pictures(scorer, part[0], asked, part[1], SCORE_WEIGHTS), images, table.labels)
         for images in (clean, damaged)
     ]
     return Worth(
@@ -370,10 +284,6 @@ def _subjects(table: ImageTable, strengths: Mapping[str, float]) -> tuple[str, .
     """The subject of each class in these styles."""
     phrases = {name: STYLES[name].phrase for name in strengths}
     return tuple(subject(name, strengths, phrases) for name in table.class_names)
-
-
-def _by_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    return torch.cat([function(*part) for part in zip(*(tensor.split(500) for tensor in tensors), strict=True)])
 
 
 def save_clip(scorer: Scorer, folder: Path, table: ImageTable, half: Half, worth: Worth) -> None:

@@ -9,10 +9,12 @@ from accelerate.utils import broadcast_object_list
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.table import ImageTable
-from hfdiff.evaluation import METRICS, Evidence, Real, judge_pictures, lacking
-from hfdiff.judge import Judge
+from hfdiff.evaluation.judge import Judge
+from hfdiff.evaluation.metric import Evidence
+from hfdiff.evaluation.metrics import METRICS, lacking
+from hfdiff.evaluation.protocol import draw, plain_request, seconds_per_picture
+from hfdiff.evaluation.reference_images import Real, judge_pictures
 from hfdiff.pipelines import ClassStylePipeline
-from hfdiff.report import draw, plain_request, seconds_per_picture
 from hfdiff.training.state import TrainState
 
 SHARE = 0.05  # of the training time

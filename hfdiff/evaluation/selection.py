@@ -14,19 +14,16 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from kornia.filters import laplacian, sobel
-from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.regression import spearman_corrcoef
 from tqdm import tqdm
 
-from hfdiff.clip import yardsticks
 from hfdiff.core.files import slug, write_file
 from hfdiff.core.seeds import seed_of
 from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
-from hfdiff.explain import right_scores
-from hfdiff.judge import Judge, judged
+from hfdiff.evaluation.judge import Judge, judged, right_scores
+from hfdiff.evaluation.reference_images import yardsticks
 from hfdiff.models.sampling import sample_tensors
-from hfdiff.pictures import save_picture, selection_figure
 from hfdiff.pipelines import (
     PLAIN,
     SCORE_WEIGHTS,
@@ -306,25 +303,14 @@ class Selection:
         judge = self.judge and {"trained_on": self.judge.trained_on, "accuracy_on_real": self.judge.test_accuracy}
         return {"prompts": prompts, "judge": judge, "classes": classes}
 
-    def figure(self) -> Figure:
-        """The best and the worst of each class and style, with their total scores."""
-        rows = []
-        for cell in self.cells:
-            parts = {"best": slice(cell.top_k)} | ({"worst": slice(-cell.top_k, None)} if cell.all_finished else {})
-            for name, part in parts.items():
-                texts = [f"{value:.3f}" for value in cell.scores[part, -1].tolist()]
-                rows.append((f"{cell.name}, {name}", cell.images[part], texts))
-        return selection_figure(rows)
-
     def write(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """selection.json, selection.png and the best pictures."""
+        """selection.json and the best pictures."""
         folder.mkdir(parents=True, exist_ok=True)
         for cell in self.cells:
             for rank, image in enumerate(cell.images[: cell.top_k], start=1):
                 png = io.BytesIO()
                 DiffusionPipeline.numpy_to_pil(image.permute(1, 2, 0).numpy())[0].save(png, "PNG")
                 write_file(folder / cell.file(rank), png.getvalue())
-        save_picture(folder / "selection.png", self.figure())
         text = json.dumps({**settings, **self.report()}, indent=2, ensure_ascii=False)
         write_file(folder / "selection.json", (text + "\n").encode())
 

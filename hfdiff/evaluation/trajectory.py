@@ -14,7 +14,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from hfdiff.data.table import ImageTable, to_bytes, to_model_range
-from hfdiff.judge import Judge, Verdict, judged
+from hfdiff.evaluation.judge import Judge, judged, right_scores
 from hfdiff.models.objectives import timestep_at
 from hfdiff.models.samplers import process_of
 from hfdiff.models.sampling import sample_tensors
@@ -263,11 +263,6 @@ def recognised_share(reverse: Reverse, verdicts: Tensor) -> Tensor:
     """The share of pictures recognised by each point and for good, (T + 1,) float64."""
     first = recognised_from(verdicts, reverse.asked)
     return (first[:, None] <= torch.arange(len(reverse.shares))).double().mean(dim=0)
-
-
-def right_scores(verdict: Verdict, labels: Tensor) -> Tensor:
-    """The judge's probability of each picture's own class, (N,) float32."""
-    return verdict.logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
 
 
 def score_histogram(generated: Tensor, real: Tensor) -> Histogram:

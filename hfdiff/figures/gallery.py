@@ -12,13 +12,18 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-import hfdiff.explain as explain
-import hfdiff.pictures as pictures
 from hfdiff.core.errors import first_line
 from hfdiff.core.files import write_file
 from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
-from hfdiff.evaluation import nearest
-from hfdiff.judge import Judge, judged
+from hfdiff.evaluation.distances import nearest
+from hfdiff.evaluation.judge import Judge, judged, right_scores
+from hfdiff.evaluation.trajectory import Recognised, Reverse, recognition, score_histogram
+from hfdiff.evaluation.trajectory import forward as measure_forward
+from hfdiff.evaluation.trajectory import reverse as measure_reverse
+from hfdiff.figures.curves import loss_curves, quality_curves, quality_points
+from hfdiff.figures.evolution import evolution as animate
+from hfdiff.figures.grids import STRENGTHS, class_style_grid, labelled_grid, save_picture, style_sweep
+from hfdiff.figures.trajectory import forward_curve, forward_strip, histogram_figure, recognition_figure, reverse_strip
 from hfdiff.models.objectives import OBJECTIVES
 from hfdiff.models.samplers import process_of, sampler_of
 from hfdiff.models.sampling import sample_tensors
@@ -43,7 +48,7 @@ class Shown:
         if isinstance(self.content, bytes):
             write_file(folder / self.file, self.content)
         else:
-            pictures.save_picture(folder / self.file, self.content)
+            save_picture(folder / self.file, self.content)
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,8 @@ class Subject:
         }
 
     @cached_property
-    def reverse(self) -> explain.Reverse:
-        return explain.reverse(
+    def reverse(self) -> Reverse:
+        return measure_reverse(
             self.pipeline,
             self.judge,
             self.class_ids,
@@ -120,12 +125,12 @@ def show(subject: Subject) -> Iterator[Shown]:
 
 def forward(subject: Subject) -> Iterator[Shown]:
     scheduler = subject.pipeline.scheduler
-    found = explain.forward(scheduler, subject.judge, subject.real, subject.class_ids, seed=subject.seed)
+    found = measure_forward(scheduler, subject.judge, subject.real, subject.class_ids, seed=subject.seed)
     names = [subject.class_names[i] for i in found.class_ids]
     settings = {"objective": subject.objective, "num_images": found.num_images, "seed": subject.seed}
     yield Shown(
         "forward.png",
-        pictures.forward_strip(found, subject.class_names),
+        forward_strip(found, subject.class_names),
         f"One real picture each of {listed(names)}, left to right ever noisier, until only noise is left.",
         settings | {"places": found.places.tolist(), "log_snr": found.log_snr.tolist()},
     )
@@ -137,7 +142,7 @@ def forward(subject: Subject) -> Iterator[Shown]:
         )
     yield Shown(
         "forward_judge.png",
-        pictures.forward_curve(found),
+        forward_curve(found),
         f"Curve of the judge's accuracy on {found.num_images} noised real pictures, from {found.accuracy[0]:.0%} on "
         f"clean ones to {found.accuracy[-1]:.0%} at the end; {lost}.",
         settings
@@ -151,18 +156,18 @@ def reverse(subject: Subject) -> Iterator[Shown]:
     few = subject.few_class_ids
     yield Shown(
         "reverse.png",
-        pictures.reverse_strip(found, names, few),
+        reverse_strip(found, names, few),
         f"A {listed([names[i] for i in few])} out of noise, left to right: above the noisy picture x_t, below it the "
         "clean picture that the model predicts from it, first blurred, then sharp.",
         subject.protocol | {"log_snr": found.log_snr.tolist()},
     )
-    clean = explain.recognition(found, found.clean_verdicts, names)
-    noisy = explain.recognition(found, found.noisy_verdicts, names)
+    clean = recognition(found, found.clean_verdicts, names)
+    noisy = recognition(found, found.noisy_verdicts, names)
     of_noise = f"of pure noise the judge says {names[found.said_of_noise]}"
     subject.say(f"{recognition_table(clean, noisy)}\n{of_noise}: for that class, x_t tells nothing")
     yield Shown(
         "recognition.png",
-        pictures.recognition_figure(found, clean, noisy, f"{protocol_line(subject)}; {of_noise}"),
+        recognition_figure(found, clean, noisy, f"{protocol_line(subject)}; {of_noise}"),
         "When the judge first names the class asked for and keeps to it. In the predicted clean picture the median is "
         f"{percent(clean[-1].shares[1])} of the reverse process, {extremes(clean)}; in the noisy picture itself "
         f"{percent(noisy[-1].shares[1])}. Never recognised: {clean[-1].never:.0%} of the pictures.",
@@ -173,12 +178,12 @@ def reverse(subject: Subject) -> Iterator[Shown]:
 
 
 def scores(subject: Subject) -> Iterator[Shown]:
-    real = explain.right_scores(judged(subject.judge, subject.real.pixels), subject.real.labels)
-    found = explain.score_histogram(subject.reverse.scores, real)
+    real = right_scores(judged(subject.judge, subject.real.pixels), subject.real.labels)
+    found = score_histogram(subject.reverse.scores, real)
     means = {"generated": subject.reverse.scores.mean().item(), "real": real.mean().item()}
     yield Shown(
         "judge_scores.png",
-        pictures.histogram_figure(found, protocol_line(subject)),
+        histogram_figure(found, protocol_line(subject)),
         f"Histogram of the judge's probability of the right class: on average {means['generated']:.2f} for "
         f"{found.num_generated} generated pictures and {means['real']:.2f} for {found.num_real} real ones.",
         subject.protocol
@@ -193,7 +198,7 @@ def grid(subject: Subject) -> Iterator[Shown]:
 
 
 def classes_and_styles(pipeline: ClassStylePipeline, class_ids: Sequence[int], seed: int, **guidance: Any) -> Shown:
-    drawn = pictures.class_style_grid(pipeline, class_ids, seed=seed, **guidance)
+    drawn = class_style_grid(pipeline, class_ids, seed=seed, **guidance)
     return Shown(
         "classes_and_styles.png",
         drawn.figure(),
@@ -206,13 +211,13 @@ def classes_and_styles(pipeline: ClassStylePipeline, class_ids: Sequence[int], s
 def sweep(subject: Subject) -> Iterator[Shown]:
     if not subject.pipeline.style_names:
         return subject.say("style_strengths.png left out: the model has no styles")
-    drawn = pictures.style_sweep(subject.pipeline, subject.few_class_ids, seed=subject.seed, **subject.guidance)
+    drawn = style_sweep(subject.pipeline, subject.few_class_ids, seed=subject.seed, **subject.guidance)
     yield Shown(
         "style_strengths.png",
         drawn.figure(),
         f"Generated pictures whose style grows from strength 0 at the left to 1 at the right. Rows: "
         f"{'; '.join(drawn.rows)}.",
-        {"seed": subject.seed, "strengths": list(pictures.STRENGTHS)} | guidance_of(subject.pipeline, subject.guidance),
+        {"seed": subject.seed, "strengths": list(STRENGTHS)} | guidance_of(subject.pipeline, subject.guidance),
     )
 
 
@@ -226,7 +231,7 @@ def copies(subject: Subject) -> Iterator[Shown]:
     rows = [text for i in ids for text in (subject.class_names[i], "nearest in training")]
     yield Shown(
         "nearest.png",
-        pictures.labelled_grid(blocks.transpose(0, 1).flatten(0, 2), rows, [""], count),
+        labelled_grid(blocks.transpose(0, 1).flatten(0, 2), rows, [""], count),
         f"Rows in pairs: generated pictures, {listed([subject.class_names[i] for i in ids])}, and below each the "
         f"nearest of {len(training):,} training pictures, mirrored or not. A copy would stand out.",
         {"seed": subject.seed, "closeness": found.closeness.tolist()} | guidance_of(subject.pipeline, subject.guidance),
@@ -244,8 +249,8 @@ def curves(metrics: Path, say: Callable[[str], None]) -> Iterator[Shown]:
     if not metrics.is_file():
         return say("losses.png left out: no run's metrics.jsonl beside the model")
     try:
-        losses, points = pictures.loss_curves(metrics), pictures.quality_points(metrics)
-        quality = pictures.quality_curves(points) if len(points) > 1 else None
+        losses, points = loss_curves(metrics), quality_points(metrics)
+        quality = quality_curves(points) if len(points) > 1 else None
     except (OSError, ValueError, KeyError, TypeError):
         return say(f"losses.png left out: {metrics} is damaged")
     yield Shown(
@@ -269,7 +274,7 @@ def evolution(subject: Subject) -> Iterator[Shown]:
     if len(files) < 2:
         return subject.say(f"evolution.webp left out: it needs two pictures of a run on its way, here are {len(files)}")
     try:
-        animation = pictures.evolution(files)
+        animation = animate(files)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
         return subject.say(f"evolution.webp left out: {first_line(error)}")
     yield Shown(
@@ -286,7 +291,7 @@ def samples_of(run: RunFolder) -> list[Path]:
     return [file for file in files if file.stem.partition("-")[2].isdecimal()]
 
 
-def recognition_table(clean: list[explain.Recognised], noisy: list[explain.Recognised]) -> str:
+def recognition_table(clean: list[Recognised], noisy: list[Recognised]) -> str:
     """When the judge recognises each class: quartiles of the share of the reverse process, and log-SNR."""
     wide = max(len(row.name) for row in clean)
     head = f"{'recognised at':<{wide}}    25%  median    75%  log-SNR   never   x_t: median   never"
@@ -306,7 +311,7 @@ def protocol_line(subject: Subject) -> str:
     )
 
 
-def extremes(rows: list[explain.Recognised]) -> str:
+def extremes(rows: list[Recognised]) -> str:
     """The earliest and the latest class in words."""
     ordered = sorted(rows[:-1], key=lambda row: row.shares[1])
     first, last = ordered[0], ordered[-1]

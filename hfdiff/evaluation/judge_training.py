@@ -1,0 +1,149 @@
+"""Training the judge of a data set."""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from hfdiff.core.errors import BadInput
+from hfdiff.core.files import folder_to_write, write_folder
+from hfdiff.data.augmentation import mirror_and_shift
+from hfdiff.data.styles import apply_styles, draw_styles
+from hfdiff.data.table import Half, ImageTable, to_unit_range
+from hfdiff.evaluation.judge import WIDTHS, Judge, accuracy, cached, find_judge, read_judge, styles_of, unseen
+
+STYLED_SHARE = 0.5  # of the pictures in training
+TRAINING_IMAGES = 660_000  # seen in a training of default length
+MAX_EPOCHS = 60
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the data: mean loss, and the share of validation pictures classified right."""
+
+    number: int
+    loss: float
+    validation_accuracy: float
+
+
+def make_judge(table: ImageTable, widths: tuple[int, int, int] = WIDTHS, half: Half = "whole", seed: int = 0) -> Judge:
+    """A new judge of the classes and styles of these training pictures, and of every style that they can be given."""
+    torch.manual_seed(seed)
+    return Judge(
+        channels=table.channels,
+        class_names=list(table.class_names),
+        style_names=styles_of(table),
+        widths=widths,
+        size=table.size,
+        trained_on=table.name,
+        fingerprint=table.fingerprint,
+        half_seen=half,
+    )
+
+
+def default_epochs(table: ImageTable) -> int:
+    """Passes over the data in a training of default length."""
+    return min(MAX_EPOCHS, max(1, round(TRAINING_IMAGES / len(table))))
+
+
+def train_judge(
+    judge: Judge,
+    table: ImageTable,
+    validation: ImageTable,
+    *,
+    epochs: int,
+    batch_size: int = 128,
+    learning_rate: float = 4e-3,
+    seed: int = 0,
+) -> Iterator[Epoch]:
+    """Train in place on the judge's half, with AdamW and a one-cycle schedule (Smith & Topin 2018); yields every epoch.
+
+    Half of the pictures are given styles at random strengths, which it learns to tell; all are mirrored and shifted.
+    """
+    torch.manual_seed(seed)
+    device = next(judge.parameters()).device
+    judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    table = table.half(judge.half_seen)
+    if len(table) < 2:
+        raise BadInput(f"{len(table)} pictures in the {judge.half_seen} half of {table.name!r}; valid: 2 or more")
+    batch_size = min(batch_size, len(table))
+    steps_per_epoch = len(table) // batch_size
+    optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=epochs * steps_per_epoch, pct_start=0.2
+    )
+    applied = judge.style_names[len(table.style_names) :]
+    generator = torch.Generator().manual_seed(seed)
+    for number in range(1, epochs + 1):
+        judge.train()
+        total = torch.zeros((), device=device)
+        order = torch.randperm(len(table), generator=generator)
+        for rows in order[: steps_per_epoch * batch_size].chunk(steps_per_epoch):
+            given = draw_styles(len(rows), applied, STYLED_SHARE, generator)
+            pixels = mirror_and_shift(
+                to_unit_range(table.pixels[rows]).to(device)
+            )  # first: a mirrored slant is another
+            verdict = judge(apply_styles(pixels, given, applied) * 2 - 1)
+            loss = F.cross_entropy(verdict.logits, table.labels[rows].to(device), label_smoothing=0.1)
+            if judge.style_names:  # cross-entropy with a strength as target is least at the strength to be expected
+                wanted = torch.cat([table.style_weights[rows], given], dim=1).to(device)
+                loss = loss + F.binary_cross_entropy(verdict.strengths, wanted)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach()
+        yield Epoch(number, total.item() / steps_per_epoch, accuracy(judge, validation))
+
+
+def save_judge(judge: Judge, folder: Path, test: ImageTable) -> Judge:
+    """Save in fp16, with the accuracy on held-out pictures; returns the judge as saved."""
+    judge.to(torch.float16).float()
+    keys = [key for key in inspect.signature(Judge).parameters if key != "test_accuracy"]
+    config = {key: getattr(judge, key) for key in keys} | {"test_accuracy": round(accuracy(judge, test), 4)}
+    weights = copy.deepcopy(judge).to(torch.float16)
+    seen = "all" if judge.half_seen == "whole" else f"the {judge.half_seen} half of"
+    card = (
+        "# Judge\n\nTells the class and the strength of styles of pictures (hfdiff.judge). "
+        f"Trained on {seen} the training pictures of {judge.trained_on}; right on {config['test_accuracy']} of "
+        f"{len(test):,} pictures that it never saw.\n"
+    )
+
+    def fill(place: Path) -> None:
+        weights.save_pretrained(place, config=config)  # type: ignore[operator]
+        (place / "README.md").write_text(card)
+
+    write_folder(folder, fill)
+    return read_judge(folder)
+
+
+def judge_for(
+    table: ImageTable,
+    validation: ImageTable,
+    half: Half = "first",
+    say: Callable[[str], None] = print,
+    device: torch.device | str = "cpu",
+) -> Judge:
+    """`find_judge`, or a new one: trained for minutes, and kept in the folder HFDIFF_CACHE (~/.cache/hfdiff)."""
+    found = find_judge(table, half)
+    if found:
+        return found.to(device)
+    folder_to_write(str(cached(table, half)), "HFDIFF_CACHE")
+    judge = make_judge(table, half=half).to(device)
+    for part in (table, validation):
+        if not len(table.half(half)) or not len(unseen(judge, part)):
+            raise BadInput(
+                f"data set {table.name!r} is too small for a judge: it trains on one half of {len(table)} pictures, "
+                f"and measures with the other half of {len(validation)} held-out ones; give more pictures"
+            )
+    if 0 in table.class_counts():
+        say(f"warning: {table.class_counts().count(0)} classes have no training pictures; no judge can know them")
+    epochs = default_epochs(table.half(half))
+    say(f"no judge of {table.name} yet: training one, {epochs} epochs; it is kept in {cached(table, half)}")
+    for epoch in train_judge(judge, table, validation, epochs=epochs):
+        say(f"judge: epoch {epoch.number} of {epochs}, {epoch.validation_accuracy:.3f} of held-out pictures right")
+    return save_judge(judge, cached(table, half), unseen(judge, validation)).to(device)

@@ -1,0 +1,51 @@
+"""What a metric is, what it looks at, and what it gives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hfdiff.evaluation.reference_images import Judged, Real
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured number."""
+
+    value: float
+    n: int  # pictures that it comes from
+    floor: float | None  # the same of real pictures
+    ci95: tuple[float, float] | None
+    extractor: str
+    floor_n: int | None = None  # pictures that the floor comes from, where those are not n
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, the details beside the number."""
+        own = {key: value for key, value in vars(self).items() if key != "details"}
+        own["floor_n"] = self.n if self.floor_n is None else self.floor_n
+        return own | {"ci95": None if self.ci95 is None else list(self.ci95)} | self.details
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a metric may look at."""
+
+    real: Real
+    samples: Judged  # plain drawings, of the classes of real pictures
+    styled: Judged | None = None  # drawings in styles
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table: how it is computed, and how many pictures of each kind it needs."""
+
+    about: str
+    better: Literal["higher", "lower", "as real"]
+    measure: Callable[[Evidence], Result]
+    least: int
+    per_class: int = 0  # the same for each class
+    per_style: int = 0  # the same for each style that the judge tells
+    styled: bool = False  # is it measured on the drawings in styles?
+    clip: bool = False  # does it need a CLIP model?
+    beside: bool = True  # does it need as many real pictures that the judge never saw?
+    default: bool = True

@@ -1,0 +1,235 @@
+"""How good are samples? A table of metrics, each with its n, its interval, and the same metric of real pictures.
+
+`Real` holds what samples are compared with; a row of `METRICS` measures. A metric's *floor* is what other real pictures
+reach in place of samples. Intervals are over the samples: the real pictures count as fixed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torchmetrics.image.kid import poly_mmd
+
+from hfdiff.core.names import unknown
+from hfdiff.data.table import to_bytes, to_unit_range
+from hfdiff.evaluation.clip import caption, image_features
+from hfdiff.evaluation.distances import (
+    cmmd,
+    covered,
+    frechet,
+    inception_features,
+    kernel_distances,
+    nearest,
+    part_size,
+    spread,
+)
+from hfdiff.evaluation.metric import Evidence, Metric, Result
+from hfdiff.evaluation.reference_images import Judged, Real, Scored, in_random_order, right, yardsticks
+from hfdiff.evaluation.statistics import GROUPS, T95, Z95, jackknife, share_true, wilson
+from hfdiff.evaluation.style_metrics import style_fidelity
+
+BESIDE = 1000  # held-out real pictures that are damaged, to say what a score is worth
+RARE = 0.01  # share of real pictures that count as copies, by definition of the threshold
+FEW_HELD_OUT = 200  # of fewer held-out pictures, that share is no picture
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of samples and of real pictures that stand for samples, as many; and of the reference."""
+
+    samples: Tensor  # (n, F)
+    others: Tensor  # (n, F)
+    reference: Tensor  # (m, F)
+
+
+def _seen(extract: Callable[[Judged], Tensor], evidence: Evidence) -> Features:
+    """`extract` of the samples and of the real pictures that the judge never saw."""
+    samples, real = evidence.samples, evidence.real
+    n = min(len(samples), len(real.others))
+    return Features(*map(extract, (samples[:n], real.others[:n], real.reference)))
+
+
+def _by_clip(evidence: Evidence) -> Features:
+    """With real pictures of its own: those that the judge never saw are those that it was trained on."""
+    scored, samples = evidence.real.scored, evidence.samples.clip
+    assert scored is not None  # see `lacking`
+    assert samples is not None
+    n = min(len(samples), len(scored.others))
+    return Features(samples[:n], scored.others[:n], scored.reference)
+
+
+# Name -> the features that distances are measured in.
+EXTRACTORS: Mapping[str, Callable[[Evidence], Features]] = {
+    "judge": partial(_seen, lambda pictures: pictures.verdict.features),
+    "inception": partial(_seen, lambda pictures: inception_features(pictures.pixels)),
+    "clip": _by_clip,
+}
+
+
+def _class_accuracy(evidence: Evidence) -> Result:
+    samples, names = evidence.samples, evidence.real.judge.class_names
+    hits = samples.verdict.classes == samples.labels
+    confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
+    confusion.index_put_((samples.labels, samples.verdict.classes), torch.ones_like(samples.labels), accumulate=True)
+    return Result(
+        value=share_true(hits),
+        n=len(hits),
+        floor=right(evidence.real.reference),
+        floor_n=len(evidence.real.reference),
+        ci95=wilson(hits),
+        extractor="judge",
+        details={
+            "per_class": {
+                name: share_true(hits[samples.labels == i])
+                for i, name in enumerate(names)
+                if (samples.labels == i).any()
+            },
+            "confusion": confusion.tolist(),  # row: the class asked for; column: the class that the judge names
+        },
+    )
+
+
+def _frechet(extractor: str, evidence: Evidence) -> Result:
+    f = EXTRACTORS[extractor](evidence)
+    interval = jackknife(lambda rows: frechet(f.samples[rows], f.reference), len(f.samples))
+    floor = frechet(f.others, f.reference)
+    details = {"reference_n": len(f.reference)}
+    return Result(frechet(f.samples, f.reference), len(f.samples), floor, interval, extractor, details=details)
+
+
+def _kernel(extractor: str, mmd: Callable[[Tensor, Tensor], Tensor], evidence: Evidence) -> Result:
+    f = EXTRACTORS[extractor](evidence)
+    parts = kernel_distances(mmd, f.samples, f.reference)
+    value, error = parts.mean().item(), (parts.std() / len(parts) ** 0.5).item()
+    floor = kernel_distances(mmd, f.others, f.reference).mean().item()
+    interval = (value - T95 * error, value + T95 * error)
+    n = GROUPS * part_size(f.samples, f.reference)
+    return Result(value, n, floor, interval, extractor, details={"reference_n": n})
+
+
+def _clip_score(evidence: Evidence) -> Result:
+    """Mean cosine with the prompt of what each sample should show (Hessel et al. 2021, Equation 1, unscaled)."""
+    scored, samples, judge = evidence.real.scored, evidence.samples, evidence.real.judge
+    assert scored is not None
+    assert samples.clip is not None
+    cosines = _cosines(scored, samples.clip, samples.labels, samples.strengths, judge.style_names)
+    table = scored.table
+    asked = (table.labels, table.style_weights, table.style_names)
+    reference = _cosines(scored, scored.reference, *asked)
+    few, names = table.part(slice(0, BESIDE)), table.style_names
+    beside = {
+        name: _cosines(scored, image_features(scored.scorer, to_bytes(images)), few.labels, few.style_weights, names)
+        for name, images in yardsticks(to_unit_range(few.pixels)).items()
+        if name != "real"
+    }
+    value, error = cosines.mean().item(), Z95 * cosines.std().item() / len(cosines) ** 0.5
+    details = {"beside": {name: values.mean().item() for name, values in beside.items()} | {"n": len(few)}}
+    interval = (value - error, value + error)
+    return Result(value, len(cosines), reference.mean().item(), interval, "clip", len(reference), details)
+
+
+def _cosines(scored: Scored, features: Tensor, labels: Tensor, strengths: Tensor, styles: Sequence[str]) -> Tensor:
+    """Of unit vectors (N, D) and the prompts of classes (N,) in styles (N, S): (N,) float64."""
+    given = [{name: v for name, v in zip(styles, row) if v > 0} for row in strengths.tolist()]
+    texts = [caption(scored.table.class_names[label], own) for label, own in zip(labels.tolist(), given)]
+    return (features * scored.scorer.texts(texts).cpu()).sum(dim=1).double()
+
+
+def _precision(evidence: Evidence) -> Result:
+    f = EXTRACTORS["judge"](evidence)
+    hits, floor = covered(f.samples, f.reference), covered(f.others, f.reference)
+    details = {"reference_n": len(f.reference)}
+    return Result(share_true(hits), len(hits), share_true(floor), wilson(hits), "judge", details=details)
+
+
+def _recall(evidence: Evidence) -> Result:
+    f = EXTRACTORS["judge"](evidence)
+
+    def recall(rows: Tensor) -> float:
+        return share_true(covered(f.reference, f.samples[rows]))
+
+    n, floor = len(f.samples), share_true(covered(f.reference, f.others))
+    details = {"reference_n": len(f.reference)}
+    return Result(recall(torch.arange(n)), n, floor, jackknife(recall, n), "judge", details=details)
+
+
+def _memorisation(evidence: Evidence) -> Result:
+    """The share of samples that are nearer to a training picture than 99% of real pictures are: held-out ones, or where
+    those are few, the training pictures themselves, each held against the others."""
+    training, held_out = evidence.real.copied.pixels, evidence.real.reference.pixels
+    few = len(held_out) < FEW_HELD_OUT
+    if few:
+        training = in_random_order(evidence.real.copied, 0).pixels
+    real = nearest(training if few else held_out, training, left_out=few).closeness
+    half = len(real) // 2
+    threshold = real[:half].quantile(RARE)
+    hits = nearest(evidence.samples.pixels, training).closeness < threshold
+    floor = share_true(real[half:] < threshold)
+    details = {
+        "searched": evidence.real.copied.name,
+        "searched_n": len(training),
+        "threshold": threshold.item(),
+        "threshold_n": half,
+        "threshold_of": "training pictures, each against the others" if few else "held-out real pictures",
+    }
+    return Result(share_true(hits), len(hits), floor, wilson(hits), "pixels", len(real) - half, details)
+
+
+def _diversity(evidence: Evidence) -> Result:
+    n = min(len(evidence.samples), len(evidence.real.others))
+    samples, others = evidence.samples[:n], evidence.real.others[:n]
+
+    def of(pictures: Judged, rows: Tensor) -> float:
+        return spread(pictures.verdict.features[rows], pictures.labels[rows])
+
+    value, floor = (of(pictures, torch.arange(n)) for pictures in (samples, others))
+    return Result(value, n, floor, jackknife(partial(of, samples), n), "judge")
+
+
+METRICS: Mapping[str, Metric] = {
+    "class_accuracy": Metric(
+        "share of plain samples that the judge puts into the class asked for", "higher", _class_accuracy, 1
+    ),
+    "style_fidelity": Metric(
+        "do measured strengths follow those asked for?", "higher", style_fidelity, 100, per_style=12, styled=True
+    ),
+    "frechet_judge": Metric("distance of Gaussians in the judge's features", "lower", partial(_frechet, "judge"), 256),
+    "kernel_judge": Metric(
+        "kernel distance in the judge's features", "lower", partial(_kernel, "judge", poly_mmd), 200
+    ),
+    "frechet_clip": Metric(
+        "distance of Gaussians in CLIP's features", "lower", partial(_frechet, "clip"), 256, clip=True
+    ),
+    "cmmd": Metric("kernel distance in CLIP's features", "lower", partial(_kernel, "clip", cmmd), 200, clip=True),
+    "clip_score": Metric("mean cosine with the prompt of what was asked for", "higher", _clip_score, 1, clip=True),
+    "frechet_inception": Metric(
+        "distance in Inception's features", "lower", partial(_frechet, "inception"), 4096, default=False
+    ),
+    "precision": Metric("share of samples that lie among real pictures", "higher", _precision, 100),
+    "recall": Metric("share of real pictures that samples come near to", "higher", _recall, 100),
+    "diversity": Metric("distance between two samples of one class", "as real", _diversity, 100, per_class=3),
+    "memorisation": Metric(
+        "share of samples nearer to a training picture than 99% of real ones", "lower", _memorisation, 200, beside=False
+    ),
+}
+
+
+def lacking(name: str, real: Real, n: int, num_styled: int) -> str | None:
+    """What the metric lacks with so many samples, in words; None where it can be measured."""
+    if name not in METRICS:
+        raise unknown("metric", name, METRICS)
+    metric = METRICS[name]
+    judge, scored = real.judge, real.scored
+    if metric.clip and scored is None:
+        return f"{name} needs a CLIP model, and the model has none; give --clip"
+    least = max(metric.least, metric.per_class * len(judge.class_names), metric.per_style * len(judge.style_names))
+    counts = {"samples in styles": num_styled} if metric.styled else {"samples": n}
+    if metric.clip and scored is not None:
+        counts["held-out real pictures that CLIP never saw"] = len(scored.reference)
+        counts["other real pictures that CLIP never saw"] = len(scored.others)
+    elif metric.beside:
+        counts |= {"held-out real pictures": len(real.reference), "other real pictures": len(real.others)}
+    what, count = min(counts.items(), key=lambda item: item[1])
+    return f"{name} needs {least} {what}; there are {count}" if count < least else None

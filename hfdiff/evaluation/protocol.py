@@ -1,0 +1,156 @@
+"""What an evaluation draws, and how.
+
+Each picture has its own noise, a function of (seed, number of the picture), so that the number of processes and the
+size of batches change nothing.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
+from tqdm import tqdm
+
+from hfdiff.core.seeds import seed_of
+from hfdiff.data.table import to_bytes
+from hfdiff.evaluation.judge import Judge
+from hfdiff.evaluation.reference_images import Judged, Real, judge_pictures
+from hfdiff.models.sampling import sample_tensors
+from hfdiff.pipelines import ClassStylePipeline
+
+BATCH = 100  # pictures drawn at once
+PROBE = 20  # pictures that tell what one costs
+# Arguments of the pipeline that a report states.
+SETTINGS = (
+    "num_inference_steps",
+    "guidance_scale",
+    "style_guidance_scale",
+    "autoguidance_scale",
+    "guidance_rescale",
+    "guidance_interval",
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Pictures to draw: what each should show."""
+
+    labels: Tensor  # (N,) int64
+    styles: tuple[dict[str, float], ...]  # of each
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def plain_request(real: Real, n: int) -> Request:
+    """The classes of real pictures, in no style but those that the data itself names: drawings that match, one by one,
+    the real pictures that stand beside them."""
+    rows = torch.arange(n) % len(real.others)
+    own = [(real.judge.style_names.index(name), name) for name in real.training.style_names]
+    strengths = real.others.strengths[rows].tolist()
+    styles = tuple({name: row[i] for i, name in own if row[i] > 0} for row in strengths)
+    return Request(real.others.labels[rows], styles)
+
+
+def styled_request(pipeline: ClassStylePipeline, n: int, seed: int) -> Request:
+    """Every class in every style and in every pair of styles that do not exclude each other, in random order; the
+    strengths uniform in (0, 1]."""
+    groups = {name: pipeline.config.styles[name].get("group") or name for name in pipeline.style_names}
+    pairs = [pair for pair in combinations(groups, 2) if groups[pair[0]] != groups[pair[1]]]
+    kinds: list[tuple[str, ...]] = [*((name,) for name in groups), *pairs]
+    cells = [(label, kind) for label in range(len(pipeline.class_names)) for kind in kinds]
+    generator = torch.Generator().manual_seed(seed_of(seed, "styles"))
+    order = torch.randperm(len(cells), generator=generator).tolist()
+    chosen = [cells[order[i % len(cells)]] for i in range(n)]
+    strengths = (1 - torch.rand((n, 2), generator=generator)).tolist()
+    styles = tuple(dict(zip(kind, row)) for (_, kind), row in zip(chosen, strengths))
+    return Request(torch.tensor([label for label, _ in chosen], dtype=torch.int64), styles)
+
+
+def draw(
+    pipeline: ClassStylePipeline,
+    request: Request,
+    seed: int,
+    tick: Callable[[int], object] = lambda count: None,
+    **given: Any,
+) -> Tensor:
+    """Pixels (N, C, H, W) uint8 on the CPU, the processes taking batches in turn; `tick` counts those of this one."""
+    state = PartialState()
+    starts = range(0, len(request), BATCH)
+    mine: list[tuple[int, Tensor]] = []
+    for start in starts[state.process_index :: state.num_processes]:
+        rows = range(start, min(start + BATCH, len(request)))
+        images = sample_tensors(
+            pipeline,
+            class_labels=request.labels[rows.start : rows.stop].tolist(),
+            styles=[request.styles[row] for row in rows],
+            generator=[torch.Generator().manual_seed(seed_of(seed, "picture", row)) for row in rows],
+            **given,
+        ).images
+        mine.append((start, to_bytes(images)))
+        tick(len(rows))
+    parts = dict(gather_object(mine))
+    return torch.cat([parts[start] for start in starts])
+
+
+def strengths_of(request: Request, judge: Judge) -> Tensor:
+    """Strengths (N, S) asked for, in the order of the judge's styles."""
+    rows = [[given.get(name, 0.0) for name in judge.style_names] for given in request.styles]
+    return torch.tensor(rows, dtype=torch.float32).reshape(len(request), len(judge.style_names))
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the samples of a report are drawn."""
+
+    n: int
+    num_styled: int
+    seed: int
+    given: dict[str, Any]  # arguments of the pipeline; its own defaults hold for the others
+
+
+def seconds_per_picture(pipeline: ClassStylePipeline, **given: Any) -> float:
+    """What a plain picture costs, by the clock of a small batch in one process."""
+    request = Request(torch.arange(PROBE) % len(pipeline.class_names), ({},) * PROBE)
+    for _ in range(2):  # the first is slower
+        started = time.perf_counter()
+        draw(pipeline, request, seed=0, **given)
+        seconds = time.perf_counter() - started
+    return broadcast_object_list([seconds])[0] / PROBE
+
+
+def within(minutes: float, pipeline: ClassStylePipeline, protocol: Protocol) -> Protocol:
+    """As many pictures as can be drawn in four fifths of the time, at most those of the protocol."""
+    seconds = seconds_per_picture(pipeline, **protocol.given) / PartialState().num_processes
+    share = 0.8 * 60 * minutes / seconds / (protocol.n + protocol.num_styled)
+    n, num_styled = (min(most, max(1, int(share * most))) for most in (protocol.n, protocol.num_styled))
+    return replace(protocol, n=n, num_styled=num_styled)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The samples of a report, as the judge saw them, and the seconds that they took."""
+
+    samples: Judged
+    styled: Judged | None
+    seconds: float
+
+
+def draw_samples(pipeline: ClassStylePipeline, real: Real, protocol: Protocol, quiet: bool = False) -> Drawn:
+    """Draw what the protocol says and let the judge see it: plain samples, and samples in styles."""
+    started = time.perf_counter()
+    requests = [plain_request(real, protocol.n), styled_request(pipeline, protocol.num_styled, protocol.seed)]
+    state, scorer = PartialState(), real.scored.scorer if real.scored else None
+    total = -(-sum(map(len, requests)) // state.num_processes)
+    pictures: list[Judged] = []
+    with tqdm(total=total, unit="img", desc="drawing", disable=quiet or not state.is_main_process) as bar:
+        for number, request in enumerate(filter(len, requests)):
+            pixels = draw(pipeline, request, seed_of(protocol.seed, number), bar.update, **protocol.given)
+            strengths = strengths_of(request, real.judge)
+            pictures.append(judge_pictures(real.judge, pixels, request.labels, strengths, scorer))
+    return Drawn(pictures[0], pictures[1] if len(pictures) > 1 else None, time.perf_counter() - started)

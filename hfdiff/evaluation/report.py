@@ -1,0 +1,88 @@
+"""The JSON of an evaluation, and a short table of it."""
+
+import inspect
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hfdiff.evaluation.metric import Evidence
+from hfdiff.evaluation.metrics import METRICS
+from hfdiff.evaluation.protocol import SETTINGS, Drawn, Protocol
+from hfdiff.evaluation.reference_images import Real, right
+from hfdiff.models.loading import weights_fingerprint
+from hfdiff.models.samplers import sampler_of
+from hfdiff.pipelines import ClassStylePipeline
+
+
+def report_of(
+    pipeline: ClassStylePipeline,
+    real: Real,
+    protocol: Protocol,
+    drawn: Drawn,
+    names: Sequence[str],
+    **about: Any,
+) -> dict[str, Any]:
+    """The JSON of an evaluation; `about` joins its protocol. The samples were drawn blindly: none was chosen."""
+    evidence = Evidence(real, drawn.samples, drawn.styled)
+    metrics, seconds = {}, {"drawing": drawn.seconds}
+    for name in names:
+        started = time.perf_counter()
+        metrics[name] = METRICS[name].measure(evidence).as_dict()
+        seconds[name] = time.perf_counter() - started
+    judge, reference = real.judge, real.reference
+    parameters = inspect.signature(pipeline.__call__).parameters
+    settings = {key: protocol.given.get(key, parameters[key].default) for key in SETTINGS}
+    settings["guidance_interval"] = [
+        str(level) if math.isinf(level) else level for level in settings["guidance_interval"]
+    ]
+    protocol_json = {
+        "n": protocol.n,
+        "num_styled": protocol.num_styled,
+        "seed": protocol.seed,
+        "weights": weights_fingerprint(pipeline.unet),
+        "selection": "none",
+        **about,
+        "dataset": real.training.name,
+        "split": real.split,
+        "reference_n": len(reference),
+        "size": list(real.training.size),
+        "sampler": sampler_of(pipeline.scheduler),
+        **settings,
+        "judge": {
+            "accuracy": right(reference),
+            "trained_on": judge.trained_on,
+            "half_seen": judge.half_seen,
+            "fingerprint": judge.fingerprint,
+        },
+    }
+    return {"protocol": protocol_json, "metrics": metrics, "seconds": seconds}
+
+
+def chosen_by(protocol: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of how the weights were chosen, where that was not apart from this report."""
+    if protocol["best_by"] == "frechet_judge":
+        return ["the weights are those of the run's that were nearest by this judge"]
+    if protocol["best_by"] and protocol["split"] != "test":
+        return [f"the weights are those of the run's that were best by {protocol['best_by']} on a split like this one"]
+    return []
+
+
+def describe_report(report: dict[str, Any]) -> str:
+    """A short table for the screen."""
+    protocol, judge = report["protocol"], report["protocol"]["judge"]
+    lines = [
+        f"{protocol['n']:,} plain samples and {protocol['num_styled']:,} in styles, seed {protocol['seed']}, "
+        f"{protocol['sampler']}, {protocol['num_inference_steps']} steps, against {protocol['reference_n']:,} pictures "
+        f"of {protocol['dataset']} ({protocol['split']}); the judge names {judge['accuracy']:.3f} of those right",
+        *chosen_by(protocol),
+        "",
+        f"{'metric':<18} {'value':>8}  {'95% interval':^19} {'real':>8} {'n':>7}  features",
+    ]
+    for name, metric in report["metrics"].items():
+        interval = "" if metric["ci95"] is None else "{:8.3f} to {:<8.3f}".format(*metric["ci95"])
+        floor = "" if metric["floor"] is None else f"{metric['floor']:.3f}"
+        lines.append(
+            f"{name:<18} {metric['value']:>8.3f}  {interval:<19} {floor:>8} {metric['n']:>7,}  {metric['extractor']}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Figures: grids, curves, strips, and the gallery that explains a model."""

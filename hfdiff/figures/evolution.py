@@ -1,0 +1,26 @@
+"""A run's samples as an animation."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+
+def evolution(files: Sequence[Path], seconds: float = 0.8) -> bytes:
+    """The samples of a run, images-NUMBER.png, as an animated WebP that says after how many images each was drawn."""
+    pictures = [Image.open(file).convert("RGB") for file in files]
+    width, height = (max(picture.size[i] for picture in pictures) for i in (0, 1))
+    bar = max(24, width // 20)
+    frames = []
+    for file, picture in zip(files, pictures, strict=True):
+        frame = Image.new("RGB", (width, height + bar), "white")
+        frame.paste(picture, (width - picture.width, bar))
+        count = int(file.stem.partition("-")[2])
+        text = f"after {count:,} training images"
+        ImageDraw.Draw(frame).text((bar // 3, bar // 6), text, "black", ImageFont.load_default(size=bar * 0.65))
+        frames.append(frame)
+    durations = [round(1000 * seconds)] * (len(frames) - 1) + [round(3000 * seconds)]
+    webp = io.BytesIO()
+    frames[0].save(webp, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=80)
+    return webp.getvalue()
