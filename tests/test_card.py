@@ -12,10 +12,13 @@ from conftest import HUB, SCRIPT, TINY_FLAGS, tiny_unet
 from huggingface_hub import ModelCard
 from test_hub import run
 
-from hfdiff.card import Facts, findings, hub_id, number, plain, public_command, write_card
 from hfdiff.evaluation.clip import load_clip
-from hfdiff.hub import collect
 from hfdiff.models.loading import export_pipeline, load_pipeline
+from hfdiff.publish.card import write_card
+from hfdiff.publish.folder import collect
+from hfdiff.publish.records import Facts
+from hfdiff.publish.redaction import public_command
+from hfdiff.publish.sections import findings, hub_id, number, plain
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,16 @@ from huggingface_hub import get_token
 from huggingface_hub.utils import get_session
 from local_hub import LocalHub, Repo
 
-import hfdiff.hub
-from hfdiff.card import Facts, public, write_card
+import hfdiff.publish.hub as hub_module
 from hfdiff.cli import main
 from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_training_data
-from hfdiff.hub import HubFailed, collect, listing, loaded_by, push
 from hfdiff.models.loading import export_pipeline, find_pipeline, load_pipeline
+from hfdiff.publish.card import write_card
+from hfdiff.publish.folder import collect, listing, loaded_by
+from hfdiff.publish.hub import HubFailed, push
+from hfdiff.publish.records import Facts
+from hfdiff.publish.redaction import public
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.run_folder import RunFolder, save_config
 
@@ -49,7 +52,7 @@ def facts(model) -> Facts:
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """Without loading back, a process of its own, and without the client's waiting between its attempts."""
-    monkeypatch.setattr(hfdiff.hub, "load_back", lambda folder, name: None)
+    monkeypatch.setattr(hub_module, "load_back", lambda folder, name: None)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
 
 
@@ -84,8 +87,8 @@ def test_what_does_not_load_back_the_same_is_said(hub, facts, monkeypatch):
         repo.files["unet/diffusion_pytorch_model.safetensors"] = bytes(weights)
         return address
 
-    send = hfdiff.hub.send
-    monkeypatch.setattr(hfdiff.hub, "send", damaged)
+    send = hub_module.send
+    monkeypatch.setattr(hub_module, "send", damaged)
     with pytest.raises(HubFailed, match="ann/clothes was sent, and does not load back as it is here: pictures differ"):
         push(facts, "ann/clothes")
 
@@ -428,7 +431,7 @@ def test_curves_are_sent_without_what_they_say_of_the_machine(facts, tmp_path, c
 
 
 def test_a_hub_that_says_nothing_is_not_waited_for(hub, facts, quick, monkeypatch):
-    monkeypatch.setattr(hfdiff.hub, "PATIENCE", 0.1)
+    monkeypatch.setattr(hub_module, "PATIENCE", 0.1)
     hub.fault = lambda method, path: "silent"
     with pytest.raises(HubFailed, match="timed out.*the same command tries again"):
         push(facts, "ann/clothes")

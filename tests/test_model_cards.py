@@ -9,10 +9,11 @@ import torch
 from conftest import ROOT
 from diffusers import DiffusionPipeline
 
-from hfdiff.card import Facts, write_card
 from hfdiff.evaluation.judge import judged, load_judge
-from hfdiff.hub import collect, listing
 from hfdiff.models.loading import load_pipeline
+from hfdiff.publish.card import write_card
+from hfdiff.publish.folder import collect, listing
+from hfdiff.publish.records import Facts
 
 MODELS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/model_index.json"))
 

@@ -23,10 +23,10 @@ from huggingface_hub import SpaceCard
 from PIL import Image
 from test_hub import run
 
-import hfdiff.hub
+import hfdiff.publish.hub as hub_module
 from hfdiff.evaluation.clip import load_clip
 from hfdiff.models.loading import export_pipeline
-from hfdiff.page import MOST_PICTURES, Asked, Turns, draw, pack, painting, sheet
+from hfdiff.publish.page import MOST_PICTURES, Asked, Turns, draw, pack, painting, sheet
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.run_folder import RunFolder, save_config
 
@@ -227,7 +227,7 @@ def check_only_this_machine_sees(address: str) -> None:
 
 def test_a_space_serves_the_model_that_was_pushed(hub, clothes, tmp_path, monkeypatch):
     """The folder runs as it is, and gives away no file of its machine."""
-    monkeypatch.setattr(hfdiff.hub, "load_back", lambda folder, name: None)
+    monkeypatch.setattr(hub_module, "load_back", lambda folder, name: None)
     export_pipeline(clothes, tmp_path / "clothes")
     save_config(RunFolder(tmp_path / "clothes"), TrainConfig())
     assert run("push", str(tmp_path / "clothes"), "--repo_id", "ann/clothes", "--space") == 0

@@ -19,7 +19,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import torch
 from accelerate import Accelerator, PartialState
 
-from hfdiff.card import Facts, write_card
 from hfdiff.core.config import parse
 from hfdiff.core.errors import BadInput, TrainingFailed, complain, run_program
 from hfdiff.core.threads import use_all_cores
@@ -31,11 +30,13 @@ from hfdiff.evaluation.judge import Judge, find_judge, unseen
 from hfdiff.evaluation.monitor import QualityWatch
 from hfdiff.figures.curves import loss_curves, quality_curves, quality_points
 from hfdiff.figures.grids import overview, save_picture
-from hfdiff.hub import check_token, push, repo_name
 from hfdiff.models.loading import MODEL_INDEX, export_pipeline, make_pipeline
 from hfdiff.models.objectives import Objective, make_objective
 from hfdiff.models.sizes import describe_shape
 from hfdiff.pipelines import ClassStylePipeline
+from hfdiff.publish.card import write_card
+from hfdiff.publish.hub import check_token, push, repo_name
+from hfdiff.publish.records import Facts
 from hfdiff.training import checkpoint
 from hfdiff.training.build import build_unet, make_state
 from hfdiff.training.config import TrainConfig, check_config, with_shape

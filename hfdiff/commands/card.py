@@ -1,16 +1,17 @@
 """`hfdiff card`."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from hfdiff.card import Facts, public_path, write_card
 from hfdiff.core.errors import BadInput
-from hfdiff.core.files import folder_to_write, stations, write_folder
-from hfdiff.hub import collect, listing, repo_name
+from hfdiff.core.files import write_folder
+from hfdiff.publish.card import write_card
+from hfdiff.publish.folder import collect, listing, new_folder
+from hfdiff.publish.hub import repo_name
+from hfdiff.publish.records import Facts
+from hfdiff.publish.redaction import public_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,22 +37,3 @@ class Card:
             write_folder(out, lambda folder: collect(facts, folder, name, self.half))
             print("\n".join([*listing(out), f"the whole: {out}"]))
         return 0
-
-
-def new_folder(path: str, home: Path) -> Path:
-    """A folder that is not there yet, or empty, and none of the model's: nothing that is there is ever replaced."""
-    out = folder_to_write(path)
-    if Path(os.path.normpath(out)).name in ("", ".."):
-        raise BadInput(f"output_dir {path} has no name of its own; give a new folder")
-    if out.resolve().is_relative_to(home.resolve()):
-        raise BadInput(f"output_dir {path} lies in the model's own folder; give another")
-    try:
-        beside = [place for place in stations(out) if place.exists()]
-        taken = out.is_symlink() or (out.exists() and any(out.iterdir()))
-    except OSError as error:
-        raise BadInput(f"output_dir {path[:60]!r} cannot be written: {error.strerror}; give another folder") from error
-    if taken:
-        raise BadInput(f"output_dir {path} is there already; give a new folder")
-    if beside:
-        raise BadInput(f"{beside[0]} is there, a name that output_dir {path} needs; give another, or take it away")
-    return out

@@ -26,7 +26,7 @@ class Demo:
         check_port(self.port)
         if importlib.util.find_spec("gradio") is None:
             raise BadInput("the page needs Gradio: pip install 'hfdiff[demo]'")
-        from hfdiff.page import serve  # takes seconds, and is an extra
+        from hfdiff.publish.page import serve  # takes seconds, and is an extra
 
         pipeline = load_pipeline(self.model)
         if not pipeline.class_names:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from hfdiff.card import Facts
-from hfdiff.hub import push
+from hfdiff.publish.hub import push
+from hfdiff.publish.records import Facts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A model's folder as others get it, and its way to the Hub: listed, sent in one commit, loaded back and compared."""
+"""A model's way to the Hub: listed, sent in one commit, loaded back and compared."""
 
 import glob
 import json
@@ -12,32 +12,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-from huggingface_hub import HfApi, ModelCard, SpaceCardData, get_token
+from huggingface_hub import HfApi, ModelCard, get_token
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import filter_repo_objects, get_session, validate_repo_id
 
-from hfdiff.card import NEEDS, NOTES, PICTURES, RECORDS, Facts, check_picture, code, read_card, write_card
-from hfdiff.core.config import to_mapping
 from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import write_folder
-from hfdiff.models.loading import load_pipeline, without_bars
+from hfdiff.models.loading import without_bars
+from hfdiff.publish.card import write_card
+from hfdiff.publish.folder import collect, listing
+from hfdiff.publish.records import NOTES, PICTURES, RECORDS, Facts
+from hfdiff.publish.redaction import on_screen
+from hfdiff.publish.space import collect_space
 
-CARD_FIELDS = ("license", "library_name", "pipeline_tag")
-LOADED_BY = re.compile(r'DiffusionPipeline\.from_pretrained\(("(?:\\.|[^"\\])*")')
-TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 LOAD_BACK = Path(__file__).parent / "load_back.py"
-PAGE = Path(__file__).parent / "page.py"
 OF_CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_MODULES_CACHE", "HF_ASSETS_CACHE")
-GRADIO = "6.31.0"  # that the page was tried with
-APP = """from diffusers import DiffusionPipeline
-
-from page import serve
-
-MODEL = "{name}"
-serve(DiffusionPipeline.from_pretrained(MODEL, trust_remote_code=True), MODEL)
-"""
 PATIENCE = 120.0  # seconds without a word from the Hub, in which its client would wait for ever
 # What an earlier push of a model may have sent; taken back where this one does not send it.
 MINE = (f"{PICTURES}/*", NOTES, *RECORDS, "config.yaml", "metrics.jsonl", "clip_*/*", "guide_unet/*")
@@ -46,93 +36,6 @@ AGAIN = "nothing on this machine is lost, and the same command tries again"
 
 class HubFailed(OSError):
     """The Hub did not do what was asked: one line, exit code 1; nothing on this machine is lost."""
-
-
-def collect(facts: Facts, folder: Path, name: str | None = None, half: bool = False) -> None:
-    """Write what others get into a folder that is empty: the pipeline at its root, card, pictures, records.
-
-    The card is the model's README.md, which must be there; it says how to load `name`, where that is given. `half`
-    saves the weights in half precision; they load as float32. Of the model's own folder, nothing else leaves.
-    """
-    pipeline = load_pipeline(facts.model)
-    if half and not all(weight.half().isfinite().all() for weight in pipeline.unet.parameters()):
-        raise BadInput(
-            f"half precision cannot hold the weights of {facts.model}: some are above 65,504; leave half out"
-        )
-    if half:
-        pipeline.unet.half()
-    with without_bars():
-        pipeline.save_pretrained(folder)
-    text = card_text(facts)
-    if name:
-        text = loaded_by(text, name)
-    (folder / "README.md").write_text(text, encoding="utf-8")
-    (folder / PICTURES).mkdir()
-    for picture in re.findall(rf"\]\({PICTURES}/([\w.-]+)\)", text):
-        file = facts.home / PICTURES / picture
-        if not file.is_file():
-            raise BadInput(f"the card {facts.readme} shows {file}, which is not there; hfdiff card makes it")
-        check_picture(file, "hfdiff card makes it")
-        (folder / PICTURES / picture).write_bytes(file.read_bytes())
-    if facts.notes:
-        (folder / NOTES).write_text(f"{facts.notes}\n", encoding="utf-8")
-    if facts.config:
-        (folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(facts.config), sort_keys=False))
-    if points := facts.curves:
-        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(point)}\n" for point in points))
-    for record, known in facts.records.items():
-        if known is not None:
-            (folder / record).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
-    check_secrets(folder, facts.home)
-
-
-def loaded_by(card: str, name: str) -> str:
-    """The card, loading `name` wherever it loads the pipeline that its first piece of code does; others stay."""
-    if not (first := LOADED_BY.search(card)):
-        return card
-    for call in ("DiffusionPipeline.from_pretrained(", "load_pipeline("):
-        card = card.replace(call + first[1], call + code(name))
-    return card
-
-
-def card_text(facts: Facts) -> str:
-    """The card; BadInput names what it lacks."""
-    data = read_card(facts.readme).data
-    lacking = [field for field in CARD_FIELDS if not data.get(field)]
-    if lacking:
-        raise BadInput(
-            f"{facts.readme} lacks {', '.join(lacking)} at its head; add them there (a license also in config.yaml, "
-            "where there is one)"
-        )
-    if not facts.has_current_card:
-        raise BadInput(
-            f"{facts.readme} is of other weights or numbers than this model's ({', '.join(RECORDS)}, config.yaml); "
-            "hfdiff card writes it again"
-        )
-    return facts.readme.read_text(encoding="utf-8")
-
-
-def check_secrets(folder: Path, home: Path) -> None:
-    """BadInput where a text holds a token of the Hub's, or a path: of the user's home, of here, or of the model's."""
-    deep = (place for place in (Path.cwd(), home.resolve()) if len(place.parts) > 2)  # /data/ is part of addresses too
-    places = (Path(os.environ.get("HOME") or "/"), *deep)
-    known = {f"{place}/": "a path of this machine" for place in places if place != Path("/")}
-    known |= {token: "your token of the Hub"} if (token := get_token()) else {}
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if file.suffix not in (".safetensors", ".png", ".webp"):
-            text = file.read_text(encoding="utf-8", errors="replace")
-            found = [what for secret, what in known.items() if secret in text]
-            found += ["a token of the Hub"] if TOKEN.search(text) else []
-            if found:
-                raise BadInput(f"{file.relative_to(folder)} holds {found[0]}; take it out first")
-
-
-def listing(folder: Path) -> list[str]:
-    """Every file with its size, and the sum."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sizes = [path.stat().st_size for path in files]
-    lines = [f"{size:>12,}  {path.relative_to(folder)}" for path, size in zip(files, sizes)]
-    return [*lines, f"{sum(sizes):>12,}  bytes in {len(files)} files"]
 
 
 def repo_name(repo_id: str | None, default: str = "") -> str:
@@ -260,11 +163,6 @@ def find_repo(name: str, kind: str, private: bool, say: Callable[[str], None]) -
     return Found(bool(info.private), frozenset(file.rfilename for file in info.siblings or ()), info.sha)
 
 
-def on_screen(name: str) -> str:
-    """A stranger's name, with nothing that moves the cursor or that a screen cannot show."""
-    return name if name.isascii() and name.isprintable() else ascii(name)
-
-
 def taken_back(folder: Path, files: Iterable[str]) -> list[str]:
     """What an earlier push of a model has sent, and this one does not."""
     sent = {str(path.relative_to(folder)) for path in folder.rglob("*")}
@@ -303,22 +201,3 @@ def load_back(folder: Path, name: str) -> None:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise HubFailed(f"{name} was sent, and does not load back as it is here: {reason[:300]}; {AGAIN}")
-
-
-def collect_space(facts: Facts, folder: Path, name: str) -> None:
-    """Write a Space into an empty folder: the page, and a program that shows the model `name` on it."""
-    (folder / "page.py").write_bytes(PAGE.read_bytes())
-    (folder / "app.py").write_text(APP.format(name=name))
-    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in NEEDS))
-    data = SpaceCardData(
-        title=name.rpartition("/")[2],
-        sdk="gradio",
-        sdk_version=GRADIO,
-        app_file="app.py",
-        python_version="3.11",  # the least that diffusers takes
-        license=read_card(facts.readme).data.license,
-        models=[name],
-    )
-    text = f"---\n{data.to_yaml()}\n---\n\nDraw with [{name}](https://huggingface.co/{name}) by class and by style.\n"
-    (folder / "README.md").write_text(text, encoding="utf-8")
-    check_secrets(folder, facts.home)

@@ -1,0 +1,150 @@
+"""A model's card, written from the files of its run: every number in it stands in one of them.
+
+What was not measured does not appear; what was measured of other weights is left out, with a word.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hfdiff.core.errors import BadInput, as_bad_input
+from hfdiff.core.files import file_to_write, folder_to_write, slug, write_file
+from hfdiff.evaluation.protocol import SETTINGS
+from hfdiff.figures.gallery import MAX_CLASSES, Shown, classes_and_styles, curves
+from hfdiff.models.loading import find_pipeline
+from hfdiff.publish.records import PICTURES, Facts, check_picture, read_card
+from hfdiff.publish.sections import (
+    code,
+    data_section,
+    findings,
+    hub_id,
+    metrics_table,
+    plain,
+    protocol_line,
+    selection_line,
+    selection_table,
+    some_styles,
+    style_table,
+    summary,
+    training_section,
+)
+
+TEMPLATE = Path(__file__).parent / "templates" / "card.md"
+TASK = "unconditional-image-generation"  # the Hub has no word for drawing by class
+TAGS = ("diffusers", "hfdiff", "image-generation", "class-conditional", "style")
+NEEDS = ("diffusers>=0.42.1", "torch>=2.10", "transformers>=5.0", "safetensors", "numpy", "pillow")  # to draw
+
+
+def write_card(facts: Facts, name: str | None = None) -> Path:
+    """Write README.md and its pictures into the model's home; `name` is what others load the model by."""
+    folder_to_write(str(facts.home / PICTURES), "MODEL")
+    file_to_write(str(facts.readme), "MODEL")
+    with as_bad_input():  # a sampler that this pipeline cannot draw with
+        pictures = list(draw_pictures(facts))
+    chosen = facts.picture_of_choice if facts.selection else None
+    if chosen:
+        check_picture(chosen, "hfdiff select makes it")
+    with facts.damage_named():
+        card = str(render(facts, pictures, name or find_pipeline(facts.model), bool(chosen))).encode()
+    warn_of_licence(facts)
+    for shown in pictures:
+        shown.write(facts.home / PICTURES)
+    if chosen:
+        write_file(facts.home / PICTURES / "selection.png", chosen.read_bytes())
+    write_file(facts.readme, card)
+    return facts.readme
+
+
+def warn_of_licence(facts: Facts) -> None:
+    """Say so where the card that is there names another license than the configuration, which counts."""
+    with contextlib.suppress(BadInput):
+        old = read_card(facts.readme).data.get("license") if facts.readme.is_file() else None
+        if old and old != facts.licence:
+            facts.say(f"warning: the card said license {old}; {facts.home / 'config.yaml'} says {facts.licence}")
+
+
+def draw_pictures(facts: Facts) -> Iterator[Shown]:
+    """The grid of classes and styles, and the curves where a run has left any."""
+    pipeline = facts.pipeline
+    pipeline.set_progress_bar_config(disable=True)
+    if device := torch.accelerator.current_accelerator():
+        pipeline.to(device)
+    yield classes_and_styles(pipeline, range(min(MAX_CLASSES, len(pipeline.class_names))), seed=0)
+    yield from curves(facts.home / "metrics.jsonl", lambda text: None)
+
+
+def render(facts: Facts, pictures: Sequence[Shown], name: str, chosen: bool) -> ModelCard:
+    """The card; the first picture is the grid, the others are curves. `chosen`: is there one of CLIP's choice?"""
+    pipeline, training, report, selection = facts.pipeline, facts.training, facts.report, facts.selection
+    title = Path(name).name
+    title = facts.name if title in ("", "pipeline") else title
+    return ModelCard.from_template(
+        card_data(facts, title),
+        template_path=str(TEMPLATE),
+        title=plain(title),
+        summary=summary(pipeline),
+        grid=pictures[0],
+        alt=plain(pictures[0].alt),
+        curves=pictures[1:],
+        needs=" ".join(map(code, NEEDS)),
+        name=code(name),
+        some_classes=code(pipeline.class_names[:2]),
+        one_class=code(pipeline.class_names[:1]),
+        some_styles=code(some_styles(pipeline)),
+        picture=f"{slug(pipeline.class_names[0]) or 'picture'}.png",
+        clip=pipeline.clip_model is not None,
+        classes=", ".join(map(plain, pipeline.class_names)),
+        styles=", ".join(map(plain, pipeline.style_names)),
+        data=data_section(facts),
+        training=training_section(facts),
+        command=training and training["command"],
+        versions=training and plain(", ".join(f"{key} {value}" for key, value in training["versions"].items())),
+        protocol=report and protocol_line(report),
+        metrics=report and metrics_table(report),
+        per_style=report and style_table(report),
+        selection=selection and selection_table(selection),
+        selection_protocol=selection and selection_line(selection),
+        chosen=chosen,
+        findings=list(findings(facts)),
+        notes=facts.notes,
+    )
+
+
+def card_data(facts: Facts, title: str) -> ModelCardData:
+    """What the Hub reads: the words it sorts by, and every metric with its circumstances."""
+    dataset = hub_id(facts.training["data"]["name"]) if facts.training else None
+    return ModelCardData(
+        library_name="diffusers",
+        pipeline_tag=TASK,
+        license=facts.licence,
+        tags=list(TAGS),
+        datasets=[dataset] if dataset else None,
+        model_name=title,
+        eval_results=eval_results(facts.report) if facts.report else None,
+        weights=facts.fingerprint,
+        records=facts.digest,
+    )
+
+
+def eval_results(report: Mapping[str, Any]) -> list[EvalResult]:
+    """A row of the Hub's model-index for each metric."""
+    protocol = report["protocol"]
+    settings = ("seed", "weights", "selection", "sampler", "spacing", *SETTINGS)
+    return [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=hub_id(protocol["dataset"]) or protocol["dataset"],
+            dataset_name=protocol["dataset"],
+            dataset_split=protocol["split"],
+            metric_type=name,
+            metric_name=name.replace("_", " "),
+            metric_value=metric["value"],
+            metric_args={key: metric[key] for key in ("n", "extractor", "floor", "floor_n", "ci95")}
+            | {key: protocol[key] for key in settings},
+        )
+        for name, metric in report["metrics"].items()
+    ]

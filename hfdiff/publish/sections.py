@@ -1,0 +1,273 @@
+"""The sentences and tables of a card."""
+
+import inspect
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from hfdiff.core.errors import BadInput
+from hfdiff.data.registry import DATASETS
+from hfdiff.evaluation.metrics import METRICS
+from hfdiff.evaluation.protocol import SETTINGS
+from hfdiff.evaluation.report import chosen_by
+from hfdiff.models.objectives import resolved
+from hfdiff.models.samplers import sampler_of
+from hfdiff.pipelines import ClassStylePipeline
+from hfdiff.publish.records import Facts
+
+RECIPE = (
+    "objective schedule zero_terminal_snr flow_shift loss_weight min_snr_gamma time_sampling stratified learning_rate "
+    "lr_schedule batch_size gradient_accumulation_steps weight_decay ema_share drop_class drop_style drop_both "
+    "style_share flip augment dropout init_from seed"
+).split()
+
+
+def hub_id(dataset: str) -> str | None:
+    """The id on the Hub of a data set by the name of its table; None for a folder, whose name ends in a slash."""
+    if dataset in DATASETS:
+        return DATASETS[dataset].hub_id
+    try:
+        validate_repo_id(dataset)
+        return dataset
+    except HFValidationError:
+        return None
+
+
+def summary(pipeline: ClassStylePipeline) -> str:
+    config = pipeline.unet.config
+    side = config.sample_size
+    height, width = (side, side) if isinstance(side, int) else side
+    kind = "grey" if config.in_channels == 1 else "colour"
+    classes, styles = len(pipeline.class_names), len(pipeline.style_names)
+    by_style = f"**by class and by style**: {classes} classes, {styles} styles with strengths"
+    return (
+        f"A diffusion model of {pipeline.unet.num_parameters():,} parameters that draws {kind} pictures of "
+        f"{width}x{height} pixels {by_style if styles else f'**by class**: {classes} classes'}. Made with hfdiff."
+    )
+
+
+def some_styles(pipeline: ClassStylePipeline) -> list[Any]:
+    """One style for each of the classes of the example."""
+    names = pipeline.style_names
+    styles: list[Any] = [{names[0]: 0.8}, names[-1]] if names else ["plain", "plain"]
+    return styles[: len(pipeline.class_names)]
+
+
+def data_section(facts: Facts) -> str:
+    if facts.training is None:
+        return "Not recorded."
+    data = facts.training["data"]
+    dataset = hub_id(data["name"])
+    source = f"a folder called {plain(data['name'])}"
+    if dataset:
+        source = f"[{dataset}](https://huggingface.co/datasets/{dataset})"
+    text = f"{data['pictures']:,} pictures of {source}, {range_of(data['classes'])} of each class."
+    return f"{text}{origin_of_styles(facts)} Fingerprint `{data['fingerprint']}`."
+
+
+def origin_of_styles(facts: Facts) -> str:
+    """Which styles are transforms of the pictures, and which the data told."""
+    if not facts.config:
+        return ""
+    names = facts.pipeline.style_names
+    made = ", ".join(plain(name) for name in names if name in facts.config.styles)
+    told = ", ".join(plain(name) for name in names if name not in facts.config.styles)
+    text = f" Transforms of the pictures at random strengths, which the model is told, make the styles {made}."
+    return (text if made else "") + (f" With the data come the styles {told}." if told else "")
+
+
+def range_of(counts: Mapping[str, int]) -> str:
+    least, most = min(counts.values()), max(counts.values())
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def training_section(facts: Facts) -> str:
+    """How the weights came about, as a table."""
+    rows: list[tuple[str, Any]] = []
+    if record := facts.training:
+        processes = f", {record['processes']} processes" if record["processes"] > 1 else ""
+        rows += [
+            ("training pictures seen", f"{record['images']:,} in {record['steps']:,} steps"),
+            ("weights kept", f"averaged, at {record['best_images']:,}: the best by {record['best_by']}"),
+            ("time of all launches", f"{record['seconds'] / 60:.1f} minutes"),
+            ("hardware of the last", record["device"] + processes),
+            ("precision", {"no": "float32"}.get(record["precision"], record["precision"])),
+        ]
+    if facts.config:
+        side = facts.pipeline.unet.config.sample_size
+        try:
+            choices = asdict(resolved(facts.config, side if isinstance(side, int) else max(side)))
+        except BadInput as error:
+            raise BadInput(f"{facts.home / 'config.yaml'}: {error}") from error
+        used = {key: value for key, value in choices.items() if value not in (None, "auto") and value is not False}
+        rows += [(key, used[key]) for key in RECIPE if key in used]
+    rows += [("sampler", sampler_of(facts.pipeline.scheduler))]
+    return table(["", ""], [[name, plain(str(value))] for name, value in rows])
+
+
+def protocol_line(report: Mapping[str, Any]) -> str:
+    protocol, judge = report["protocol"], report["protocol"]["judge"]
+    seen = f", trained on the {judge['half_seen']} half of the training pictures" if judge["half_seen"] else ""
+    mind = "".join(f" Mind that {line}." for line in chosen_by(protocol))
+    return (
+        f"{protocol['n']:,} plain samples and {protocol['num_styled']:,} in styles, drawn blindly: none was chosen. "
+        f"Seed {protocol['seed']:d}, sampler {plain(protocol['sampler'])}, {plain(settings_line(protocol))}; against "
+        f"{protocol['reference_n']:,} real pictures of the {plain(protocol['split'])} split of "
+        f"{plain(protocol['dataset'])}. "
+        f"The judge is a small classifier that never chose any of them{seen}; it is right on "
+        f"{number(judge['accuracy'])} of those real pictures. Its distances compare with no other network's, "
+        f"Inception's among them.{mind}"
+    )
+
+
+def settings_line(protocol: Mapping[str, Any]) -> str:
+    """The pipeline's arguments of a report: the usual three, and what is not as by default."""
+    parameters = inspect.signature(ClassStylePipeline.__call__).parameters
+    usual = ("num_inference_steps", "guidance_scale", "style_guidance_scale")
+    default = {key: parameters[key].default for key in SETTINGS}
+    default["guidance_interval"] = [0.0, "inf"]  # JSON knows no infinity
+    default["spacing"] = "auto"
+    return ", ".join(f"{key} {protocol[key]}" for key in default if key in usual or protocol[key] != default[key])
+
+
+def metrics_table(report: Mapping[str, Any]) -> str:
+    rows = []
+    for name, metric in report["metrics"].items():
+        interval = "" if metric["ci95"] is None else f"{number(metric['ci95'][0])} to {number(metric['ci95'][1])}"
+        about, better = (METRICS[name].about, METRICS[name].better) if name in METRICS else ("", "")
+        floor = f"{number(metric['floor'])} (n {metric['floor_n']:,})" if metric["floor"] is not None else ""
+        measured = [number(metric["value"]), interval, f"{metric['n']:,}", floor]
+        rows.append([f"`{plain(name)}`", about, better, *measured])
+    return table(["metric", "is", "better", "samples", "95%", "n", "real pictures"], rows)
+
+
+def style_table(report: Mapping[str, Any]) -> str | None:
+    """How well each style is followed."""
+    metric = report["metrics"].get("style_fidelity")
+    if not metric:
+        return None
+    keys = ("spearman", "floor_spearman", "class_accuracy", "floor_class_accuracy")
+    rows = [[plain(s), *(number(row[key]) for key in keys), f"{row['n']:,}"] for s, row in metric["per_style"].items()]
+    heads = [
+        "style",
+        "strength asked and measured (Spearman)",
+        "real pictures",
+        "class accuracy in it",
+        "real pictures",
+    ]
+    return table([*heads, "n"], rows)
+
+
+def selection_line(selection: Mapping[str, Any]) -> str:
+    judge, told, clip = selection["judge"], "", selection["clip"]
+    known = clip.get("trained_on")
+    by = f"a small CLIP model that was trained on {plain(known)}" if known else plain(clip["name"])
+    if judge and selection["judge_is_independent"]:
+        told = (
+            " What the judge says of them is told beside: it saw other pictures than CLIP, and is right on "
+            f"{number(judge['accuracy_on_real'])} of real ones."
+        )
+    prompts = selection["prompts"]["quality"]
+    good, bad = (
+        " and ".join(f"“{plain(text)}”" for text in prompts if prompts[text] is kind) for kind in (True, False)
+    )
+    return (
+        f"the {selection['top_k']:d} of {selection['num_candidates']:d} candidates of each class that {by} likes best "
+        f"(seed {selection['seed']:d}).{told} Good by CLIP: the share of the candidates that are nearer to {good} "
+        f"than to {bad}."
+    )
+
+
+def selection_table(selection: Mapping[str, Any]) -> str:
+    trusted = selection["judge"] and selection["judge_is_independent"]
+    rows = []
+    for name, entry in selection["classes"].items():
+        for style, row in entry["by_style"].items():
+            right = [share_of(row["right"], key) if trusted else "" for key in ("random", "best")]
+            rows.append([plain(name), plain(style), f"{row['n']:,}", number(row["high_quality_share"]), *right])
+    heads = ["class", "style", "candidates", "good by CLIP", "right by the judge: at random", "the best"]
+    return table(heads, rows)
+
+
+def share_of(right: Mapping[str, Any], kind: str) -> str:
+    """A share and what it is of; nothing where it is not known."""
+    told, count = number(right[kind]), right.get(f"n_{kind}")
+    return f"{told} (n {count})" if told and count else told
+
+
+def findings(facts: Facts) -> Iterator[str]:
+    """What a reader must know before use, from the report."""
+    metrics = facts.report["metrics"] if facts.report else {}
+    if accuracy := metrics.get("class_accuracy"):
+        worst = sorted(accuracy["per_class"].items(), key=lambda item: item[1])[:3]
+        told = [f"{plain(name)} {number(share)}{mistaken(facts, accuracy, name)}" for name, share in worst]
+        yield f"Classes that come out right least often: {', '.join(told)}."
+    if fidelity := metrics.get("style_fidelity"):
+        style, row = min(fidelity["per_style"].items(), key=lambda item: item[1]["spearman"])
+        yield f"The style that is followed least: {plain(style)}, Spearman {number(row['spearman'])}."
+    if precision := metrics.get("precision"):
+        weak = "A weak model: only " if precision["value"] < precision["floor"] / 2 else ""
+        yield (
+            f"{weak}{number(precision['value'])} of samples lie among real pictures in the judge's features (of other "
+            f"real ones {number(precision['floor'])}): a judge is easier to please than an eye."
+        )
+    if recall := metrics.get("recall"):
+        weak = "A weak model in its variety" if recall["value"] < recall["floor"] / 2 else "Variety"
+        yield (
+            f"{weak}: samples come near to {number(recall['value'])} of real pictures (other real ones: "
+            f"{number(recall['floor'])}); stronger guidance makes this worse."
+        )
+    if copied := metrics.get("memorisation"):
+        others = plain(copied.get("threshold_of", "real pictures"))
+        yield (
+            f"Memorisation: {number(copied['value'])} of {copied['n']:,} samples are nearer to one of "
+            f"{copied['searched_n']:,} training pictures than 99% of {others} are "
+            f"(other real ones: {number(copied['floor'])})."
+        )
+    else:
+        yield "Whether the model repeats training pictures was not measured."
+    if facts.training:
+        yield (
+            "The pictures are like the training data and share its bias; its classes have "
+            f"{range_of(facts.training['data']['classes'])} pictures each, and drawing asks for each class alike."
+        )
+    if facts.selection:
+        yield "CLIP chooses by what it knows: classes, styles, blur and noise, and not by taste or by truth."
+
+
+def mistaken(facts: Facts, accuracy: Mapping[str, Any], name: str) -> str:
+    """Of how many samples of a class, and what the judge most often takes them for."""
+    names = facts.pipeline.class_names
+    counts = dict(zip(names, accuracy["confusion"][names.index(name)]))
+    others = counts | {name: 0}
+    other = max(others, key=lambda key: others[key])
+    return f" (n {sum(counts.values())}{f', most often taken for {plain(other)}' if others[other] else ''})"
+
+
+def number(value: float | None) -> str:
+    """Four significant digits and no exponent; nothing for what is not known."""
+    if value is None or not math.isfinite(value):
+        return ""
+    return np.format_float_positional(value, precision=4, fractional=False, trim="-")
+
+
+def code(value: Any) -> str:
+    """Text, lists and strengths, as Python and JSON both write them."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def plain(text: str) -> str:
+    """Someone's name in a line of Markdown, where none of its signs means anything."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, ["---"] * len(heads), *rows))
