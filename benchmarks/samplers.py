@@ -25,7 +25,8 @@ from hfdiff.data.table import to_bytes
 from hfdiff.evaluation.distances import frechet
 from hfdiff.evaluation.judge import accuracy, judged
 from hfdiff.figures.grids import save_picture
-from hfdiff.models.objectives import OBJECTIVES, ObjectiveConfig, make_objective
+from hfdiff.models.config import ObjectiveConfig
+from hfdiff.models.objectives import OBJECTIVES, make_objective
 from hfdiff.models.samplers import Process, make_scheduler, process_of, valid_samplers
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import ClassStylePipeline

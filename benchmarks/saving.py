@@ -11,17 +11,13 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from accelerate import Accelerator
-
 from hfdiff.core.config import parse
 from hfdiff.core.errors import run_program
 from hfdiff.core.threads import use_all_cores
-from hfdiff.data.loading import load_training_data
-from hfdiff.models.objectives import make_objective
-from hfdiff.training.build import build_unet, make_state
 from hfdiff.training.checkpoint import save_checkpoint
-from hfdiff.training.config import TrainConfig, with_shape
-from hfdiff.training.loop import train
+from hfdiff.training.checks import resolve_config
+from hfdiff.training.config import TrainConfig
+from hfdiff.training.session import open_session
 
 STEPS, SAVES = 12, 5
 
@@ -36,16 +32,14 @@ def median_seconds(action: Callable[[], object], times: int) -> float:
 
 
 def main(argv: Sequence[str]) -> int:
-    config = with_shape(replace(parse(TrainConfig, argv, __doc__ or ""), mixed_precision="no"))
-    accelerator = Accelerator()
+    config = resolve_config(replace(parse(TrainConfig, argv, __doc__ or ""), mixed_precision="no"))
     use_all_cores(1)
-    table, _ = load_training_data(config.dataset, config.reading)
-    state = make_state(config, build_unet(config, table), accelerator)
-    steps = train(config, table, state, make_objective(config, side=max(table.size)), accelerator)
+    session = open_session(config)
+    state, accelerator, steps = session.state, session.accelerator, session.steps()
     list(islice(steps, 2))  # slower
     step = median_seconds(lambda: next(steps), STEPS)
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        tensors, numbers = state.tensors(accelerator), state.numbers() | {"data": table.fingerprint}
+        tensors, numbers = state.tensors(accelerator), state.numbers() | {"data": session.fingerprint}
         save = median_seconds(lambda: save_checkpoint(Path(folder), tensors, numbers, 2), SAVES)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors")) / 2**20
     between = config.checkpointing_images / config.batch_size * step

@@ -16,18 +16,16 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 
 from hfdiff.core.config import parse
 from hfdiff.core.errors import run_program
 from hfdiff.core.threads import use_all_cores
-from hfdiff.data.loading import load_training_data
-from hfdiff.models.objectives import make_objective
 from hfdiff.training.batch import draw_batch, make_inputs
-from hfdiff.training.build import build_unet, make_state
+from hfdiff.training.build import build_unet
+from hfdiff.training.checks import resolve_config
 from hfdiff.training.config import TrainConfig
-from hfdiff.training.loop import train
-from hfdiff.training.precision import precision_of
+from hfdiff.training.session import Session, open_session
 
 ROUNDS, STEPS = 12, 8
 
@@ -35,18 +33,14 @@ ROUNDS, STEPS = 12, 8
 def main(argv: Sequence[str]) -> int:
     config = replace(parse(TrainConfig, argv, __doc__ or ""), max_train_images=10**9, max_minutes=None)
     use_all_cores(1)
-    precision, _ = precision_of(config.mixed_precision, PartialState(cpu=not torch.accelerator.is_available()).device)
-    accelerator = Accelerator(mixed_precision=precision)
-    table = load_training_data(config.dataset)[0].to(accelerator.device)
-    objective = make_objective(config)
-    state = make_state(config, build_unet(config, table), accelerator)
-    steps = train(config, table, state, objective, accelerator)
+    session = open_session(resolve_config(config))
+    config, accelerator, steps = session.config, session.accelerator, session.steps()
     waits = []
 
     def program() -> None:
         waits.append(next(steps).data_seconds)
 
-    bare = bare_loop(config, table, objective, accelerator)
+    bare = bare_loop(session)
     programs = {"bare loop": bare, "training": program}
     speeds: dict[str, list[float]] = {name: [] for name in programs}
     for number in range(ROUNDS + 1):  # the first round warms up
@@ -60,12 +54,14 @@ def main(argv: Sequence[str]) -> int:
     low, middle, high = statistics.quantiles(ratios, n=4)
     print(f"     ratio: {middle:.3f} (quartiles {low:.3f} to {high:.3f})")
     share = sum(waits) / (len(waits) * config.batch_size / statistics.median(speeds["training"]))
-    print(f" data wait: {share:.4f} of a step; batch {config.batch_size}, precision {precision}, {accelerator.device}")
+    where = f"precision {config.mixed_precision}, {accelerator.device}"
+    print(f" data wait: {share:.4f} of a step; batch {config.batch_size}, {where}")
     return 0
 
 
-def bare_loop(config: TrainConfig, table, objective, accelerator: Accelerator) -> Callable[[], None]:
+def bare_loop(session: Session) -> Callable[[], None]:
     """A step of the plain loop, on four batches made beforehand."""
+    config, table, objective, accelerator = session.config, session.table, session.objective, session.accelerator
     unet = build_unet(config, table).to(accelerator.device).train()
     optimizer = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, fused=True)
     scaler = torch.amp.GradScaler(accelerator.device.type, enabled=accelerator.mixed_precision == "fp16")

@@ -1,27 +1,47 @@
-"""The `hfdiff` command; a command's module is imported when it runs, since the libraries take seconds to load."""
+"""The `hfdiff` command, and the programs of train_scripts/: the table of commands.
+
+A command's module is imported when it runs, since the libraries take seconds to load.
+"""
 
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import hfdiff.core.threads  # noqa: F401  (before torch)
 from hfdiff.core.errors import BadInput, run_program
 from hfdiff.core.names import unknown
 
-# Name -> what it does; hfdiff/commands/NAME.py holds the dataclass Name with main().
+
+class Command(NamedTuple):
+    """What a command takes, a class of hfdiff/commands/flags.py, and what it does: `main` of a module beside it."""
+
+    flags: str
+    about: str
+
+
 COMMANDS = {
-    "plan": "Say what training with these flags, or with --config FILE, costs on this machine; writes nothing.",
-    "sample": "Draw pictures from a trained model.",
-    "select": "Draw candidates of each class and keep the best by CLIP, beside what its scores say of real pictures.",
-    "evaluate": "Measure how good a model is: against real pictures, and by a judge that never chose any of them.",
-    "show": "Explain a model in pictures, with a text for each: noise, its reverse, when a judge sees the class.",
-    "card": "Write a model's card, README.md, from the files of its run; --output_dir writes all that push would send.",
-    "push": "Publish a model on the Hub: list every file, send them in one commit, load it back and compare pictures.",
-    "demo": "Serve a page on this machine to play with a model: classes, styles, watching it draw, scores, downloads.",
+    "train": Command(
+        "TrainConfig",
+        "Train a model; --config FILE gives defaults, other flags override them; run it again to resume.",
+    ),
+    "plan": Command(
+        "TrainConfig", "Say what training with these flags, or with --config FILE, costs here; writes nothing."
+    ),
+    "sample": Command("SampleFlags", "Draw pictures from a trained model."),
+    "select": Command("SelectFlags", "Draw candidates of each class and keep the best by CLIP, beside real pictures."),
+    "evaluate": Command(
+        "EvaluateFlags", "Measure how good a model is, against real pictures and by a judge that never chose any."
+    ),
+    "show": Command("ShowFlags", "Explain a model in pictures: noise, its reverse, when a judge sees the class."),
+    "card": Command("CardFlags", "Write a model's card, README.md, from the files of its run."),
+    "push": Command("PushFlags", "Publish a model on the Hub: list its files, send them, load it back, compare."),
+    "demo": Command("DemoFlags", "Serve a page on this machine to play with a model."),
+    "train-judge": Command("JudgeConfig", "Train the judge of a data set: a small classifier of classes and styles."),
+    "train-clip": Command("ClipConfig", "Train the small CLIP of a data set: it scores pictures by prompts."),
 }
 
 
@@ -35,18 +55,24 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print("usage: hfdiff COMMAND ...   (hfdiff COMMAND --help tells more)\n")
-        print("\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items()))
+        print("\n".join(f"  {name:<12} {command.about}" for name, command in COMMANDS.items()))
         return 0
     check_endpoint()
     name, *flags = words
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
-    from hfdiff.core.config import command_line, parse
-    from hfdiff.training.config import TrainConfig
+    return run_command(name, flags)
 
-    command: Any = getattr(importlib.import_module(f"hfdiff.commands.{name}"), name.capitalize())
-    read = parse if issubclass(command, TrainConfig) else command_line
-    return read(command, flags, COMMANDS[name], prog=f"hfdiff {name}").main()
+
+def run_command(name: str, argv: Sequence[str], prog: str = "") -> int:
+    """Read a command's flags and do it; the exit code."""
+    from hfdiff.commands import flags
+    from hfdiff.core.config import parse
+
+    kind: Any = getattr(flags, COMMANDS[name].flags)
+    given = parse(kind, argv, COMMANDS[name].about, prog=prog or f"hfdiff {name}")
+    code: int = importlib.import_module(f"hfdiff.commands.{name.replace('-', '_')}").main(given)
+    return code
 
 
 def check_endpoint() -> None:

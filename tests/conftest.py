@@ -33,11 +33,13 @@ from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.data.styles import STYLES
 from hfdiff.data.table import ImageTable
 from hfdiff.evaluation.judge_training import make_judge, save_judge, train_judge
+from hfdiff.models.config import ObjectiveConfig
 from hfdiff.models.loading import make_pipeline
-from hfdiff.models.objectives import ObjectiveConfig, make_objective
+from hfdiff.models.objectives import make_objective
 from hfdiff.models.unet import ClassStyleUNet2DModel
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.training.checkpoint import list_checkpoints
+from hfdiff.training.checks import with_shape
 from hfdiff.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +84,7 @@ def table(fashion: tuple[ImageTable, ImageTable]) -> ImageTable:
 @pytest.fixture
 def tiny_config(tmp_path: Path) -> Callable[..., TrainConfig]:
     def make(**changes) -> TrainConfig:
-        return TrainConfig(**{"output_dir": str(tmp_path / "run"), **TINY, **changes})
+        return with_shape(TrainConfig(**{"output_dir": str(tmp_path / "run"), **TINY, **changes}))
 
     return make
 

@@ -8,7 +8,7 @@ from conftest import class_folders, full_data, metadata_folder, picture, png
 from PIL import Image
 
 from hfdiff.core.errors import BadInput
-from hfdiff.data.columns import Reading
+from hfdiff.data.config import Reading
 from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.data.registry import ASSETS
 from hfdiff.data.table import ImageTable

@@ -20,7 +20,8 @@ from hfdiff.evaluation.trajectory import (
     reverse,
     score_histogram,
 )
-from hfdiff.models.objectives import OBJECTIVES, ObjectiveConfig, make_objective, timestep_at
+from hfdiff.models.config import ObjectiveConfig
+from hfdiff.models.objectives import OBJECTIVES, make_objective, timestep_at
 from hfdiff.pipelines import ClassStylePipeline, noise_levels
 
 INF = math.inf

@@ -86,11 +86,12 @@ def violations(root: Path) -> list[str]:
     return found
 
 
-MOVED = ("core", "pipelines", "data", "models", "evaluation", "figures", "publish")  # that have their files by now
-
-
 def test_the_project_keeps_to_its_order():
-    assert [line for line in violations(ROOT) if line.startswith(tuple(f"hfdiff.{name}" for name in MOVED))] == []
+    assert violations(ROOT) == []
+
+
+def test_every_module_lies_in_a_package():
+    assert {name for name in modules(ROOT) if place(name) == len(PACKAGES)} == {"hfdiff", "hfdiff.cli"}
 
 
 @pytest.mark.parametrize(

@@ -8,25 +8,25 @@ import pytest
 import torch
 
 from hfdiff.core.errors import TrainingFailed
-from hfdiff.models.objectives import ObjectiveConfig, make_objective
 from hfdiff.training import memory
-from hfdiff.training.build import build_unet, make_state
-from hfdiff.training.loop import train
+from hfdiff.training.build import build_unet
 from hfdiff.training.memory import LiveBytes, available_bytes, bytes_of, fitting_parts, more_parts
+from hfdiff.training.session import open_session
 
 CPU = torch.device("cpu")
 
 
 def trained(config, table, accelerator, most_rows=None, begin=0):
     """State and losses of a run whose UNet takes at most `most_rows` pictures, from step `begin` on."""
-    state = make_state(config, build_unet(config, table), accelerator)
+    session = open_session(config, (table, table), accelerator)
+    state = session.state
 
     def limit(_, args) -> None:
         if most_rows is not None and state.step >= begin and len(args[0]) > most_rows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     accelerator.unwrap_model(state.unet).conv_in.register_forward_pre_hook(limit)
-    losses = [step.loss.item() for step in train(config, table, state, make_objective(ObjectiveConfig()), accelerator)]
+    losses = [step.loss.item() for step in session.steps()]
     return state, losses
 
 
@@ -86,7 +86,8 @@ def test_parts_grow_to_the_next_divisor():
 def test_trying_before_the_first_step_moves_nothing(tiny_config, table, accelerator, monkeypatch, capsys):
     monkeypatch.setattr(memory, "ESTIMATED", ())  # as on a GPU
     config = tiny_config(max_train_images=40, dropout=0.1)
-    state = make_state(config, build_unet(config, table), accelerator)
+    session = open_session(config, (table, table), accelerator)
+    state = session.state
     before = [value.clone() for group in state.tensors(accelerator).values() for value in group.values()]
     torch.manual_seed(7)
     rows = []
@@ -145,7 +146,9 @@ def test_other_errors_are_not_taken_for_memory(tiny_config, table, accelerator):
     def attempt(rows: int) -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
-    state = make_state(tiny_config(), build_unet(tiny_config(), table), accelerator)
+    session = open_session(tiny_config(), (table, table), accelerator)
+
+    state = session.state
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         fitting_parts(1, 8, attempt, state.optimizer, accelerator)
 

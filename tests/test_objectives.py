@@ -9,7 +9,8 @@ from diffusers import DDPMScheduler, EDMEulerScheduler
 from torch import Tensor
 
 from hfdiff.core.errors import BadInput
-from hfdiff.models.objectives import LOSS_WEIGHTS, OBJECTIVES, SCHEDULES, ObjectiveConfig, make_objective
+from hfdiff.models.config import ObjectiveConfig
+from hfdiff.models.objectives import LOSS_WEIGHTS, OBJECTIVES, SCHEDULES, make_objective
 
 DISCRETE = [name for name, row in OBJECTIVES.items() if row.kind == "discrete"]
 RECIPES = [

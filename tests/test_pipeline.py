@@ -29,7 +29,8 @@ from diffusers.models.unets.unet_2d import UNet2DOutput
 from PIL import Image
 
 from hfdiff.evaluation.clip_training import make_clip
-from hfdiff.models.objectives import ObjectiveConfig, make_objective
+from hfdiff.models.config import ObjectiveConfig
+from hfdiff.models.objectives import make_objective
 from hfdiff.models.samplers import make_scheduler
 from hfdiff.pipelines import (
     INSTALLED,

@@ -5,8 +5,13 @@ import torch
 from diffusers.models.attention_processor import Attention
 
 from hfdiff.data.loading import load_training_data
+from hfdiff.figures.grids import overview
 from hfdiff.training.build import build_unet
 from hfdiff.training.cost import measure
+
+
+def drawn(pipeline, seed):
+    return overview(pipeline, seed, num_inference_steps=1)
 
 
 def products(unet, size: int) -> int:
@@ -33,7 +38,7 @@ def products(unet, size: int) -> int:
 def test_the_cost_is_that_of_the_model(tiny_config, monkeypatch, tmp_path, changes):
     monkeypatch.setattr("hfdiff.training.cost.TIMED_SECONDS", 0.0)
     config = tiny_config(patch_size=2, **changes)
-    cost = measure(config)
+    cost = measure(config, drawn)
     unet = build_unet(config, load_training_data(config.dataset)[0])
     assert cost.parameters == unet.num_parameters()
     assert cost.forward_gflops == pytest.approx(products(unet, 28) / 1e9, rel=1e-6)
@@ -48,6 +53,6 @@ def test_a_plan_counts_the_micro_batches_that_are_taken(tiny_config, monkeypatch
     monkeypatch.setattr("hfdiff.training.cost.TIMED_SECONDS", 0.0)
     monkeypatch.setattr("hfdiff.training.memory.bytes_of", lambda attempt, rows: rows * 2**20)
     monkeypatch.setattr("hfdiff.training.memory.available_bytes", lambda: 5 * 2**20)
-    cost = measure(tiny_config(gradient_accumulation_steps=2))
+    cost = measure(tiny_config(gradient_accumulation_steps=2), drawn)
     assert cost.parts == 4
     assert "batches of 8 in micro-batches of 2" in cost.describe()

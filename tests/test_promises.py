@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from conftest import lines, newest_tensors
 
+import hfdiff.training.run as run_module
 from hfdiff.core.errors import TrainingFailed
 from hfdiff.models.loading import load_pipeline
 from hfdiff.training import loop
@@ -38,22 +39,23 @@ def test_watching_changes_nothing(start, tmp_path):
     assert all(torch.equal(watched[name], alone[name]) for name in watched)
 
 
-def test_measuring_quality_changes_nothing(start, script, tmp_path, monkeypatch):
+def test_measuring_quality_changes_nothing(start, tmp_path, monkeypatch):
     monkeypatch.setattr("hfdiff.evaluation.monitor.MOST", 520)
     data = ("--dataset", "fashion_mnist_12k", "--batch_size", "40")
     flags = (*data, "--max_train_images", "80", "--sample_images", "40")
     start("watched", *flags, "--best_by", "frechet_judge")
-    monkeypatch.setitem(script["main"].__globals__, "find_judge", lambda *_: None)
+    monkeypatch.setattr("hfdiff.commands.train.find_judge", lambda *_: None)
     start("alone", *flags)
+    assert "frechet_judge" not in lines(tmp_path / "alone")[-1]
     assert "frechet_judge" in lines(tmp_path / "watched")[-1]
     watched, alone = newest_tensors(tmp_path / "watched"), newest_tensors(tmp_path / "alone")
     assert all(torch.equal(watched[name], alone[name]) for name in alone)
 
 
-def test_a_damaged_checkpoint_is_not_the_last_good_state(start, script, tmp_path):
+def test_a_damaged_checkpoint_is_not_the_last_good_state(start, tmp_path):
     start("run", "--max_train_images", "32", *SAVING)
     (tmp_path / "run" / "checkpoints" / "step-000000004" / "unet.safetensors").unlink()
-    naming = script["naming_the_last_good_state"](RunFolder(tmp_path / "run"))
+    naming = run_module.report_last_checkpoint(RunFolder(tmp_path / "run"))
     with pytest.raises(TrainingFailed, match="oh; the last good state is .*step-000000003$"), naming:
         raise TrainingFailed("oh")
 
@@ -113,24 +115,22 @@ PLACES = ("sample", "target", "weight", "an error", "the learning rate", "a grad
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_not_finite_is_never_kept(start, script, tmp_path, monkeypatch, request, precision, place):
-    names = script["main"].__globals__
+def test_what_is_not_finite_is_never_kept(start, tmp_path, monkeypatch, request, precision, place):
     if precision == "fp16":
-        monkeypatch.setitem(names, "precision_of", lambda *_: ("fp16", "for the test"))
+        monkeypatch.setattr("hfdiff.training.checks.precision_of", lambda *_: ("fp16", "for the test"))
         fp16_on_cpu = request.getfixturevalue("fp16_on_cpu")
-        monkeypatch.setitem(names, "Accelerator", lambda **_: fp16_on_cpu)
-    original = names["after_step"]
+        monkeypatch.setattr("hfdiff.training.session.Accelerator", lambda **_: fp16_on_cpu)
 
-    def after_step(run, step, log, stopping):
-        original(run, step, log, stopping)
+    def after_step(run, step, *args, original=run_module.after_step):
+        original(run, step, *args)
         if step.step == 3 and place in STATES:
-            STATES[place](run.state)
+            STATES[place](run.session.state)
         elif step.step == 3 and place == "the validation loss":
-            monkeypatch.setitem(names, "validate", lambda *_: math.nan)
+            monkeypatch.setattr("hfdiff.training.session.validate", lambda *_: math.nan)
         elif step.step == 3:
             monkeypatch.setattr(loop, *poisoned(place))
 
-    monkeypatch.setitem(names, "after_step", after_step)
+    monkeypatch.setattr(run_module, "after_step", after_step)
     flags = ("--max_train_images", "56", *SAVING, "--keep_checkpoints", "9")
     good = 5 if place == "the validation loss" else 3  # which is next due at the sixth step
     with pytest.raises(TrainingFailed, match=f"the last good state is .*step-00000000{good}$"):

@@ -7,8 +7,9 @@ from conftest import tiny_unet
 from hfdiff.core.errors import BadInput
 from hfdiff.evaluation.judge_training import make_judge
 from hfdiff.evaluation.monitor import QualityWatch
+from hfdiff.models.config import ObjectiveConfig
 from hfdiff.models.loading import make_pipeline
-from hfdiff.models.objectives import ObjectiveConfig, make_objective
+from hfdiff.models.objectives import make_objective
 from hfdiff.training.build import make_state
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.state import TrainState

@@ -10,7 +10,8 @@ from PIL import Image
 
 from hfdiff.data.registry import DATASETS
 from hfdiff.data.styles import STYLES
-from hfdiff.models.objectives import ObjectiveConfig, make_objective
+from hfdiff.models.config import ObjectiveConfig
+from hfdiff.models.objectives import make_objective
 from hfdiff.pipelines import ClassStylePipeline
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

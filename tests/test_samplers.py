@@ -8,7 +8,8 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 
 from hfdiff.core.errors import BadInput
-from hfdiff.models.objectives import OBJECTIVES, ObjectiveConfig, make_objective
+from hfdiff.models.config import ObjectiveConfig
+from hfdiff.models.objectives import OBJECTIVES, make_objective
 from hfdiff.models.samplers import make_scheduler, process_of, sampler_of, valid_samplers
 from hfdiff.pipelines import predicted_clean
 

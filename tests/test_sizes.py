@@ -8,7 +8,8 @@ import torch
 from hfdiff.core.errors import BadInput
 from hfdiff.models.sizes import SIZES, describe_shape
 from hfdiff.training.build import build_unet
-from hfdiff.training.config import SHAPE_KEYS, TrainConfig, check_config, with_shape
+from hfdiff.training.checks import check_config, with_shape
+from hfdiff.training.config import SHAPE_KEYS, TrainConfig
 
 
 def test_small_is_what_a_configuration_without_a_size_means():
@@ -29,14 +30,14 @@ def test_a_size_decides_keys_that_a_trained_model_decides_too():
 @pytest.mark.parametrize("side", [28, 32])
 def test_every_size_makes_pictures_of_the_size_it_gets(size, side, table):
     with torch.device("meta"):  # shapes alone: no weight is made
-        unet = build_unet(TrainConfig(size=size), table)
+        unet = build_unet(with_shape(TrainConfig(size=size)), table)
         sample = torch.empty(2, 1, side, side)
         assert unet(sample, torch.zeros(2)).sample.shape == sample.shape
 
 
 def test_the_sizes_grow(table):
     with torch.device("meta"):
-        counts = [build_unet(TrainConfig(size=size), table).num_parameters() for size in SIZES]
+        counts = [build_unet(with_shape(TrainConfig(size=size)), table).num_parameters() for size in SIZES]
     assert counts == sorted(counts)
     assert counts[0] < 500_000
     assert counts[-1] > 50_000_000
@@ -46,7 +47,7 @@ def test_base_attends_at_16_and_8(table):
     """On 28 pixels, which are padded to 32, on the way down and up."""
     seen = set()
     with torch.device("meta"):
-        unet = build_unet(TrainConfig(size="base"), table)
+        unet = build_unet(with_shape(TrainConfig(size="base")), table)
         for block in [*unet.down_blocks, *unet.up_blocks]:
             for attention in getattr(block, "attentions", []):
                 attention.register_forward_pre_hook(lambda _, args: seen.add(args[0].shape[-1]))

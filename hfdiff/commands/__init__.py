@@ -1,1 +1,1 @@
-"""The commands of `hfdiff`: one module each, with a dataclass of its flags and `main()`."""
+"""The commands of `hfdiff`: flags.py says what each takes, and a module for each, with `main(flags)`, does it."""

@@ -2,14 +2,15 @@
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 
-from hfdiff.commands.drawing import Drawing, open_clip, open_judge
+from hfdiff.commands.flags import EvaluateFlags
+from hfdiff.commands.options import open_clip, open_judge, open_model, settings_of
 from hfdiff.core.errors import BadInput, as_bad_input, check_range
 from hfdiff.core.files import file_to_write, write_file
 from hfdiff.core.names import unknown
@@ -26,83 +27,64 @@ from hfdiff.training.signals import leave_together
 MAX_IMAGES = 1_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluate(Drawing):
-    dataset: str | None = None
-    """The real pictures; by default those that the run was trained on."""
-    output: str | None = None
-    """JSON of the report; by default metrics.json, in the run's folder where there is one."""
-    num_images: int = 2_000
-    """Plain samples."""
-    num_styled: int = 1_000
-    """Samples in styles, where the model has styles."""
-    minutes: float | None = None
-    """Draw only as many pictures as fit into this time."""
-    metrics: tuple[str, ...] = ()
-    """Rows of the table of metrics; by default all that need nothing but hfdiff."""
-    resolution: int | None = None
-    """Resize the real pictures to this many pixels a side."""
-    judge: str | None = None
-    """Folder of a judge; by default the data set's own, trained where there is none yet."""
-    clip: str | None = None
-    """Folder or Hub id of a CLIP or SigLIP model for the metrics in its features; by default as in select."""
-
-    def main(self) -> int:
-        output = self.checked_output()
-        process = PartialState(cpu=not torch.accelerator.is_available())
-        use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if process.device.type == "cpu" else 1)
-        pipeline = self.pipeline()
-        if process.device.type != "cpu":
-            pipeline.to(process.device)
-        pipeline.set_progress_bar_config(disable=True)
-        given = real_pictures(self.model, self.dataset, self.resolution)
-        training, held_out = given.training, given.held_out
-        check_fits(pipeline, training)
-        check_fits(pipeline, held_out)
-        with process.main_process_first():
-            judge = open_judge(self.judge, training, held_out, process.device)
-        check_judge(judge, training, pipeline.style_names)
-        protocol = Protocol(self.num_images, self.num_styled if pipeline.style_names else 0, self.seed, self.given())
-        if self.minutes is not None:
-            with as_bad_input():
-                protocol = within(self.minutes, pipeline, protocol)
-            process.print(f"{self.minutes:g} minutes: {protocol.n:,} plain samples, {protocol.num_styled:,} in styles")
-        scorer = open_clip(self.clip, pipeline, training)
-        real = Real.of(judge, training, held_out, self.seed, copied=given.copied, scorer=scorer)
-        asked = self.metrics or [name for name, row in METRICS.items() if row.default]
-        lacks = {name: lacking(name, real, protocol.n, protocol.num_styled) for name in asked}
-        missing = [lack for lack in lacks.values() if lack]
-        if missing and self.metrics:
-            raise BadInput("; ".join(missing))
-        if not any(METRICS[name].styled for name, lack in lacks.items() if not lack):
-            protocol = replace(protocol, num_styled=0)
-        if "frechet_inception" in asked:
-            inception_network()
+def main(flags: EvaluateFlags) -> int:
+    output = checked_output(flags)
+    process = PartialState(cpu=not torch.accelerator.is_available())
+    use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if process.device.type == "cpu" else 1)
+    pipeline = open_model(flags)
+    if process.device.type != "cpu":
+        pipeline.to(process.device)
+    pipeline.set_progress_bar_config(disable=True)
+    given = real_pictures(flags.model, flags.dataset, flags.resolution)
+    training, held_out = given.training, given.held_out
+    check_fits(pipeline, training)
+    check_fits(pipeline, held_out)
+    with process.main_process_first():
+        judge = open_judge(flags.judge, training, held_out, process.device)
+    check_judge(judge, training, pipeline.style_names)
+    num_styled = flags.num_styled if pipeline.style_names else 0
+    protocol = Protocol(flags.num_images, num_styled, flags.seed, settings_of(flags))
+    if flags.minutes is not None:
         with as_bad_input():
-            drawn = draw_samples(pipeline, real, protocol)
-        if process.is_main_process:
-            names = [name for name, lack in lacks.items() if not lack]
-            run = run_config(self.model)
-            about: dict[str, Any] = {"model": self.model, "best_by": run and run.best_by, "spacing": self.spacing}
-            about |= {"resized_to": given.resolution, "missing": missing}
-            about["clip"] = None if scorer is None else describe_clip(scorer.model)
-            report = report_of(pipeline, real, protocol, drawn, names, **about)
-            write_file(output, (json.dumps(report, indent=2) + "\n").encode())
-            print("\n".join([describe_report(report), *missing, f"the whole report: {output}"]))
-        return leave_together(0)
+            protocol = within(flags.minutes, pipeline, protocol)
+        process.print(f"{flags.minutes:g} minutes: {protocol.n:,} plain samples, {protocol.num_styled:,} in styles")
+    scorer = open_clip(flags.clip, pipeline, training)
+    real = Real.of(judge, training, held_out, flags.seed, copied=given.copied, scorer=scorer)
+    asked = flags.metrics or [name for name, row in METRICS.items() if row.default]
+    lacks = {name: lacking(name, real, protocol.n, protocol.num_styled) for name in asked}
+    missing = [lack for lack in lacks.values() if lack]
+    if missing and flags.metrics:
+        raise BadInput("; ".join(missing))
+    if not any(METRICS[name].styled for name, lack in lacks.items() if not lack):
+        protocol = replace(protocol, num_styled=0)
+    if "frechet_inception" in asked:
+        inception_network()
+    with as_bad_input():
+        drawn = draw_samples(pipeline, real, protocol)
+    if process.is_main_process:
+        names = [name for name, lack in lacks.items() if not lack]
+        run = run_config(flags.model)
+        about: dict[str, Any] = {"model": flags.model, "best_by": run and run.best_by, "spacing": flags.spacing}
+        about |= {"resized_to": given.resolution, "missing": missing}
+        about["clip"] = None if scorer is None else describe_clip(scorer.model)
+        report = report_of(pipeline, real, protocol, drawn, names, **about)
+        write_file(output, (json.dumps(report, indent=2) + "\n").encode())
+        print("\n".join([describe_report(report), *missing, f"the whole report: {output}"]))
+    return leave_together(0)
 
-    def checked_output(self) -> Path:
-        """Where the report goes; BadInput for whatever can be refused before the model is loaded."""
-        check_range("num_images", self.num_images, 1, MAX_IMAGES)
-        check_range("num_styled", self.num_styled, 0, MAX_IMAGES)
-        if self.minutes is not None:
-            check_range("minutes", self.minutes, 0.01, 100_000)
-        for name in self.metrics:
-            if name not in METRICS:
-                raise unknown("metric", name, METRICS)
-            row, have = METRICS[name], self.num_styled if METRICS[name].styled else self.num_images
-            if have < row.least:
-                what = "samples in styles" if row.styled else "samples"
-                raise BadInput(f"{name} needs {row.least} {what}; there are {have}")
-        output = Path(self.output) if self.output is not None else (home_of(self.model) or Path()) / "metrics.json"
-        return file_to_write(str(output) if self.output is None else self.output, "output")
+
+def checked_output(flags: EvaluateFlags) -> Path:
+    """Where the report goes; BadInput for whatever can be refused before the model is loaded."""
+    check_range("num_images", flags.num_images, 1, MAX_IMAGES)
+    check_range("num_styled", flags.num_styled, 0, MAX_IMAGES)
+    if flags.minutes is not None:
+        check_range("minutes", flags.minutes, 0.01, 100_000)
+    for name in flags.metrics:
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
+        row, have = METRICS[name], flags.num_styled if METRICS[name].styled else flags.num_images
+        if have < row.least:
+            what = "samples in styles" if row.styled else "samples"
+            raise BadInput(f"{name} needs {row.least} {what}; there are {have}")
+    output = Path(flags.output) if flags.output is not None else (home_of(flags.model) or Path()) / "metrics.json"
+    return file_to_write(str(output) if flags.output is None else flags.output, "output")

@@ -1,13 +1,10 @@
 """`hfdiff plan`."""
 
-from dataclasses import dataclass
-
-from hfdiff.training.config import TrainConfig
+from hfdiff.commands.flags import TrainConfig
+from hfdiff.figures.grids import overview
 from hfdiff.training.cost import measure
 
 
-@dataclass(frozen=True)
-class Plan(TrainConfig):
-    def main(self) -> int:
-        print(measure(self).describe())
-        return 0
+def main(flags: TrainConfig) -> int:
+    print(measure(flags, lambda pipeline, seed: overview(pipeline, seed, num_inference_steps=1)).describe())
+    return 0

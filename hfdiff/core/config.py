@@ -8,7 +8,7 @@ import re
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 import yaml
@@ -20,8 +20,14 @@ T = TypeVar("T")
 
 
 def parse(cls: type[T], argv: Sequence[str], description: str, prog: str | None = None) -> T:
-    """Defaults of the dataclass, overridden by `--config FILE`, overridden by the other flags."""
+    """Defaults of the dataclass, overridden by `--config FILE`, overridden by the other flags.
+
+    Only a class whose fields all have defaults takes a file. BadInput for whatever is wrong.
+    """
     argv = list(argv)
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    if any(field.default is field.default_factory is dataclasses.MISSING for field in fields):
+        return command_line(cls, argv, description, prog=prog)
     file = _take_config(argv)
     default = from_mapping(cls, read_yaml(file), where=str(file)) if file else cls()
     return command_line(cls, argv, description, default, prog)
@@ -31,6 +37,13 @@ def command_line(
     cls: Any, argv: Sequence[str], description: str, default: Any = tyro.MISSING_NONPROP, prog: str | None = None
 ) -> Any:
     """tyro on `argv`; its error box becomes one line, and `--help` stays as it is."""
+    if default is not tyro.MISSING_NONPROP and (groups := groups_of(cls)):
+        # Each group becomes a field of its own, whose name stands above its flags and not in them.
+        kind = dataclasses.make_dataclass("Grouped", list(groups.items()), frozen=True)
+        default = kind(**{name: base(**_values(base, default)) for name, base in groups.items()})
+        given = command_line(Annotated[kind, tyro.conf.OmitArgPrefixes], argv, description, default, prog)
+        values = [_values(base, getattr(given, name)) for name, base in groups.items()]
+        return cls(**{key: value for group in values for key, value in group.items()})
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -41,6 +54,16 @@ def command_line(
         if not stop.code:
             raise
         raise BadInput(_one_line(errors.getvalue())) from stop
+
+
+def groups_of(cls: Any) -> dict[str, type]:
+    """Name -> group of keys: the bases of a dataclass that is a union of several; none of any other."""
+    bases: list[Any] = [base for base in reversed(getattr(cls, "__bases__", ())) if dataclasses.is_dataclass(base)]
+    return {base.__name__.removesuffix("Config").lower(): base for base in bases} if len(bases) > 1 else {}
+
+
+def _values(cls: Any, source: Any) -> dict[str, Any]:
+    return {field.name: getattr(source, field.name) for field in dataclasses.fields(cls)}
 
 
 def _one_line(box: str) -> str:

@@ -11,18 +11,9 @@ from torch import Tensor
 
 from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
+from hfdiff.data.config import Reading
 from hfdiff.data.registry import SPLIT_NAMES
 from hfdiff.pipelines import parse_styles
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a data set is to be read, where its feature types do not say it all."""
-
-    resolution: int | None = None  # pixels a side; None keeps the size that all pictures share
-    image_column: str | None = None
-    label_column: str | None = None
-    style_columns: tuple[str, ...] = ()  # empty: by type; ("none",): no styles
 
 
 @dataclass(frozen=True)
@@ -32,9 +23,6 @@ class Columns:
     image: str
     label: str
     styles: tuple[str, ...]  # columns that give style strengths
-
-
-BY_TYPE = Reading()
 
 
 def find_columns(features: datasets.Features, reading: Reading) -> Columns:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import existing_folder, link_out
-from hfdiff.data.columns import BY_TYPE, Reading, find_columns, read_labels, read_styles
+from hfdiff.data.columns import find_columns, read_labels, read_styles
+from hfdiff.data.config import BY_TYPE, Reading
 from hfdiff.data.decoding import PICTURE_SUFFIXES, decode_pixels
 from hfdiff.data.registry import (
     DATASETS,

@@ -4,14 +4,12 @@ import hashlib
 import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from hfdiff.core.errors import BadInput
-
-Half = Literal["first", "second", "whole"]
+from hfdiff.data.config import Half
 
 
 @dataclass(frozen=True)

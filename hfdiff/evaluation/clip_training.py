@@ -28,8 +28,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from hfdiff.core.errors import BadInput, TrainingFailed
 from hfdiff.core.files import write_folder
 from hfdiff.data.augmentation import mirror_and_shift
+from hfdiff.data.config import Half
 from hfdiff.data.styles import STYLES, apply_styles, draw_styles, fitting_styles
-from hfdiff.data.table import Half, ImageTable, to_unit_range
+from hfdiff.data.table import ImageTable, to_unit_range
 from hfdiff.evaluation.clip import by_parts, caption
 from hfdiff.models.loading import without_bars
 from hfdiff.pipelines import QUALITY_PROMPTS, SCORE_WEIGHTS, SCORES, Asked, Scorer, prompt, score_pictures, subject

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
+from hfdiff.data.config import Half
 from hfdiff.data.registry import ASSETS, DATASETS, TEST_NAMES
 from hfdiff.data.styles import fitting_styles
-from hfdiff.data.table import Half, ImageTable, to_model_range
+from hfdiff.data.table import ImageTable, to_model_range
 
 WIDTHS = (32, 64, 128)
 

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from hfdiff.core.errors import BadInput
 from hfdiff.core.files import folder_to_write, write_folder
 from hfdiff.data.augmentation import mirror_and_shift
+from hfdiff.data.config import Half
 from hfdiff.data.styles import apply_styles, draw_styles
-from hfdiff.data.table import Half, ImageTable, to_unit_range
+from hfdiff.data.table import ImageTable, to_unit_range
 from hfdiff.evaluation.judge import WIDTHS, Judge, accuracy, cached, find_judge, read_judge, styles_of, unseen
 
 STYLED_SHARE = 0.5  # of the pictures in training

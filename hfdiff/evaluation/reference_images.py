@@ -9,7 +9,7 @@ from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from hfdiff.core.errors import BadInput
-from hfdiff.data.columns import Reading
+from hfdiff.data.config import Reading
 from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.data.table import ImageTable, alike
 from hfdiff.evaluation.clip import image_features

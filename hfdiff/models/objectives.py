@@ -18,40 +18,14 @@ from torch import Tensor
 
 from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
+from hfdiff.models.config import ObjectiveConfig, Spacing
 from hfdiff.models.learned_schedule import LearnedSchedule, levels
-from hfdiff.models.samplers import NUM_TIMESTEPS, SIGMA_MAX, SIGMA_MIN, Process, Spacing, make_scheduler
+from hfdiff.models.samplers import NUM_TIMESTEPS, SIGMA_MAX, SIGMA_MIN, Process, make_scheduler
 from hfdiff.pipelines import SIGMA_DATA, TARGETS, Target, solve_clean
 
 P_MEAN, P_STD = -1.2, 1.2  # of ln sigma in training (Karras et al. 2022, Table 1)
 LOG_SIGMA_MIN, LOG_SIGMA_MAX = math.log(SIGMA_MIN), math.log(SIGMA_MAX)
 FLOW_SIDE = 32  # pixels a side from which on a flow is shifted towards noise
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """The choices that make an objective; `auto` takes what suits the others."""
-
-    objective: str = "flow"
-    """What the model predicts: flow, epsilon, v_prediction, sample, edm."""
-    schedule: str = "auto"
-    """Noise schedule of epsilon, v_prediction and sample: cosine (auto), linear, scaled_linear, sigmoid, learned."""
-    zero_terminal_snr: bool = False
-    """Rescale the schedule so that its last timestep is pure noise (v_prediction and sample)."""
-    flow_shift: float | None = None
-    """Time shift of flow towards noise; by default grows with the resolution, from 1 at 32 pixels."""
-    loss_weight: str = "auto"
-    """none: the squared error of what is predicted; min_snr: of the clean picture, times the signal-to-noise ratio or
-    min_snr_gamma where that is less; edm: of the clean picture, with EDM's weight. auto: none."""
-    min_snr_gamma: float | None = None
-    """Where the weight of min_snr stops growing; by default 5."""
-    time_sampling: str = "auto"
-    """How training draws times: uniform, logit_normal (auto of flow), log_normal of sigma (auto of edm)."""
-    stratified: bool = False
-    """Spread the times of a batch evenly over their distribution."""
-    sampler: str = "auto"
-    """Sampler that is saved with the model: dpmpp_2m (auto), ddpm, ddim, heun, unipc, euler, ipndm."""
-    spacing: Spacing = "auto"
-    """Spacing of the sampler's steps in noise: karras (Karras et al. 2022, Equation 5), exponential, or its own."""
 
 
 Config = TypeVar("Config", bound=ObjectiveConfig)

@@ -25,13 +25,13 @@ from diffusers import (
 
 from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
+from hfdiff.models.config import Spacing
 from hfdiff.pipelines import SIGMA_DATA, MultistepScheduler, prediction_type
 
 NUM_TIMESTEPS = 1000
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0  # Karras et al. 2022, Table 1
 
 Kind = Literal["discrete", "flow", "edm"]
-Spacing = Literal["auto", "karras", "exponential"]
 
 
 @dataclass(frozen=True)

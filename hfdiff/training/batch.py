@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hfdiff.core.seeds import seed_of
 from hfdiff.data.augmentation import NUM_DRAWS, augment
+from hfdiff.data.config import DataConfig
 from hfdiff.data.styles import apply_styles, draw_styles
 from hfdiff.data.table import ImageTable, to_unit_range
 from hfdiff.models.objectives import Noised, Objective
@@ -64,7 +65,7 @@ class Inputs:
     conditions: dict[str, Tensor | None]  # keyword arguments of the UNet
 
 
-def make_inputs(config: TrainConfig, table: ImageTable, objective: Objective, draw: Draw) -> Inputs:
+def make_inputs(config: DataConfig, table: ImageTable, objective: Objective, draw: Draw) -> Inputs:
     """Pictures with their styles, noised, and the conditions that the model is told; all in float32."""
     device = draw.noise.device
     rows = draw.rows.to(table.pixels.device)

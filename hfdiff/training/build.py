@@ -11,15 +11,14 @@ from hfdiff.data.augmentation import NUM_AUGMENTS
 from hfdiff.data.table import ImageTable
 from hfdiff.models.learned_schedule import LearnedSchedule
 from hfdiff.models.unet import ClassStyleUNet2DModel
-from hfdiff.training.config import TrainConfig, with_shape
+from hfdiff.training.config import OptimisationConfig, TrainConfig
 from hfdiff.training.state import TrainState
 
 SCHEDULE_LEARNING_RATE = 1e-2  # of a learned schedule, at the peak
 
 
 def build_unet(config: TrainConfig, table: ImageTable) -> ClassStyleUNet2DModel:
-    """A new UNet for this data: channels, size and classes come from the pictures."""
-    config = with_shape(config)
+    """A new UNet of a resolved configuration; channels, size, classes and styles come from the data."""
     blocks = config.down_block_types or ()
     torch.manual_seed(config.seed)
     try:
@@ -52,7 +51,7 @@ def build_unet(config: TrainConfig, table: ImageTable) -> ClassStyleUNet2DModel:
 
 
 def make_state(
-    config: TrainConfig,
+    config: OptimisationConfig,
     unet: ClassStyleUNet2DModel,
     accelerator: Accelerator,
     learned: LearnedSchedule | None = None,

@@ -126,7 +126,7 @@ def write_record(
         "precision": config.mixed_precision,
         "device": device_name(accelerator.device),
         "processes": accelerator.num_processes,
-        "command": f"accelerate launch --num_processes {accelerator.num_processes} {shlex.join(sys.argv)}",
+        "command": launch_command(accelerator.num_processes),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "data": {
             "name": table.name,
@@ -138,6 +138,14 @@ def write_record(
         },
     }
     write_file(run.record, (json.dumps(known, indent=2) + "\n").encode())
+
+
+def launch_command(num_processes: int) -> str:
+    """What was typed: `hfdiff train ...`, or the program that accelerate launched, without the launcher's own flags."""
+    program, *words = sys.argv
+    if Path(program).name in ("hfdiff", "cli.py"):
+        return shlex.join(["hfdiff", *words])
+    return f"accelerate launch --num_processes {num_processes} {shlex.join(sys.argv)}"
 
 
 def device_name(device: torch.device) -> str:

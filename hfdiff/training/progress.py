@@ -6,11 +6,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 
-from hfdiff.training.config import TrainConfig
+from hfdiff.training.config import OptimisationConfig
 from hfdiff.training.state import TrainState
 
 
-def lr_factor(config: TrainConfig, images: int, seconds: float = 0.0, decays_by_time: bool = False) -> float:
+def lr_factor(config: OptimisationConfig, images: int, seconds: float = 0.0, decays_by_time: bool = False) -> float:
     """The learning rate after `images` images, as a share of its peak."""
     warmup = min(1.0, (images + config.batch_size) / max(config.lr_warmup_images, 1))
     left = max(0.0, 1 - images / (config.num_steps * config.batch_size))
@@ -28,22 +28,22 @@ def lr_factor(config: TrainConfig, images: int, seconds: float = 0.0, decays_by_
     return warmup * decay
 
 
-def out_of_time(config: TrainConfig, state: TrainState) -> bool:
+def out_of_time(config: OptimisationConfig, state: TrainState) -> bool:
     return config.max_minutes is not None and state.seconds >= 60 * config.max_minutes
 
 
-def is_finished(config: TrainConfig, state: TrainState) -> bool:
+def is_finished(config: OptimisationConfig, state: TrainState) -> bool:
     return state.step >= config.num_steps or out_of_time(config, state)
 
 
-def agreed_seconds(seconds: float, config: TrainConfig, accelerator: Accelerator) -> float:
+def agreed_seconds(seconds: float, config: OptimisationConfig, accelerator: Accelerator) -> float:
     """The first process's clock, where it decides anything."""
     if config.max_minutes is None or accelerator.num_processes == 1:
         return seconds
     return broadcast(torch.tensor(seconds, device=accelerator.device)).item()
 
 
-def decays_by_time(config: TrainConfig, state: TrainState) -> bool | None:
+def decays_by_time(config: OptimisationConfig, state: TrainState) -> bool | None:
     """Decided once, when the time left is that of the decay: will the clock end the run before the images do?"""
     if config.max_minutes is None or state.decays_by_time is not None:
         return state.decays_by_time

@@ -1,0 +1,62 @@
+"""What the commands that draw have in common: the model, how it is guided, its CLIP and its judge."""
+
+import math
+from typing import Any
+
+import torch
+
+from hfdiff.commands.flags import Drawing
+from hfdiff.core.errors import as_bad_input, check_range
+from hfdiff.data.table import ImageTable
+from hfdiff.evaluation.clip import find_clip, load_clip
+from hfdiff.evaluation.judge import Judge, load_judge
+from hfdiff.evaluation.judge_training import judge_for
+from hfdiff.evaluation.protocol import SETTINGS
+from hfdiff.models.loading import load_pipeline
+from hfdiff.models.samplers import make_scheduler, process_of, sampler_of
+from hfdiff.pipelines import ClassStylePipeline, Scorer
+
+MAX_IMAGES = 10_000
+
+
+def open_model(flags: Drawing) -> ClassStylePipeline:
+    """The model, ready to draw with the sampler asked for."""
+    check_range("seed", flags.seed, 0, 2**63 - 1)
+    pipeline = load_pipeline(flags.model)
+    if device := torch.accelerator.current_accelerator():  # diffusers warns of half precision sent to a CPU
+        pipeline.to(device)
+    if flags.sampler is not None or flags.spacing != "auto":
+        name = sampler_of(pipeline.scheduler) if flags.sampler is None else flags.sampler
+        pipeline.scheduler = make_scheduler(process_of(pipeline.scheduler), name, flags.spacing)
+    with as_bad_input():  # before the data is read
+        pipeline.check_settings(**settings_of(flags))
+    return pipeline
+
+
+def settings_of(flags: Drawing) -> dict[str, Any]:
+    """The flags that are arguments of the pipeline, where they are given."""
+    return {key: getattr(flags, key) for key in SETTINGS if getattr(flags, key) is not None}
+
+
+def stated(flags: Drawing) -> dict[str, Any]:
+    """What a JSON says of these flags; it knows no infinity."""
+    known = {"model": flags.model, "seed": flags.seed, "spacing": flags.spacing, **settings_of(flags)}
+    if flags.guidance_interval:
+        known["guidance_interval"] = [v if math.isfinite(v) else str(v) for v in flags.guidance_interval]
+    return known
+
+
+def open_judge(given: str | None, training: ImageTable, held_out: ImageTable, device: torch.device) -> Judge:
+    """The judge in the folder given, else the data set's own."""
+    return load_judge(given).to(device) if given else judge_for(training, held_out, device=device)
+
+
+def open_clip(given: str | None, pipeline: ClassStylePipeline, training: ImageTable | None) -> Scorer | None:
+    """The CLIP model asked for becomes the pipeline's; by default that which it carries, else the data set's own."""
+    if given is None and pipeline.clip_model is None and training is not None:
+        given = find_clip(training)
+    if given is not None:
+        model, processor = load_clip(given)
+        pipeline.register_modules(clip_model=model.to(pipeline.device), clip_processor=processor)
+    with as_bad_input():
+        return None if pipeline.clip_model is None else pipeline.scorer

@@ -1,0 +1,104 @@
+"""`hfdiff train`, and the program that `accelerate launch` starts: a session, what watches it, the run, the Hub."""
+
+import contextlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from hfdiff.commands.flags import TrainConfig
+from hfdiff.core.errors import BadInput, complain
+from hfdiff.core.threads import use_all_cores
+from hfdiff.data.table import ImageTable
+from hfdiff.evaluation.clip import find_clip, load_clip
+from hfdiff.evaluation.judge import find_judge, unseen
+from hfdiff.evaluation.monitor import QualityWatch
+from hfdiff.figures.curves import loss_curves, quality_curves, quality_points
+from hfdiff.figures.grids import overview, save_picture
+from hfdiff.publish.card import write_card
+from hfdiff.publish.hub import check_token, push, repo_name
+from hfdiff.publish.records import Facts
+from hfdiff.training.checks import resolve_config
+from hfdiff.training.loop import Step
+from hfdiff.training.run import Run, open_run, train_run
+from hfdiff.training.session import Session
+from hfdiff.training.signals import leave_together
+
+
+def main(flags: TrainConfig) -> int:
+    with contextlib.ExitStack() as locks:
+        run = prepare(flags, locks)
+        code = train_run(run) or publish(run)
+    return leave_together(code)
+
+
+def prepare(config: TrainConfig, locks: contextlib.ExitStack) -> Run:
+    """Check everything, load the data, and build or resume the state; nothing is written before all is well."""
+    process = PartialState(cpu=not torch.accelerator.is_available())
+    config = resolve_config(config, process.print)
+    if config.push_to_hub:
+        repo_name(config.hub_model_id, Path(config.output_dir).resolve().name)
+        check_token()
+    use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if process.device.type == "cpu" else 1)
+    run = open_run(config, locks, process.print)
+    run.monitor = monitor_of(run.session)
+    run.components = clip_of(run.session.table)
+    run.draw = draw_figures
+    return run
+
+
+def monitor_of(session: Session) -> QualityWatch | None:
+    """The judge that watches, where there is one of such pictures; BadInput where the best is chosen by it alone."""
+    config, home = session.config, torch.device("cpu")
+    table, validation = session.table.to(home), session.validation.to(home)
+    judge, needed = find_judge(table), config.best_by == "frechet_judge"
+    if judge and all(len(unseen(judge, part)) for part in (table, validation)):  # else it was trained on all of so few
+        watch = QualityWatch(judge.to(session.accelerator.device), table, validation, config.seed, needed)
+        watch.check()
+        return watch
+    if needed:
+        raise BadInput(
+            f"best_by 'frechet_judge' needs a judge, and data set {config.dataset!r} has none of such pictures; train "
+            "one with train_scripts/train_judge.py and the same flags of the data, or give best_by val_loss"
+        )
+    return None
+
+
+def clip_of(table: ImageTable) -> dict[str, Any]:
+    """The components that choose by CLIP, where the data has a small one."""
+    if not (folder := find_clip(table)):
+        return {}
+    model, processor = load_clip(folder)
+    return {"clip_model": model.half(), "clip_processor": processor}
+
+
+def draw_figures(run: Run, step: Step, due: Collection[str]) -> None:
+    """The curves of a run, and its samples."""
+    folder = run.folder
+    if "validation" in due:
+        save_picture(folder.losses, loss_curves(folder.metrics))
+    if "sample" in due:
+        if len(points := quality_points(folder.metrics)) > 1:
+            save_picture(folder.quality, quality_curves(points))
+        grid = overview(run.session.pipeline(), run.session.config.seed)
+        save_picture(folder.samples / f"images-{step.images:09d}.png", grid.figure())
+
+
+def publish(run: Run) -> int:
+    """Push to the Hub, where that is asked for; the exit code. A Hub that fails takes nothing from the run."""
+    config = run.session.config
+    if not (config.push_to_hub and run.is_main):
+        return 0
+    try:
+        facts = Facts.of(str(run.folder.path))
+        if not facts.has_current_card:
+            write_card(facts)
+        push(facts, config.hub_model_id, private=config.hub_private_repo)
+    except BadInput as error:
+        return complain(error, 2)
+    except OSError as error:
+        return complain(error, 1)
+    return 0

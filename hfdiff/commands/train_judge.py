@@ -1,0 +1,47 @@
+"""`hfdiff train-judge`."""
+
+from accelerate import Accelerator
+
+from hfdiff.commands.flags import JudgeConfig
+from hfdiff.core.errors import BadInput
+from hfdiff.core.files import folder_to_write
+from hfdiff.core.threads import use_all_cores
+from hfdiff.data.loading import load_test_data, load_training_data
+from hfdiff.data.table import describe
+from hfdiff.evaluation.judge import cached, unseen
+from hfdiff.evaluation.judge_training import default_epochs, make_judge, save_judge, train_judge
+
+
+def main(config: JudgeConfig) -> int:
+    if (config.epochs is not None and config.epochs < 1) or config.batch_size < 2 or min(config.widths) < 1:
+        raise BadInput("valid: epochs from 1, batch_size from 2, widths from 1")
+    out = None if config.output_dir is None else folder_to_write(config.output_dir)
+    if out and out.exists():
+        raise BadInput(f"output_dir {out} exists; give a new folder")
+    accelerator = Accelerator()
+    if accelerator.num_processes > 1:
+        raise BadInput(f"{accelerator.num_processes} processes; valid: 1, the judge is small")
+    table, validation = load_training_data(config.dataset, config.reading)
+    test = load_test_data(config.dataset, config.reading)
+    use_all_cores(1)
+    print(describe(table))
+    judge = make_judge(table, config.widths, config.half, config.seed).to(accelerator.device)
+    epochs = config.epochs or default_epochs(table.half(config.half))
+    training = train_judge(
+        judge,
+        table,
+        validation,
+        epochs=epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+    )
+    for epoch in training:
+        print(
+            f"epoch {epoch.number} of {epochs}: loss {epoch.loss:.4f}, validation {epoch.validation_accuracy:.4f}",
+            flush=True,
+        )
+    out = out or cached(table, config.half)
+    judge = save_judge(judge, out, unseen(judge, test))
+    print(f"{judge.test_accuracy:.4f} of {len(unseen(judge, test))} unseen pictures right; saved in {out}")
+    return 0

@@ -1,0 +1,196 @@
+"""A run: a session with a folder, taken from its first step, or its last checkpoint, to its end."""
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from accelerate import PartialState
+
+from hfdiff.core.errors import BadInput, TrainingFailed
+from hfdiff.models.loading import MODEL_INDEX, export_pipeline
+from hfdiff.pipelines import ClassStylePipeline
+from hfdiff.training.checkpoint import Checkpoint, check_resume, newest_checkpoint, save_checkpoint
+from hfdiff.training.config import TrainConfig
+from hfdiff.training.log import RunLog, write_record
+from hfdiff.training.loop import Step
+from hfdiff.training.progress import is_finished
+from hfdiff.training.run_folder import RunFolder, run_lock, save_config
+from hfdiff.training.session import Session, open_session
+from hfdiff.training.signals import StopSignals
+from hfdiff.training.state import TrainState, check_finite
+
+# What happens every so many images, and at the end; the configuration's key is NAME_images.
+INTERVALS = ("logging", "validation", "sample", "checkpointing")
+
+
+class Monitor(Protocol):
+    """What measures samples while a model trains: metric -> value, empty where there is no time for it."""
+
+    def measure(self, pipeline: ClassStylePipeline, state: TrainState) -> dict[str, float]: ...
+
+
+@dataclass
+class Run:
+    """A session, its folder, and what is handed in: a monitor, components to save with the pipeline, figures."""
+
+    session: Session
+    folder: RunFolder
+    locks: contextlib.ExitStack
+    locked: bool  # is the folder's lock held already?
+    monitor: Monitor | None = None
+    components: dict[str, Any] = field(default_factory=dict)
+    draw: Callable[["Run", Step, Collection[str]], None] = lambda run, step, due: None
+
+    @property
+    def is_main(self) -> bool:
+        return self.session.accelerator.is_main_process
+
+    @property
+    def is_finished(self) -> bool:
+        return is_finished(self.session.config, self.session.state)
+
+    def say(self, text: str) -> None:
+        self.session.accelerator.print(text)
+
+    def export(self) -> None:
+        """Save the pipeline, with all that it needs elsewhere."""
+        pipeline = self.session.pipeline()
+        pipeline.register_modules(**self.components)
+        export_pipeline(pipeline, self.folder.pipeline)
+
+    def save(self) -> None:
+        """Save a checkpoint, and what is known of the run."""
+        session, config = self.session, self.session.config
+        numbers = session.state.numbers() | {"data": session.fingerprint}
+        tensors = session.state.tensors(session.accelerator)
+        save_checkpoint(self.folder.checkpoints, tensors, numbers, config.keep_checkpoints)
+        self.write_record()
+
+    def write_record(self) -> None:
+        session = self.session
+        write_record(self.folder, session.config, session.state, session.table, session.accelerator)
+
+
+def open_run(config: TrainConfig, locks: contextlib.ExitStack, say: Callable[[str], None]) -> Run:
+    """The run of a resolved configuration, new or resumed; `locks` holds its folder. Nothing is written yet."""
+    folder = RunFolder(Path(config.output_dir))
+    config = check_resume(folder, config)
+    process = PartialState()
+    locked = folder.config.exists()
+    if locked and process.is_main_process:
+        locks.enter_context(run_lock(folder))
+    with process.main_process_first():
+        saved = newest_checkpoint(folder, warn=lambda text: say(f"warning: {text}"))
+    session = open_session(config, saved=saved, say=say)
+    if saved and not (folder.pipeline / MODEL_INDEX).is_file():
+        session.state.best_score = float("inf")  # the pipeline is gone: the next validation saves one
+    return Run(session, folder, locks, locked)
+
+
+def train_run(run: Run) -> int:
+    """Train to the end, or until a signal; the exit code."""
+    session, folder = run.session, run.folder
+    config, state = session.config, session.state
+    if run.is_finished:
+        run.say(f"the run in {folder.path} is finished; its pipeline is {folder.pipeline}")
+        if run.is_main:
+            save_config(folder, config)
+            repair_finished_run(run)
+        return 0
+    if run.is_main:
+        begin(run)
+    session.accelerator.wait_for_everyone()
+    with (
+        StopSignals(session.accelerator) as signals,
+        RunLog(folder, config, state, session.accelerator) as log,
+        report_last_checkpoint(folder),
+    ):
+        for step in session.steps():
+            log.count(step, config.batch_size)
+            stopping = signals.received()
+            after_step(run, step, log, due_after(run, step, stopping=bool(stopping)))
+            if stopping:
+                log.say(f"stopped by signal {stopping} after {step.images:,} images; the same command resumes")
+                return 128 + stopping
+    run.say(f"done: {state.step * config.batch_size:,} images, best {config.best_by} {state.best_score:.4f}")
+    for what in (folder.pipeline, folder.samples, folder.losses, folder.metrics):
+        run.say(f"  {what}")
+    return 0
+
+
+def begin(run: Run) -> None:
+    """Take a new folder, and write the configuration: from here on the same command resumes."""
+    if not run.locked:
+        run.locks.enter_context(run_lock(run.folder))
+        if run.folder.config.exists():
+            raise BadInput(f"output_dir {run.folder.path}: another run has begun there meanwhile; give another")
+    save_config(run.folder, run.session.config)
+
+
+def due_after(run: Run, step: Step, stopping: bool) -> frozenset[str]:
+    """The intervals that end with this step: all at the end of the run, checkpointing before it stops."""
+    config = run.session.config
+
+    def ends(interval: int) -> bool:
+        return run.is_finished or step.images // interval > (step.images - config.batch_size) // interval
+
+    due = {name for name in INTERVALS if ends(getattr(config, f"{name}_images"))}
+    return frozenset(due | {"checkpointing"} if stopping else due)
+
+
+def after_step(run: Run, step: Step, log: RunLog, due: Collection[str]) -> None:
+    """Measure, keep the best, log, save and draw, as is due."""
+    if not due:
+        return
+    session = run.session
+    check_finite(session.state, step.loss)
+    quality = run.monitor.measure(session.pipeline(), session.state) if "sample" in due and run.monitor else {}
+    val_loss = None
+    if "validation" in due or quality:  # a distance is held against the loss of the same weights
+        val_loss = session.validate()
+        if not val_loss < float("inf"):
+            raise TrainingFailed(f"step {step.step}: the validation loss is {val_loss}; nothing of it is saved")
+    keep_best(run, step, val_loss if session.config.best_by == "val_loss" else quality.get("frechet_judge"))
+    if val_loss is not None or "logging" in due:
+        log.write(step, val_loss, quality)
+    if run.is_main and "checkpointing" in due:  # before what is only to be looked at
+        run.save()
+    if run.is_main:
+        run.draw(run, step, due)
+
+
+def keep_best(run: Run, step: Step, score: float | None) -> None:
+    """Export the pipeline where its score, of which less is better, is the best so far."""
+    state = run.session.state
+    if not run.is_main or score is None or not score < state.best_score:
+        return
+    state.best_score, state.best_step = score, step.step
+    run.export()
+    if run.folder.record.is_file():
+        run.write_record()
+
+
+def repair_finished_run(run: Run) -> None:
+    """Put back what a crash after the last checkpoint, or a user, took from a finished run."""
+    if not (run.folder.pipeline / MODEL_INDEX).is_file():
+        run.say("warning: its pipeline is gone; the last averaged weights are saved in its place")
+        run.session.state.best_step = run.session.state.step
+        run.export()
+        run.write_record()
+    if not run.folder.record.is_file():
+        run.write_record()
+
+
+@contextlib.contextmanager
+def report_last_checkpoint(folder: RunFolder) -> Iterator[None]:
+    """While entered, a failure of training says what is left to go on from."""
+    try:
+        yield
+    except TrainingFailed as error:
+        saved: Checkpoint | None = None
+        with contextlib.suppress(BadInput):  # all are damaged
+            saved = newest_checkpoint(folder, warn=lambda text: None)
+        left = f"the last good state is {saved.path}" if saved else "there is no good state to go on from"
+        raise TrainingFailed(f"{error}; {left}") from error
