@@ -1,11 +1,14 @@
 """The `hfdiff` command."""
 
+import ast
+import inspect
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +16,10 @@ import pytest
 from conftest import CATS, picture
 from PIL import Image
 
-from hfdiff.cli import main
+from hfdiff.cli import COMMANDS, main
+from hfdiff.core.config import to_mapping
 from hfdiff.evaluation.metrics import METRICS
+from hfdiff.training.config import TrainConfig
 
 
 @pytest.fixture
@@ -191,15 +196,34 @@ def test_an_address_of_the_hub_that_is_none(endpoint, monkeypatch, capsys):
     assert f"HF_ENDPOINT is {endpoint!r}; valid" in capsys.readouterr().err
 
 
-def test_help_waits_for_no_library():
-    script = "import sys; from hfdiff.cli import main; sys.argv[1:] = []; sys.exit = lambda code: None; main(); "
-    said = subprocess.run(
-        [sys.executable, "-c", script + "print(sorted({*sys.modules} & {'torch', 'tyro'}))"],
-        capture_output=True,
-        text=True,
-    ).stdout
-    assert "sample" in said
-    assert said.endswith("[]\n")
+@pytest.mark.parametrize("words", ["", *(f"{name} --help" for name in COMMANDS)])
+def test_help_waits_for_no_library(words):
+    heavy = {"torch", "numpy", "diffusers", "transformers", "datasets", "accelerate", "matplotlib"}
+    script = f"import atexit, sys; atexit.register(lambda: print(sorted({{*sys.modules}} & {heavy})))"
+    script += "; from hfdiff.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", script, *words.split()], capture_output=True, text=True)
+    assert "usage: " in done.stdout, done.stderr
+    assert done.stdout.endswith("[]\n")
+
+
+def test_training_keys_stand_in_groups_with_a_line_each(capsys):
+    assert hfdiff("train", "--help") == 0
+    said = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    groups = re.findall(r"─ (\w+) options ─", said)
+    assert groups == ["data", "model", "objective", "optimisation", "run"]
+    flags = {line.split()[1].rstrip(",").removeprefix("--") for line in said.splitlines() if line.startswith("│ --")}
+    assert {*to_mapping(TrainConfig())} == flags
+    for base in TrainConfig.__mro__[1:-1]:
+        for key, text in documented(base).items():
+            assert text, f"{key} has no line"
+            assert "\n" not in text
+
+
+def documented(cls: type) -> dict[str, str]:
+    """Field -> the text below it in the source."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body
+    fields = [(node.target.id, after) for node, after in pairwise(body) if isinstance(node, ast.AnnAssign)]
+    return {name: ast.literal_eval(after.value) if isinstance(after, ast.Expr) else "" for name, after in fields}
 
 
 def test_sample_takes_another_sampler(model, tmp_path, capsys):
