@@ -23,6 +23,7 @@ from .checks import check_range, is_size
 from .grammar import StyleSpec, find_name, match_name, resolve_styles
 from .guidance import Guidance, Push
 from .images import Pictures
+from .noise_levels import predicted_clean
 from .prompts import QUALITY_PROMPTS, Asked, prompt, subject
 from .sampling import Denoiser, Samples, SamplingPlan, draw, make_request, set_timesteps
 from .saving import name_installed, save_sources
@@ -281,6 +282,12 @@ class ClassStylePipeline(DiffusionPipeline):
         return Asked(
             tuple(subject(name, strengths, phrases) for name in self.class_names), class_id, dict(quality_prompts)
         )
+
+    def predicted_clean(
+        self, model_input: torch.Tensor, prediction: torch.Tensor, timestep: torch.Tensor
+    ) -> torch.Tensor:
+        """The clean pictures (B, C, H, W) in [-1, 1] that the tensors of a `callback_on_step_end` mean."""
+        return predicted_clean(self.scheduler, model_input, prediction, timestep)
 
     def check_prompts(self, asked: Sequence[Asked]) -> None:
         """ValueError for a prompt that the CLIP model cannot read whole, before anything is drawn."""

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import queue
-import sys
 import tempfile
 import threading
 import zipfile
@@ -74,11 +73,10 @@ def draw(pipe: DiffusionPipeline, asked: Asked, watch: Any = None) -> Drawn:
     count, seed = given.pop("num_candidates"), given.pop("seed")
     total = count * len(asked.class_labels)
     scored = pipe.clip_model is not None
-    predicted_clean = sys.modules[type(pipe).__module__].predicted_clean
 
     def step(pipe: Any, index: int, t: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
         if watch is not None:
-            watch(predicted_clean(pipe.scheduler, tensors["model_input"], tensors["prediction"], t))
+            watch(pipe.predicted_clean(tensors["model_input"], tensors["prediction"], t))
 
     out = pipe(
         **given,

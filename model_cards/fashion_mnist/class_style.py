@@ -1218,6 +1218,12 @@ class ClassStylePipeline(DiffusionPipeline):
             tuple(subject(name, strengths, phrases) for name in self.class_names), class_id, dict(quality_prompts)
         )
 
+    def predicted_clean(
+        self, model_input: torch.Tensor, prediction: torch.Tensor, timestep: torch.Tensor
+    ) -> torch.Tensor:
+        """The clean pictures (B, C, H, W) in [-1, 1] that the tensors of a `callback_on_step_end` mean."""
+        return predicted_clean(self.scheduler, model_input, prediction, timestep)
+
     def check_prompts(self, asked: Sequence[Asked]) -> None:
         """ValueError for a prompt that the CLIP model cannot read whole, before anything is drawn."""
         for label in asked:

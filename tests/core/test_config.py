@@ -1,17 +1,17 @@
 """Configuration: YAML below the flags, and mistakes with the nearest valid name."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from hfdiff.core.config import from_mapping, parse, to_mapping
 from hfdiff.core.errors import BadInput
 from hfdiff.training.config import TrainConfig
 
-CONFIGS = sorted((Path(__file__).parents[1] / "train_scripts" / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "train_scripts" / "configs").glob("*.yaml"))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""Damage on purpose, in forked processes that share the imports: python tests/faults.py KIND FOLDER ... prints counts.
+"""Damage on purpose, in forked processes that share the imports; prints counts.
+
+python tests/training/faults.py KIND FOLDER ...
 
 Nothing of torch runs before a fork, so that the children begin clean.
 """
@@ -31,7 +33,7 @@ from hfdiff.training import loop
 from hfdiff.training.checkpoint import list_checkpoints, newest_checkpoint, read_checkpoint, save_checkpoint
 from hfdiff.training.run_folder import RunFolder
 
-SCRIPT = Path(__file__).parents[1] / "train_scripts" / "train.py"
+SCRIPT = Path(__file__).parents[2] / "train_scripts" / "train.py"
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod"}  # of sys.audit; and fsync, safetensors
 CRASHED = 9
 

@@ -2,11 +2,10 @@
 
 import runpy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import class_folders, full_data
+from conftest import ROOT, class_folders, full_data
 from torchmetrics.functional import spearman_corrcoef
 
 from hfdiff.core.errors import BadInput
@@ -17,7 +16,7 @@ from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation.judge import Judge, accuracy, find_judge, judged, load_judge, unseen
 from hfdiff.evaluation.judge_training import judge_for, make_judge, train_judge
 
-SCRIPT = Path(__file__).parents[1] / "train_scripts" / "train_judge.py"
+SCRIPT = ROOT / "train_scripts" / "train_judge.py"
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
