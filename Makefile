@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 DEMO := runs/demo$(if $(filter-out fashion_mnist_12k,$(DATASET)),-$(notdir $(patsubst %/,%,$(DATASET))))
 
-.PHONY: install demo test test-faults check clean
+.PHONY: install demo test test-fast test-faults check bundles clean
 
 demo: .venv/installed
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
@@ -20,6 +20,9 @@ install: .venv/installed
 test: .venv/installed
 	$(BIN)/pytest
 
+test-fast: .venv/installed
+	$(BIN)/pytest -m "not long and not slow"
+
 test-faults: .venv/installed
 	$(BIN)/pytest -m long -s --numprocesses 0
 
@@ -27,6 +30,11 @@ check: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+bundles: .venv/installed
+	$(BIN)/python -c "import sys; from pathlib import Path; from hfdiff.pipelines import bundle; \
+		[Path(file).write_text(bundle(Path('pipelines/pipeline.py'))) for file in sys.argv[1:]]" model_cards/*/class_style.py
+	for folder in model_cards/*/unet; do cp hfdiff/models/unet.py $$folder/; done
 
 clean:
 	rm -rf .venv build *.egg-info

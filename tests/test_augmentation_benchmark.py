@@ -13,6 +13,8 @@ from hfdiff.data.loading import load_training_data
 from hfdiff.training.checkpoint import save_checkpoint
 from hfdiff.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_cut_keeps_the_share_of_one_class_and_all_of_the_others(fashion):
     table = fashion[0]

@@ -14,6 +14,8 @@ from test_page import serving
 
 from hfdiff.cli import main
 
+pytestmark = pytest.mark.slow
+
 SECTION = re.search(r"## The first five minutes\n(.*?)\n## ", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
 BLOCKS = re.findall(r"```\n(.*?)```", SECTION, re.DOTALL)
 LINES = [line.split(" #")[0].strip() for block in BLOCKS for line in block.splitlines()]

@@ -3,9 +3,12 @@
 import shutil
 
 import nbformat
+import pytest
 from conftest import ROOT
 from nbclient import NotebookClient
 from test_first_steps import SHORT
+
+pytestmark = pytest.mark.slow
 
 NOTEBOOK = ROOT / "examples" / "hfdiff_colab.ipynb"
 

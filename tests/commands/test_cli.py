@@ -21,6 +21,8 @@ from hfdiff.core.config import to_mapping
 from hfdiff.evaluation.metrics import METRICS
 from hfdiff.training.config import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model(pipeline, tmp_path) -> str:

@@ -31,6 +31,8 @@ from hfdiff.models.loading import load_pipeline
 from hfdiff.training.checkpoint import newest_checkpoint, save_checkpoint
 from hfdiff.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 EVIL = """
 from pathlib import Path
 Path({canary!r}).touch()

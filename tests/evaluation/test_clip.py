@@ -44,6 +44,8 @@ from hfdiff.evaluation.clip_training import (
 from hfdiff.evaluation.judge import load_judge
 from hfdiff.pipelines import Scorer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),

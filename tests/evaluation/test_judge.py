@@ -16,6 +16,8 @@ from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation.judge import Judge, accuracy, find_judge, judged, load_judge, unseen
 from hfdiff.evaluation.judge_training import judge_for, make_judge, train_judge
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = ROOT / "train_scripts" / "train_judge.py"
 
 

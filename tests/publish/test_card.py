@@ -20,6 +20,8 @@ from hfdiff.publish.records import Facts
 from hfdiff.publish.redaction import public_command
 from hfdiff.publish.sections import findings, hub_id, number, plain
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def measured(pets, clip, tmp_path_factory) -> Path:

@@ -30,6 +30,8 @@ from hfdiff.publish.redaction import public
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.run_folder import RunFolder, save_config
 
+pytestmark = pytest.mark.slow
+
 ANN = ("models", "ann/clothes")
 
 

@@ -15,6 +15,8 @@ from hfdiff.publish.card import write_card
 from hfdiff.publish.folder import collect, listing
 from hfdiff.publish.records import Facts
 
+pytestmark = pytest.mark.slow
+
 MODELS = sorted(path.parent for path in (ROOT / "model_cards").glob("*/model_index.json"))
 
 

@@ -30,6 +30,8 @@ from hfdiff.publish.page import MOST_PICTURES, Asked, Turns, draw, pack, paintin
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.run_folder import RunFolder, save_config
 
+pytestmark = pytest.mark.slow
+
 ASKED = Asked(["Sneaker", "Bag"], {"thick": 0.5}, 2.0, 1.0, 3, 7, 2)
 
 

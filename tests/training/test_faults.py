@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import class_folders
 
+pytestmark = pytest.mark.slow
+
 FAULTS = Path(__file__).parent / "faults.py"
 
 

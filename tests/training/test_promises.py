@@ -16,6 +16,8 @@ from hfdiff.training import loop
 from hfdiff.training.checkpoint import list_checkpoints
 from hfdiff.training.run_folder import RunFolder
 
+pytestmark = pytest.mark.slow
+
 OFTEN = ("--logging_images", "8", "--validation_images", "16", "--sample_images", "24", "--checkpointing_images", "8")
 SAVING = (
     "--logging_images",

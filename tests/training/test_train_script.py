@@ -26,6 +26,8 @@ from hfdiff.training.checkpoint import list_checkpoints
 from hfdiff.training.initialisation import check_fits
 from hfdiff.training.signals import StopSignals
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_leaves_what_the_design_says(start, tmp_path):
     run = tmp_path / "run"
