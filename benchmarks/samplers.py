@@ -68,8 +68,8 @@ def main(argv: Sequence[str]) -> int:
         f"guidance {given.guidance_scale}; judge {accuracy(judge, real):.4f} right on {len(real)} real pictures\n"
     )
     half = torch.randperm(len(features), generator=torch.Generator().manual_seed(given.seed))
-    floor = frechet(features[half[: given.num_images]], features[half[given.num_images :]])
-    print(f"Frechet distance of {given.num_images} of those real pictures from the others: {floor:.2f}\n")
+    real = frechet(features[half[: given.num_images]], features[half[given.num_images :]])
+    print(f"Frechet distance of {given.num_images} of those real pictures from the others: {real:.2f}\n")
     print("| sampler | evaluations | class accuracy | Frechet distance | error, exact model |\n|---|---|---|---|---|")
     points = []
     for sampler in valid_samplers(process):

@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
         if row.default and not row.styled and not lacking(name, real, given.num_images, 0):
             results = [row.measure(Evidence(real, samples)) for samples in drawn]
             cells = [f"{r.value:.3f} | {r.ci95[0]:.3f} to {r.ci95[1]:.3f}" for r in results if r.ci95]
-            print(f"| {name} | {' | '.join(cells)} | {results[0].floor:.3f} |", flush=True)
+            print(f"| {name} | {' | '.join(cells)} | {results[0].real:.3f} |", flush=True)
     return 0
 
 

@@ -13,16 +13,16 @@ class Result:
 
     value: float
     n: int  # pictures that it comes from
-    floor: float | None  # the same of real pictures
+    real: float | None  # the same of other real pictures
     ci95: tuple[float, float] | None
     extractor: str
-    floor_n: int | None = None  # pictures that the floor comes from, where those are not n
+    real_n: int | None = None  # real pictures that it comes from, where those are not n
     details: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, the details beside the number."""
         own = {key: value for key, value in vars(self).items() if key != "details"}
-        own["floor_n"] = self.n if self.floor_n is None else self.floor_n
+        own["real_n"] = self.n if self.real_n is None else self.real_n
         return own | {"ci95": None if self.ci95 is None else list(self.ci95)} | self.details
 
 

@@ -1,6 +1,6 @@
 """How good are samples? A table of metrics, each with its n, its interval, and the same metric of real pictures.
 
-`Real` holds what samples are compared with; a row of `METRICS` measures. A metric's *floor* is what other real pictures
+`Real` holds what samples are compared with; a row of `METRICS` measures. A metric's `real` is what other real pictures
 reach in place of samples. Intervals are over the samples: the real pictures count as fixed.
 """
 
@@ -76,8 +76,8 @@ def _class_accuracy(evidence: Evidence) -> Result:
     return Result(
         value=share_true(hits),
         n=len(hits),
-        floor=right(evidence.real.reference),
-        floor_n=len(evidence.real.reference),
+        real=right(evidence.real.reference),
+        real_n=len(evidence.real.reference),
         ci95=wilson(hits),
         extractor="judge",
         details={
@@ -94,19 +94,19 @@ def _class_accuracy(evidence: Evidence) -> Result:
 def _frechet(extractor: str, evidence: Evidence) -> Result:
     f = EXTRACTORS[extractor](evidence)
     interval = jackknife(lambda rows: frechet(f.samples[rows], f.reference), len(f.samples))
-    floor = frechet(f.others, f.reference)
+    real = frechet(f.others, f.reference)
     details = {"reference_n": len(f.reference)}
-    return Result(frechet(f.samples, f.reference), len(f.samples), floor, interval, extractor, details=details)
+    return Result(frechet(f.samples, f.reference), len(f.samples), real, interval, extractor, details=details)
 
 
 def _kernel(extractor: str, mmd: Callable[[Tensor, Tensor], Tensor], evidence: Evidence) -> Result:
     f = EXTRACTORS[extractor](evidence)
     parts = kernel_distances(mmd, f.samples, f.reference)
     value, error = parts.mean().item(), (parts.std() / len(parts) ** 0.5).item()
-    floor = kernel_distances(mmd, f.others, f.reference).mean().item()
+    real = kernel_distances(mmd, f.others, f.reference).mean().item()
     interval = (value - T95 * error, value + T95 * error)
     n = GROUPS * part_size(f.samples, f.reference)
-    return Result(value, n, floor, interval, extractor, details={"reference_n": n})
+    return Result(value, n, real, interval, extractor, details={"reference_n": n})
 
 
 def _clip_score(evidence: Evidence) -> Result:
@@ -139,9 +139,9 @@ def _cosines(scored: Scored, features: Tensor, labels: Tensor, strengths: Tensor
 
 def _precision(evidence: Evidence) -> Result:
     f = EXTRACTORS["judge"](evidence)
-    hits, floor = covered(f.samples, f.reference), covered(f.others, f.reference)
+    hits, others = covered(f.samples, f.reference), covered(f.others, f.reference)
     details = {"reference_n": len(f.reference)}
-    return Result(share_true(hits), len(hits), share_true(floor), wilson(hits), "judge", details=details)
+    return Result(share_true(hits), len(hits), share_true(others), wilson(hits), "judge", details=details)
 
 
 def _recall(evidence: Evidence) -> Result:
@@ -150,9 +150,9 @@ def _recall(evidence: Evidence) -> Result:
     def recall(rows: Tensor) -> float:
         return share_true(covered(f.reference, f.samples[rows]))
 
-    n, floor = len(f.samples), share_true(covered(f.reference, f.others))
+    n, real = len(f.samples), share_true(covered(f.reference, f.others))
     details = {"reference_n": len(f.reference)}
-    return Result(recall(torch.arange(n)), n, floor, jackknife(recall, n), "judge", details=details)
+    return Result(recall(torch.arange(n)), n, real, jackknife(recall, n), "judge", details=details)
 
 
 def _memorisation(evidence: Evidence) -> Result:
@@ -162,11 +162,11 @@ def _memorisation(evidence: Evidence) -> Result:
     few = len(held_out) < FEW_HELD_OUT
     if few:
         training = in_random_order(evidence.real.copied, 0).pixels
-    real = nearest(training if few else held_out, training, left_out=few).closeness
-    half = len(real) // 2
-    threshold = real[:half].quantile(RARE)
+    closeness = nearest(training if few else held_out, training, left_out=few).closeness
+    half = len(closeness) // 2
+    threshold = closeness[:half].quantile(RARE)
     hits = nearest(evidence.samples.pixels, training).closeness < threshold
-    floor = share_true(real[half:] < threshold)
+    real = share_true(closeness[half:] < threshold)
     details = {
         "searched": evidence.real.copied.name,
         "searched_n": len(training),
@@ -174,7 +174,7 @@ def _memorisation(evidence: Evidence) -> Result:
         "threshold_n": half,
         "threshold_of": "training pictures, each against the others" if few else "held-out real pictures",
     }
-    return Result(share_true(hits), len(hits), floor, wilson(hits), "pixels", len(real) - half, details)
+    return Result(share_true(hits), len(hits), real, wilson(hits), "pixels", len(closeness) - half, details)
 
 
 def _diversity(evidence: Evidence) -> Result:
@@ -184,8 +184,8 @@ def _diversity(evidence: Evidence) -> Result:
     def of(pictures: Judged, rows: Tensor) -> float:
         return spread(pictures.verdict.features[rows], pictures.labels[rows])
 
-    value, floor = (of(pictures, torch.arange(n)) for pictures in (samples, others))
-    return Result(value, n, floor, jackknife(partial(of, samples), n), "judge")
+    value, real = (of(pictures, torch.arange(n)) for pictures in (samples, others))
+    return Result(value, n, real, jackknife(partial(of, samples), n), "judge")
 
 
 METRICS: Mapping[str, Metric] = {

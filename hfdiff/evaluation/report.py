@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,6 +60,25 @@ def report_of(
     return {"protocol": protocol_json, "metrics": metrics, "seconds": seconds}
 
 
+def read_report(found: dict[str, Any]) -> dict[str, Any]:
+    """A report as `report_of` gives it, whenever it was written: version 1 called the values of real images floor."""
+    metrics = found.get("metrics")
+    if not isinstance(metrics, dict):  # damaged
+        return found
+    metrics = {name: _with_real(metric) for name, metric in metrics.items()}
+    for metric in metrics.values():
+        if isinstance(metric, dict) and isinstance(metric.get("per_style"), dict):
+            metric["per_style"] = {style: _with_real(row) for style, row in metric["per_style"].items()}
+    return found | {"metrics": metrics}
+
+
+def _with_real(row: Any) -> Any:
+    """A row whose keys floor and floor_NAME are called real and real_NAME."""
+    return (
+        {re.sub(r"^floor(?=_|$)", "real", key): value for key, value in row.items()} if isinstance(row, dict) else row
+    )
+
+
 def chosen_by(protocol: Mapping[str, Any]) -> list[str]:
     """What a reader must know of how the weights were chosen, where that was not apart from this report."""
     if protocol["best_by"] == "frechet_judge":
@@ -81,8 +101,8 @@ def describe_report(report: dict[str, Any]) -> str:
     ]
     for name, metric in report["metrics"].items():
         interval = "" if metric["ci95"] is None else "{:8.3f} to {:<8.3f}".format(*metric["ci95"])
-        floor = "" if metric["floor"] is None else f"{metric['floor']:.3f}"
+        real = "" if metric["real"] is None else f"{metric['real']:.3f}"
         lines.append(
-            f"{name:<18} {metric['value']:>8.3f}  {interval:<19} {floor:>8} {metric['n']:>7,}  {metric['extractor']}"
+            f"{name:<18} {metric['value']:>8.3f}  {interval:<19} {real:>8} {metric['n']:>7,}  {metric['extractor']}"
         )
     return "\n".join(lines)

@@ -21,7 +21,7 @@ def style_fidelity(evidence: Evidence) -> Result:
     real = _transformed(evidence)
     asked = [i for i in range(len(judge.style_names)) if (styled.strengths[:, i] > 0).sum() >= GROUPS]
     values = {i: _correlation(styled, i) for i in asked}
-    floors = {i: _correlation(real, i) for i in asked if judge.style_names[i] in STYLES}
+    of_real = {i: _correlation(real, i) for i in asked if judge.style_names[i] in STYLES}
 
     def mean(rows: Tensor) -> float:
         return average([_correlation(styled[rows], i) for i in asked])
@@ -29,11 +29,11 @@ def style_fidelity(evidence: Evidence) -> Result:
     per_style = {
         judge.style_names[i]: {
             "spearman": values[i],
-            "floor_spearman": floors.get(i),
+            "real_spearman": of_real.get(i),
             "mean_error": _error(styled, i),
-            "floor_mean_error": _error(real, i) if i in floors else None,
+            "real_mean_error": _error(real, i) if i in of_real else None,
             "class_accuracy": right(styled[styled.strengths[:, i] > 0]),
-            "floor_class_accuracy": right(real[real.strengths[:, i] > 0]) if i in floors else None,
+            "real_class_accuracy": right(real[real.strengths[:, i] > 0]) if i in of_real else None,
             "n": int((styled.strengths[:, i] > 0).sum()),
         }
         for i in asked
@@ -42,15 +42,15 @@ def style_fidelity(evidence: Evidence) -> Result:
         "per_style": per_style,
         "too_few": [judge.style_names[i] for i in styled.strengths.any(dim=0).nonzero().squeeze(1) if i not in asked],
         "per_class": _per_class(styled, asked, judge),
-        "floor_per_class": _per_class(real, asked, judge),
+        "real_per_class": _per_class(real, asked, judge),
         "pairs": _pairs(styled, asked, judge.style_names),
-        "floor_pairs": _pairs(real, asked, judge.style_names),
+        "real_pairs": _pairs(real, asked, judge.style_names),
         "class_accuracy": right(styled),
         "class_accuracy_plain": right(evidence.samples),
     }
-    floor = average(list(floors.values())) if len(floors) == len(values) else None
+    real_value = average(list(of_real.values())) if len(of_real) == len(values) else None
     interval = jackknife(mean, len(styled))
-    return Result(average(list(values.values())), len(styled), floor, interval, "judge", len(real), details)
+    return Result(average(list(values.values())), len(styled), real_value, interval, "judge", len(real), details)
 
 
 def _transformed(evidence: Evidence) -> Judged:

@@ -143,7 +143,7 @@ def eval_results(report: Mapping[str, Any]) -> list[EvalResult]:
             metric_type=name,
             metric_name=name.replace("_", " "),
             metric_value=metric["value"],
-            metric_args={key: metric[key] for key in ("n", "extractor", "floor", "floor_n", "ci95")}
+            metric_args={key: metric[key] for key in ("n", "extractor", "real", "real_n", "ci95")}
             | {key: protocol[key] for key in settings},
         )
         for name, metric in report["metrics"].items()

@@ -17,6 +17,7 @@ from PIL import Image
 from hfdiff.core.config import to_mapping
 from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import existing_folder, is_inside, link_out
+from hfdiff.evaluation.report import read_report
 from hfdiff.models.loading import find_pipeline, load_pipeline, weights_fingerprint
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.publish.redaction import public, public_path
@@ -96,7 +97,8 @@ class Facts:
 
     @cached_property
     def report(self) -> dict[str, Any] | None:
-        return self.measured("metrics.json", lambda found: found["protocol"]["weights"])
+        found = self.measured("metrics.json", lambda found: found["protocol"]["weights"])
+        return found and read_report(found)
 
     @cached_property
     def selection(self) -> dict[str, Any] | None:

@@ -142,8 +142,8 @@ def metrics_table(report: Mapping[str, Any]) -> str:
     for name, metric in report["metrics"].items():
         interval = "" if metric["ci95"] is None else f"{number(metric['ci95'][0])} to {number(metric['ci95'][1])}"
         about, better = (METRICS[name].about, METRICS[name].better) if name in METRICS else ("", "")
-        floor = f"{number(metric['floor'])} (n {metric['floor_n']:,})" if metric["floor"] is not None else ""
-        measured = [number(metric["value"]), interval, f"{metric['n']:,}", floor]
+        real = f"{number(metric['real'])} (n {metric['real_n']:,})" if metric["real"] is not None else ""
+        measured = [number(metric["value"]), interval, f"{metric['n']:,}", real]
         rows.append([f"`{plain(name)}`", about, better, *measured])
     return table(["metric", "is", "better", "samples", "95%", "n", "real pictures"], rows)
 
@@ -153,7 +153,7 @@ def style_table(report: Mapping[str, Any]) -> str | None:
     metric = report["metrics"].get("style_fidelity")
     if not metric:
         return None
-    keys = ("spearman", "floor_spearman", "class_accuracy", "floor_class_accuracy")
+    keys = ("spearman", "real_spearman", "class_accuracy", "real_class_accuracy")
     rows = [[plain(s), *(number(row[key]) for key in keys), f"{row['n']:,}"] for s, row in metric["per_style"].items()]
     heads = [
         "style",
@@ -213,23 +213,23 @@ def findings(facts: Facts) -> Iterator[str]:
         style, row = min(fidelity["per_style"].items(), key=lambda item: item[1]["spearman"])
         yield f"The style that is followed least: {plain(style)}, Spearman {number(row['spearman'])}."
     if precision := metrics.get("precision"):
-        weak = "A weak model: only " if precision["value"] < precision["floor"] / 2 else ""
+        weak = "A weak model: only " if precision["value"] < precision["real"] / 2 else ""
         yield (
             f"{weak}{number(precision['value'])} of samples lie among real pictures in the judge's features (of other "
-            f"real ones {number(precision['floor'])}): a judge is easier to please than an eye."
+            f"real ones {number(precision['real'])}): a judge is easier to please than an eye."
         )
     if recall := metrics.get("recall"):
-        weak = "A weak model in its variety" if recall["value"] < recall["floor"] / 2 else "Variety"
+        weak = "A weak model in its variety" if recall["value"] < recall["real"] / 2 else "Variety"
         yield (
             f"{weak}: samples come near to {number(recall['value'])} of real pictures (other real ones: "
-            f"{number(recall['floor'])}); stronger guidance makes this worse."
+            f"{number(recall['real'])}); stronger guidance makes this worse."
         )
     if copied := metrics.get("memorisation"):
         others = plain(copied.get("threshold_of", "real pictures"))
         yield (
             f"Memorisation: {number(copied['value'])} of {copied['n']:,} samples are nearer to one of "
             f"{copied['searched_n']:,} training pictures than 99% of {others} are "
-            f"(other real ones: {number(copied['floor'])})."
+            f"(other real ones: {number(copied['real'])})."
         )
     else:
         yield "Whether the model repeats training pictures was not measured."

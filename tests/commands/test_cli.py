@@ -261,7 +261,7 @@ def test_evaluate_writes_the_same_report_twice(pets, tmp_path, capsys):
     assert protocol["guidance_scale"] == 1
     assert protocol["num_inference_steps"] == 1
     assert protocol["guidance_interval"] == [0.0, "inf"]
-    assert {"value", "n", "floor", "ci95", "extractor"} <= metrics["class_accuracy"].keys()
+    assert {"value", "n", "real", "ci95", "extractor"} <= metrics["class_accuracy"].keys()
     assert sum(map(sum, metrics["class_accuracy"]["confusion"])) == 60
     said = capsys.readouterr().out
     assert "frechet_judge needs 256" in said

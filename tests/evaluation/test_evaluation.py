@@ -18,6 +18,7 @@ from hfdiff.evaluation.judge_training import make_judge
 from hfdiff.evaluation.metric import Evidence
 from hfdiff.evaluation.metrics import METRICS, lacking
 from hfdiff.evaluation.reference_images import Judged, Real, check_judge, judge_pictures
+from hfdiff.evaluation.report import read_report
 from hfdiff.evaluation.statistics import jackknife, wilson
 from hfdiff.pipelines import Scorer
 
@@ -108,15 +109,15 @@ def test_spread_of_classes():
     assert spread(features, labels) == pytest.approx((2 + 4) / 2)
 
 
-def test_real_pictures_reach_the_floor_of_every_metric(real):
+def test_real_pictures_reach_the_real_value_of_every_metric(real):
     """Held-out pictures in place of samples, against the other held-out ones: as good as the training pictures are."""
     half = len(real.reference) // 2
     held_out = Evidence(replace(real, reference=real.reference[:half]), real.reference[half:])
     for name in ("class_accuracy", "frechet_judge", "precision", "recall", "diversity"):
         result = METRICS[name].measure(held_out)
-        assert result.value != result.floor, name
+        assert result.value != result.real, name
         near = {"rel": 0.5} if name == "frechet_judge" else {"abs": 0.1} if result.value < 1 else {"rel": 0.1}
-        assert result.value == pytest.approx(result.floor, **near), name
+        assert result.value == pytest.approx(result.real, **near), name
         assert result.ci95[0] <= result.value <= result.ci95[1], name
     scored = real.scored
     count = len(scored.reference) // 2
@@ -128,10 +129,10 @@ def test_real_pictures_reach_the_floor_of_every_metric(real):
 
 def test_copies_raise_memorisation_by_their_share(evidence):
     """Held-out pictures with a tenth of copies of training pictures; without, about 1% by definition."""
-    samples = evidence.real.reference[len(evidence.real.reference) // 2 :]  # those that the floor is measured on
+    samples = evidence.real.reference[len(evidence.real.reference) // 2 :]  # those that the real value is measured on
     held_out = samples.pixels
     clean = METRICS["memorisation"].measure(replace(evidence, samples=samples))
-    assert clean.value == clean.floor < 0.05
+    assert clean.value == clean.real < 0.05
     copied = held_out.clone()
     copied[::10] = evidence.real.training.pixels[: len(held_out[::10])]
     fresh = judge_pictures(evidence.real.judge, copied, samples.labels)
@@ -177,7 +178,7 @@ def test_shuffled_labels_move_accuracy_alone(evidence):
     shuffled = replace(evidence, samples=replace(evidence.samples, labels=evidence.samples.labels[order]))
     assert METRICS["class_accuracy"].measure(shuffled).value < 0.2
     score = METRICS["clip_score"].measure(shuffled)
-    assert score.value < score.floor - 0.2
+    assert score.value < score.real - 0.2
     for name in ("frechet_judge", "kernel_judge", "frechet_clip", "cmmd", "precision", "recall"):
         assert METRICS[name].measure(shuffled).value == METRICS[name].measure(evidence).value
 
@@ -221,7 +222,7 @@ def test_style_fidelity_of_true_and_of_shuffled_strengths(evidence):
         for shuffle in (False, True)
     )
     assert true.value > 0.7
-    assert true.value == pytest.approx(true.floor, abs=1e-6)
+    assert true.value == pytest.approx(true.real, abs=1e-6)
     assert abs(shuffled.value) < 0.2
     silent = styled(evidence.real, shuffle=False)
     silent.verdict.strengths.fill_(0.5)
@@ -270,3 +271,14 @@ def test_a_judge_that_saw_everything(fashion):
     table = fashion[0].part(slice(0, 300))
     with pytest.raises(BadInput, match="was trained on all train pictures of 'fashion_mnist_12k'; give one of half"):
         Real.of(make_judge(table, widths=(4, 8, 8)), table, fashion[1].part(slice(0, 50)))
+
+
+def test_a_report_of_version_1_is_read_as_one_of_today():
+    """Classes and styles may be called as they like."""
+    own = {"value": 0.7, "per_class": {"floor": 0.5}}
+    old = {**own, "floor": 0.8, "floor_n": 10, "per_style": {"floor_tiles": {"floor_spearman": None, "n": 3}}}
+    now = {**own, "real": 0.8, "real_n": 10, "per_style": {"floor_tiles": {"real_spearman": None, "n": 3}}}
+    assert read_report({"seconds": {}, "metrics": {"any": old}}) == {"seconds": {}, "metrics": {"any": now}}
+    assert read_report({"metrics": {"any": now}}) == {"metrics": {"any": now}}
+    for damaged in ({"protocol": {}}, {"metrics": None}, {"metrics": {"any": 1}}):
+        assert read_report(damaged) == damaged

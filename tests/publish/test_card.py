@@ -71,7 +71,7 @@ def test_every_metric_of_the_head_equals_the_report(measured):
         result = results[name]
         assert result.metric_value == metric["value"]
         assert result.dataset_split == report["protocol"]["split"]
-        for key in ("n", "extractor", "floor", "ci95"):
+        for key in ("n", "extractor", "real", "ci95"):
             assert result.metric_args[key] == metric[key]
         assert result.metric_args["seed"] == 0
 
@@ -89,18 +89,18 @@ def test_every_number_of_the_tables_equals_the_files(measured):
     rows = {row[0].strip("`"): row for row in rows_of(text, "metric")}
     assert rows.keys() == report["metrics"].keys()
     for name, metric in report["metrics"].items():
-        value, interval, n, floor = rows[name][3:]
-        floor, _, floor_n = floor.partition(" ")
-        assert floor_n == f"(n {metric['floor_n']:,})"
+        value, interval, n, real = rows[name][3:]
+        real, _, real_n = real.partition(" ")
+        assert real_n == f"(n {metric['real_n']:,})"
         assert float(value) == pytest.approx(metric["value"], rel=1e-3)
-        assert float(floor) == pytest.approx(metric["floor"], rel=1e-3)
+        assert float(real) == pytest.approx(metric["real"], rel=1e-3)
         assert list(map(float, interval.split(" to ") if interval else [])) == pytest.approx(
             metric["ci95"] or [], rel=1e-3
         )
         assert n == f"{metric['n']:,}"
     for style, *cells, n in rows_of(text, "style"):
         row = report["metrics"]["style_fidelity"]["per_style"][style]
-        told = [row[key] for key in ("spearman", "floor_spearman", "class_accuracy", "floor_class_accuracy")]
+        told = [row[key] for key in ("spearman", "real_spearman", "class_accuracy", "real_class_accuracy")]
         assert list(map(float, cells)) == pytest.approx(told, rel=1e-3)
         assert n == f"{row['n']:,}"
     selection = json.loads((measured / "best" / "selection.json").read_text())
@@ -224,7 +224,7 @@ def test_records_that_lack_what_a_card_needs(clothes, capsys, content):
 
 def test_a_weak_model_is_called_so():
     for value, weak in ((0.3, True), (0.5, False)):
-        report = {"metrics": {key: {"value": value, "floor": 0.8} for key in ("precision", "recall")}}
+        report = {"metrics": {key: {"value": value, "real": 0.8} for key in ("precision", "recall")}}
         said = "\n".join(findings(SimpleNamespace(report=report, training=None, selection=None)))
         assert ("A weak model: only 0.3 of samples lie among real pictures" in said) == weak
         assert ("A weak model in its variety: samples come near to 0.3 of real" in said) == weak

@@ -180,6 +180,12 @@ def test_half_precision_takes_half_the_room_and_draws_nearly_the_same(facts, tmp
     assert (drawn[0] - drawn[1]).abs().max() < 0.01
 
 
+def test_a_report_of_version_1_is_known_as_one_of_today(facts):
+    report = {"protocol": {"weights": facts.fingerprint}, "metrics": {"recall": {"value": 0.5, "floor": 0.8}}}
+    (facts.home / "metrics.json").write_text(json.dumps(report))
+    assert facts.report["metrics"]["recall"] == {"value": 0.5, "real": 0.8}
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_a_published_folder_is_a_model_that_is_published_again(facts, tmp_path, half):
     report = {"protocol": {"weights": facts.fingerprint}, "metrics": {}}
