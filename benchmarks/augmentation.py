@@ -1,10 +1,10 @@
-"""Are generated pictures of use as training data? Two experiments, both tested on real pictures.
+"""Are generated images of use as training data? Two experiments, both tested on real images.
 
 score: the classification accuracy score (Ravuri & Vinyals 2019, https://arxiv.org/abs/1905.10887), of a classifier
-trained on generated pictures alone, beside one trained on as many real ones.
+trained on generated images alone, beside one trained on as many real ones.
 rare_class: one class is cut down and filled up again, with copies of what is left, with augmented copies, or with
-generated pictures. The model must not have seen what was cut away, so it is trained on what write_cut_data writes.
-Every classifier is a judge without styles: all of its pictures are mirrored and shifted while it trains.
+generated images. The model must not have seen what was cut away, so it is trained on what write_cut_data writes.
+Every classifier is a judge without styles: all of its images are mirrored and shifted while it trains.
 
 python benchmarks/augmentation.py score runs/demo --reference ../data/fashion_mnist
 python benchmarks/augmentation.py write_cut_data runs/less
@@ -33,7 +33,7 @@ from hfdiff.core.names import unknown
 from hfdiff.data.augmentation import NUM_DRAWS, augment
 from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
-from hfdiff.evaluation.judge import Judge, judged
+from hfdiff.evaluation.judge import Judge, predict
 from hfdiff.evaluation.judge_training import train_judge
 from hfdiff.models.loading import load_pipeline
 from hfdiff.models.sampling import sample_tensors
@@ -53,15 +53,15 @@ class Arguments:
     folder: Annotated[str, tyro.conf.Positional]
     """The model: a pipeline's folder, a run's folder, or a Hub id. For write_cut_data the folder to write."""
     dataset: str = "fashion_mnist_12k"
-    """Real training pictures, nothing cut away."""
+    """Real training images, nothing cut away."""
     reference: str = "fashion_mnist_12k"
-    """Real pictures to test on: the test split of this data set, or its validation split."""
+    """Real images to test on: the test split of this dataset, or its validation split."""
     rare_class: str = "Shirt"
     """The class that is cut; Shirt is the one of Fashion-MNIST that classifiers find hardest."""
     share: float = 0.05
     """What is left of the rare class."""
     num_images: int = 2000
-    """Training pictures of each classifier of the score."""
+    """Training images of each classifier of the score."""
     guidance_scale: float = 1.5
     widths: tuple[int, int, int] = (16, 32, 64)
     epochs: int = 10
@@ -78,7 +78,7 @@ def shown(values: Sequence[float]) -> str:
 
 
 def cut(table: ImageTable, rare_class: str, share: float) -> Tensor:
-    """Which pictures stay (N,) bool: this share of a class, the same ones in every run, and all of the others."""
+    """Which images stay (N,) bool: this share of a class, the same ones in every run, and all of the others."""
     names = list(table.class_names)
     name = find_name(rare_class, names)
     if name is None:
@@ -87,12 +87,12 @@ def cut(table: ImageTable, rare_class: str, share: float) -> Tensor:
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
     removed = rows[round(share * len(rows)) :]
     if not 0 < len(removed) < len(rows):
-        raise BadInput(f"share {share} of {len(rows)} pictures; valid: what keeps some and removes some")
+        raise BadInput(f"share {share} of {len(rows)} images; valid: what keeps some and removes some")
     return torch.ones(len(table), dtype=torch.bool).index_fill(0, removed, False)
 
 
 def additions(kept: ImageTable, removed: ImageTable, generator: torch.Generator) -> dict[str, ImageTable]:
-    """What balances the rare class, in each way that needs no model; as many pictures each, for as many steps."""
+    """What balances the rare class, in each way that needs no model; as many images each, for as many steps."""
     rare, counts = int(removed.labels[0]), kept.class_counts()
     turn = torch.arange(max(counts) - counts[rare])
     left = kept.part(kept.labels == rare)
@@ -103,7 +103,7 @@ def additions(kept: ImageTable, removed: ImageTable, generator: torch.Generator)
         "nothing: copies of all classes": kept.part(torch.randint(len(kept), turn.shape, generator=generator)),
         COPIES: copies,
         "augmented copies": replace(copies, pixels=to_bytes(augmented)),
-        "the real pictures cut away": removed.part(turn % len(removed)),
+        "the real images cut away": removed.part(turn % len(removed)),
     }
 
 
@@ -118,12 +118,12 @@ def name_of_generated(model: str, kept: ImageTable, whole: ImageTable) -> str:
     saved = newest_checkpoint(run, warn=print) if run.config.is_file() else None
     if saved is None or read_yaml(run.config).get("init_from"):
         return "generated (not known what the model saw)"
-    known = {kept.fingerprint: "the cut data alone", whole.fingerprint: "all pictures"}
+    known = {kept.fingerprint: "the cut data alone", whole.fingerprint: "all images"}
     return f"generated (model saw {known.get(saved.numbers['data'], 'other data')})"
 
 
 def load(given: Arguments) -> tuple[ClassStylePipeline, ImageTable, ImageTable]:
-    """The model, the training pictures and the test pictures."""
+    """The model, the training images and the test images."""
     if not 2 <= given.seeds <= len(T_975) + 1:
         raise BadInput(f"seeds is {given.seeds}; valid: 2 to {len(T_975) + 1}")
     pipeline, table = load_pipeline(given.folder), load_training_data(given.dataset)[0]
@@ -132,12 +132,12 @@ def load(given: Arguments) -> tuple[ClassStylePipeline, ImageTable, ImageTable]:
         raise BadInput(f"the model, {given.dataset} and {given.reference} name different classes")
     pipeline.to(DEVICE)
     pipeline.set_progress_bar_config(disable=True)
-    print(f"{given}\n{len(test)} test pictures; 95% intervals over the seeds of training and drawing, with one model\n")
+    print(f"{given}\n{len(test)} test images; 95% intervals over the seeds of training and drawing, with one model\n")
     return pipeline, table, test
 
 
 def generated(pipeline: ClassStylePipeline, like: ImageTable, seed: int, given: Arguments) -> ImageTable:
-    """Plain pictures of the classes of a table, in its order."""
+    """Plain images of the classes of a table, in its order."""
     drawn = sample_tensors(
         pipeline,
         class_labels=like.labels.tolist(),
@@ -149,11 +149,11 @@ def generated(pipeline: ClassStylePipeline, like: ImageTable, seed: int, given: 
 
 
 def named_right(table: ImageTable, test: ImageTable, seed: int, given: Arguments) -> Tensor:
-    """Which test pictures a classifier trained on the table names right: (len(test),) float64."""
+    """Which test images a classifier trained on the table names right: (len(test),) float64."""
     torch.manual_seed(seed)
     judge = Judge(table.channels, list(table.class_names), widths=given.widths, size=table.size).to(DEVICE)
     list(train_judge(judge, table, test.part(slice(0, 1)), epochs=given.epochs, seed=seed))
-    return (judged(judge, test.pixels).classes == test.labels).double()
+    return (predict(judge, test.pixels).classes == test.labels).double()
 
 
 def score(given: Arguments) -> None:
@@ -161,13 +161,13 @@ def score(given: Arguments) -> None:
     pipeline, table, test = load(given)
     if not 2 <= given.num_images <= len(table):
         raise BadInput(f"num_images is {given.num_images}; valid: 2 to {len(table)}, the number of real ones")
-    right: dict[str, list[float]] = {"generated pictures": [], "real pictures": []}
+    right: dict[str, list[float]] = {"generated images": [], "real images": []}
     for seed in range(given.seeds):
         generator = torch.Generator().manual_seed(seed)
         real = table.part(torch.randperm(len(table), generator=generator)[: given.num_images])
         in_turn = replace(real, labels=torch.arange(len(real)) % len(table.class_names))
-        for name, pictures in zip(right, (generated(pipeline, in_turn, seed, given), real)):
-            right[name].append(named_right(pictures, test, seed, given).mean().item())
+        for name, images in zip(right, (generated(pipeline, in_turn, seed, given), real)):
+            right[name].append(named_right(images, test, seed, given).mean().item())
     print(f"| trained on {given.num_images} | accuracy |\n|---|---|")
     print("\n".join(f"| {name} | {shown(values)} |" for name, values in right.items()))
 
@@ -182,12 +182,12 @@ def rare_class(given: Arguments) -> None:
     for seed in range(given.seeds):
         added = additions(kept, removed, torch.Generator().manual_seed(seed))
         added[name] = generated(pipeline, added[COPIES], seed, given)
-        for way, pictures in added.items():
-            hits = named_right(join(kept, pictures), test, seed, given)
+        for way, images in added.items():
+            hits = named_right(join(kept, images), test, seed, given)
             of_rare, of_all = right.setdefault(way, [[], []])
             of_rare.append(hits[test.labels == removed.labels[0]].mean().item())
             of_all.append(hits.mean().item())
-    print(f"{len(removed)} of class {given.rare_class} cut away, {len(added[COPIES])} pictures added; accuracies\n")
+    print(f"{len(removed)} of class {given.rare_class} cut away, {len(added[COPIES])} images added; accuracies\n")
     print("| added | rare class | all | rare class, generated - this | all, generated - this |\n|---|---|---|---|---|")
     for way, columns in right.items():
         differences = [[a - b for a, b in zip(*pair)] for pair in zip(right[name], columns)]
@@ -204,8 +204,8 @@ def write_cut_data(given: Arguments) -> None:
     folder.mkdir(parents=True)
     for name, table in zip(("train", "validation"), kept):
         kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(table.class_names))}
-        pictures = [Image.fromarray(picture.permute(1, 2, 0).squeeze(2).numpy()) for picture in table.pixels]
-        columns = {"image": pictures, "label": table.labels.tolist()}
+        images = [Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy()) for image in table.pixels]
+        columns = {"image": images, "label": table.labels.tolist()}
         datasets.Dataset.from_dict(columns, datasets.Features(kinds)).to_parquet(folder / f"{name}.parquet")
         print(f"{folder}: {name} {table.class_counts()}")
 

@@ -1,4 +1,4 @@
-"""A mixture of two-dimensional Gaussians, whose exact denoiser stands for a model: pictures (B, 2, 1, 1) in float64."""
+"""A mixture of two-dimensional Gaussians, whose exact denoiser stands for a model: images (B, 2, 1, 1) in float64."""
 
 import inspect
 from functools import cache

@@ -49,7 +49,7 @@ def planned(flags: list[str]) -> dict[str, float]:
 
 
 def taken(flags: list[str], batch_size: int, steps: int) -> dict[str, float]:
-    """Train for `steps` steps, logging each; the last log point comes after an overview, and tells its memory too."""
+    """Train for `steps` steps, logging each; the last log point comes after an overview, and gives its memory too."""
     images, half = batch_size * steps, batch_size * (steps // 2)
     intervals = {"logging_images": batch_size, "validation_images": half, "sample_images": half}
     with tempfile.TemporaryDirectory() as folder:

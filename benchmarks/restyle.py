@@ -1,5 +1,5 @@
-"""Does restyling keep the class and move the style? Real pictures are drawn again in each style; the judge tells the
-class and the strength of the style. The style's own transform of the same pictures, and a drawing in no style, stand
+"""Does restyling keep the class and move the style? Real images are drawn again in each style; the judge predicts the
+class and the strength of the style. The style's own transform of the same images, and a drawing in no style, stand
 beside.
 
 python benchmarks/restyle.py runs/demo --reference ../data/fashion_mnist
@@ -19,7 +19,7 @@ from hfdiff.core.config import command_line
 from hfdiff.core.errors import run_program
 from hfdiff.data.styles import STYLES, apply_styles
 from hfdiff.data.table import to_bytes, to_unit_range
-from hfdiff.evaluation.reference_images import Judged, judge_pictures, right
+from hfdiff.evaluation.reference_images import JudgedImages, class_accuracy, judge_images
 from hfdiff.pipelines import PLAIN
 
 
@@ -28,7 +28,7 @@ class Arguments:
     model: Annotated[str, tyro.conf.Positional]
     """A pipeline's folder, a run's folder, or a Hub id."""
     reference: str = "fashion_mnist_12k"
-    """Real pictures: the test split of this data set, or its validation split."""
+    """Real images: the test split of this dataset, or its validation split."""
     judge: str = "fashion_mnist"
     num_images: int = 200
     strength: tuple[float, ...] = (0.4, 0.6, 0.8)
@@ -45,15 +45,15 @@ def main(argv: Sequence[str]) -> int:
     chosen = torch.randperm(len(real), generator=torch.Generator().manual_seed(given.seed))[: given.num_images]
     pixels, labels = to_unit_range(real.pixels[chosen]), real.labels[chosen]
 
-    def seen(images: Tensor) -> Judged:
-        return judge_pictures(judge, to_bytes(images), labels)
+    def seen(images: Tensor) -> JudgedImages:
+        return judge_images(judge, to_bytes(images), labels)
 
-    def strength_of(style: str, pictures: Judged) -> float:
-        return pictures.verdict.strengths[:, judge.style_names.index(style)].mean().item()
+    def strength_of(style: str, images: JudgedImages) -> float:
+        return images.output.strengths[:, judge.style_names.index(style)].mean().item()
 
     styles = [style for style in pipeline.style_names if style in STYLES]
     by_hand = {style: seen(apply_styles(pixels, torch.ones(len(pixels), 1), (style,))) for style in styles}
-    print(f"n = {len(pixels)} real pictures, seed {given.seed}; judged right as they are: {right(seen(pixels)):.3f}\n")
+    print(f"n = {len(pixels)} real images, seed {given.seed}; judged right: {class_accuracy(seen(pixels)):.3f}\n")
     print("| strength | style | class kept | by the transform | style | in the plain drawing | by the transform |")
     print("|---|---|---|---|---|---|---|")
     for strength in given.strength:
@@ -71,10 +71,14 @@ def main(argv: Sequence[str]) -> int:
             )
             for style in (PLAIN, *styles)
         }
-        print(f"| {strength} | plain | {right(drawn[PLAIN]):.3f} | | | | |")
+        print(f"| {strength} | plain | {class_accuracy(drawn[PLAIN]):.3f} | | | | |")
         for style in styles:
-            measured = [strength_of(style, pictures) for pictures in (drawn[style], drawn[PLAIN], by_hand[style])]
-            cells = [f"{right(drawn[style]):.3f}", f"{right(by_hand[style]):.3f}", *(f"{m:.2f}" for m in measured)]
+            measured = [strength_of(style, images) for images in (drawn[style], drawn[PLAIN], by_hand[style])]
+            cells = [
+                f"{class_accuracy(drawn[style]):.3f}",
+                f"{class_accuracy(by_hand[style]):.3f}",
+                *(f"{m:.2f}" for m in measured),
+            ]
             print(f"| {strength} | {style} | {' | '.join(cells)} |", flush=True)
     return 0
 

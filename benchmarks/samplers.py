@@ -23,8 +23,8 @@ from hfdiff.core.config import command_line
 from hfdiff.core.errors import run_program
 from hfdiff.data.table import to_bytes
 from hfdiff.evaluation.distances import frechet
-from hfdiff.evaluation.judge import accuracy, judged
-from hfdiff.figures.grids import save_picture
+from hfdiff.evaluation.judge import accuracy, predict
+from hfdiff.figures.grids import save_figure
 from hfdiff.models.config import ObjectiveConfig
 from hfdiff.models.objectives import OBJECTIVES, make_objective
 from hfdiff.models.samplers import Process, make_scheduler, process_of, valid_samplers
@@ -39,7 +39,7 @@ class Arguments:
     output_dir: str
     """Where the plot goes."""
     reference: str = "fashion_mnist_12k"
-    """Real pictures: the test split of this data set, or its validation split."""
+    """Real images: the test split of this dataset, or its validation split."""
     judge: str = "fashion_mnist"
     evaluations: tuple[int, ...] = (5, 10, 20, 40)
     num_images: int = 1000
@@ -49,7 +49,7 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Point:
-    """A sampler at a number of evaluations of the model for each picture and condition."""
+    """A sampler at a number of evaluations of the model for each image and condition."""
 
     sampler: str
     evaluations: int
@@ -61,15 +61,15 @@ class Point:
 def main(argv: Sequence[str]) -> int:
     given = command_line(Arguments, argv, __doc__ or "")
     pipeline, judge, real = opened(given.model, given.judge, given.reference)
-    features = judged(judge, real.pixels).features
+    features = predict(judge, real.pixels).features
     process = process_of(pipeline.scheduler)
     print(
         f"{process.kind} process, {process.prediction_type}; n = {given.num_images} plain samples, seed {given.seed}, "
-        f"guidance {given.guidance_scale}; judge {accuracy(judge, real):.4f} right on {len(real)} real pictures\n"
+        f"guidance {given.guidance_scale}; judge {accuracy(judge, real):.4f} right on {len(real)} real images\n"
     )
     half = torch.randperm(len(features), generator=torch.Generator().manual_seed(given.seed))
     real = frechet(features[half[: given.num_images]], features[half[given.num_images :]])
-    print(f"Frechet distance of {given.num_images} of those real pictures from the others: {real:.2f}\n")
+    print(f"Frechet distance of {given.num_images} of those real images from the others: {real:.2f}\n")
     print("| sampler | evaluations | class accuracy | Frechet distance | error, exact model |\n|---|---|---|---|---|")
     points = []
     for sampler in valid_samplers(process):
@@ -77,18 +77,18 @@ def main(argv: Sequence[str]) -> int:
             # Heun's method takes two evaluations for each step but the last.
             steps = (evaluations + 1) // 2 if sampler == "heun" else evaluations
             pipeline.scheduler = make_scheduler(process, sampler)
-            verdict = judged(judge, draw(pipeline, steps, given))
-            right = (verdict.classes == labels(pipeline, given.num_images)).double().mean().item()
+            output = predict(judge, draw(pipeline, steps, given))
+            right = (output.classes == labels(pipeline, given.num_images)).double().mean().item()
             made = 2 * steps - 1 if sampler == "heun" else steps
             # Its own noise takes ddpm elsewhere than the others, however many steps it makes.
             exact = math.nan if sampler == "ddpm" else error(process, pipeline.scheduler, steps)
-            point = Point(sampler, made, right, frechet(verdict.features, features), exact)
+            point = Point(sampler, made, right, frechet(output.features, features), exact)
             cells = (sampler, made, f"{right:.3f}", f"{point.distance:.2f}", f"{point.error:.1e}")
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
             points.append(point)
     out = Path(given.output_dir) / "samplers.png"
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_picture(out, plot(points))
+    save_figure(out, plot(points))
     print(f"\n{out}")
     return 0
 

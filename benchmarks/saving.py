@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         save = median_seconds(lambda: save_checkpoint(Path(folder), tensors, numbers, 2), SAVES)
         size = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors")) / 2**20
     between = config.checkpointing_images / config.batch_size * step
-    print(f"{size:.1f} MiB saved in {save:.2f} s (median of {SAVES}), {config.batch_size} pictures in {step:.2f} s")
+    print(f"{size:.1f} MiB saved in {save:.2f} s (median of {SAVES}), {config.batch_size} images in {step:.2f} s")
     print(f"a save every {config.checkpointing_images:,} images: {save / (between + save):.3%} of the time")
     return 0
 

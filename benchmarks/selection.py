@@ -1,6 +1,6 @@
 """Does choosing by CLIP help, and when does it pay? Plain samples picked from ten candidates by each score, beside a
 random pick, a classifier's confidence, and the same compute spent on steps or on guidance; judged by the judge, whose
-training pictures the scorer did not see.
+training images the scorer did not see.
 
 python benchmarks/selection.py runs/fashion --reference ../data/fashion_mnist
 """
@@ -25,7 +25,7 @@ from hfdiff.core.errors import BadInput, run_program
 from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation.clip import caption, load_clip
 from hfdiff.evaluation.distances import covered, frechet
-from hfdiff.evaluation.judge import Judge, independent, judged, load_judge, right_scores
+from hfdiff.evaluation.judge import Judge, independent, load_judge, predict, right_scores
 from hfdiff.models.sampling import TensorImages, sample_tensors
 from hfdiff.pipelines import (
     SCORE_WEIGHTS,
@@ -34,7 +34,7 @@ from hfdiff.pipelines import (
     SURVIVING_SHARE,
     ClassStylePipeline,
     Scorer,
-    score_pictures,
+    score_images,
 )
 
 
@@ -43,14 +43,14 @@ class Arguments:
     model: Annotated[str, tyro.conf.Positional]
     """A pipeline's folder, a run's folder, or a Hub id."""
     reference: str = "fashion_mnist"
-    """Real pictures: the test split of this data set, or its validation split."""
+    """Real images: the test split of this dataset, or its validation split."""
     judge: str = "fashion_mnist"
     clip: str | None = None
-    """By default the one embedded for the reference's data set."""
+    """By default the one embedded for the reference's dataset."""
     classifier: str | None = None
     """Folder of a judge of the scorer's half, whose confidence is one more score."""
     num_selected: int = 2000
-    """Pictures selected in total, over the seeds."""
+    """Images selected in total, over the seeds."""
     num_candidates: int = 10
     seeds: tuple[int, ...] = (0, 1, 2)
     guidance_scale: tuple[float, ...] = (1.0, 3.0)
@@ -68,8 +68,8 @@ class Bench:
     given: Arguments
     pipeline: ClassStylePipeline
     judge: Judge
-    real: Tensor  # (M, F) the judge's features of real pictures
-    labels: list[int]  # class of each selected picture
+    real: Tensor  # (M, F) the judge's features of real images
+    labels: list[int]  # class of each selected image
     classifier: Judge | None
 
     def draw(self, seed: int, per_label: int, scale: float, **arguments: Any) -> TensorImages:
@@ -84,14 +84,14 @@ class Bench:
             **arguments,
         )
 
-    def row(self, name: str, pictures: Sequence[Tensor], cost: float) -> str:
-        """Error, distance and recall of pictures (n, C, H, W), one part for each seed; `cost` in evaluations."""
-        labels = torch.tensor(self.labels * len(pictures))
-        verdict = judged(self.judge, to_bytes(torch.cat(list(pictures))))
-        wrong = (verdict.classes != labels).double()
+    def row(self, name: str, kept: Sequence[Tensor], cost: float) -> str:
+        """Error, distance and recall of images (n, C, H, W), one part for each seed; `cost` in evaluations."""
+        labels = torch.tensor(self.labels * len(kept))
+        output = predict(self.judge, to_bytes(torch.cat(list(kept))))
+        wrong = (output.classes != labels).double()
         spread = 1.96 * (wrong.mean() * (1 - wrong.mean()) / len(wrong)) ** 0.5
         part = self.real[: len(wrong)]
-        distance, recall = frechet(verdict.features, part), covered(part, verdict.features).double().mean()
+        distance, recall = frechet(output.features, part), covered(part, output.features).double().mean()
         return f"| {name} | {wrong.mean():.3f} ± {spread:.3f} | {distance:.2f} | {recall:.3f} | {cost:g} |"
 
 
@@ -102,16 +102,14 @@ def main(argv: Sequence[str]) -> int:
     classifier = load_judge(given.classifier) if given.classifier else None
     for chooser in filter(None, (model.config, classifier)):
         if not independent(judge, chooser):
-            raise BadInput("the judge saw pictures that a chooser was trained on; valid: one of the other half")
+            raise BadInput("the judge saw images that a chooser was trained on; valid: one of the other half")
     pipeline.register_modules(clip_model=model.to(pipeline.device), clip_processor=processor)
     per_seed = given.num_selected // len(given.seeds)
     labels = [i % len(pipeline.class_names) for i in range(per_seed)]
-    bench = Bench(given, pipeline, judge, judged(judge, real.pixels).features, labels, classifier)
+    bench = Bench(given, pipeline, judge, predict(judge, real.pixels).features, labels, classifier)
     n = per_seed * len(given.seeds)
-    print(
-        f"n = {n} pictures selected, seeds {given.seeds}, 1 of {given.num_candidates}, 10 steps; distance to {n} real"
-    )
-    print(f"pictures in the judge's features; the judge is right on {judge.test_accuracy} of real test pictures\n")
+    print(f"n = {n} images selected, seeds {given.seeds}, 1 of {given.num_candidates}, 10 steps; distance to {n} real")
+    print(f"images in the judge's features; the judge is right on {judge.test_accuracy} of real test images\n")
     print("| picked by | error by the judge | Frechet | recall | evaluations |\n|---|---|---|---|---|")
     for scale in given.guidance_scale:
         for line in rows_at(bench, scale):
@@ -126,9 +124,7 @@ def main(argv: Sequence[str]) -> int:
     for style in pipeline.style_names:
         for line in steering(bench, style):
             print(line, flush=True)
-    print(
-        "\nclarity on damage that no caption named: Spearman of the quality score with the damage, of real pictures\n"
-    )
+    print("\nclarity on damage that no caption named: Spearman of the quality score with the damage, of real images\n")
     for name, value in clarity(pipeline.scorer, pipeline, to_unit_range(real.pixels[:500]), real.labels[:500]):
         print(f"| {name} | {value:.3f} |", flush=True)
     return 0
@@ -145,23 +141,23 @@ def rows_at(bench: Bench, scale: float) -> Iterator[str]:
             rows = torch.arange(len(best)) * given.num_candidates + best
             picked.setdefault(name, []).append(images[rows])
     single = 10 * (2 if scale != 1 else 1)
-    for name, pictures in picked.items():
+    for name, kept in picked.items():
         cost = single if name == "at random" else single * given.num_candidates
-        yield bench.row(f"{name}, guidance {scale:g}", pictures, cost)
+        yield bench.row(f"{name}, guidance {scale:g}", kept, cost)
 
 
 @torch.no_grad()
 def scored(bench: Bench, images: Tensor) -> dict[str, Tensor]:
     """Every score of candidates, label by label; at random: the first wins."""
     given, pipeline = bench.given, bench.pipeline
-    asked = [pipeline.asked(i, {}) for i in range(len(pipeline.class_names))]
+    asked = [pipeline.prompt_target(i, {}) for i in range(len(pipeline.class_names))]
     labels = torch.tensor(bench.labels).repeat_interleave(given.num_candidates)
     parts = zip(images.split(500), labels.split(500))
-    table = torch.cat([score_pictures(pipeline.scorer, part, asked, own, SCORE_WEIGHTS) for part, own in parts])
+    table = torch.cat([score_images(pipeline.scorer, part, asked, own, SCORE_WEIGHTS) for part, own in parts])
     scores = {"at random": -torch.arange(len(images)).double()}
     scores |= {name: table[:, i] for i, name in enumerate((*SCORES, "class + quality"))}
     if bench.classifier:
-        scores["classifier's confidence"] = right_scores(judged(bench.classifier, to_bytes(images)), labels)
+        scores["classifier's confidence"] = right_scores(predict(bench.classifier, to_bytes(images)), labels)
     return scores
 
 
@@ -171,13 +167,11 @@ def early_stopping(bench: Bench, scale: float) -> str:
     chosen = {"num_candidates": given.num_candidates}
     for early in (False, True):
         started = time.perf_counter()
-        pictures = [bench.draw(given.seeds[0], 1, scale, early_stopping=early, **chosen).images]
+        kept = [bench.draw(given.seeds[0], 1, scale, early_stopping=early, **chosen).images]
         seconds[early] = time.perf_counter() - started
-    pictures += [bench.draw(seed, 1, scale, early_stopping=True, **chosen).images for seed in given.seeds[1:]]
+    kept += [bench.draw(seed, 1, scale, early_stopping=True, **chosen).images for seed in given.seeds[1:]]
     name = f"class + quality, guidance {scale:g}, early stopping ({seconds[True] / seconds[False]:.2f} of the time)"
-    return bench.row(
-        name, pictures, 10 * given.num_candidates * (STOPPING_SHARE + (1 - STOPPING_SHARE) * SURVIVING_SHARE)
-    )
+    return bench.row(name, kept, 10 * given.num_candidates * (STOPPING_SHARE + (1 - STOPPING_SHARE) * SURVIVING_SHARE))
 
 
 def steering(bench: Bench, style: str) -> Iterator[str]:
@@ -201,9 +195,9 @@ def steering(bench: Bench, style: str) -> Iterator[str]:
             for i, name in enumerate(pipeline.class_names)
         ]
         seconds[push] = time.perf_counter() - started
-        verdict = judged(bench.judge, to_bytes(torch.cat(images)))
-        strength = verdict.strengths[:, bench.judge.style_names.index(style)].mean()
-        wrong = (verdict.classes != labels).double().mean()
+        output = predict(bench.judge, to_bytes(torch.cat(images)))
+        strength = output.strengths[:, bench.judge.style_names.index(style)].mean()
+        wrong = (output.classes != labels).double().mean()
         cost = seconds[push] / seconds[given.pushes[0]]
         yield f"| {style} | {push:g} | {strength:.3f} | {wrong:.3f} | {cost:.2f} |"
 
@@ -211,21 +205,21 @@ def steering(bench: Bench, style: str) -> Iterator[str]:
 def clarity(
     scorer: Scorer, pipeline: ClassStylePipeline, images: Tensor, labels: Tensor
 ) -> Iterator[tuple[str, float]]:
-    """How well the quality score orders pictures by damage that it was never told of."""
+    """How well the quality score orders images by damage that it never saw named."""
     generator = torch.Generator().manual_seed(0)
     amount = torch.rand(len(images), generator=generator)
-    asked = [pipeline.asked(i, {}) for i in range(len(pipeline.class_names))]
+    asked = [pipeline.prompt_target(i, {}) for i in range(len(pipeline.class_names))]
     for name, change in DAMAGES.items():
         damaged = torch.stack([change(image, value) for image, value in zip(images, amount.tolist())])
         with torch.no_grad():
-            scores = score_pictures(scorer, damaged, asked, labels, SCORE_WEIGHTS)[:, list(SCORES).index("quality")]
+            scores = score_images(scorer, damaged, asked, labels, SCORE_WEIGHTS)[:, list(SCORES).index("quality")]
         yield name, spearman_corrcoef(scores, -amount).item()
 
 
 def _jpeg(image: Tensor, amount: float) -> Tensor:
-    picture = Image.fromarray(to_bytes(image[None])[0].permute(1, 2, 0).squeeze(-1).numpy())
+    encoded = Image.fromarray(to_bytes(image[None])[0].permute(1, 2, 0).squeeze(-1).numpy())
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=max(1, round(60 * (1 - amount))))
+    encoded.save(file, "JPEG", quality=max(1, round(60 * (1 - amount))))
     decoded = torch.frombuffer(bytearray(Image.open(file).tobytes()), dtype=torch.uint8)
     return decoded.reshape(image.shape[1], image.shape[2], -1).permute(2, 0, 1) / 255
 

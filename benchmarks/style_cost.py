@@ -19,10 +19,10 @@ from hfdiff.core.config import command_line
 from hfdiff.core.errors import BadInput, run_program
 from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.evaluation.judge_training import judge_for
-from hfdiff.evaluation.metric import Evidence
-from hfdiff.evaluation.metrics import METRICS, lacking
+from hfdiff.evaluation.metric import MetricInputs
+from hfdiff.evaluation.metrics import METRICS, missing_inputs
 from hfdiff.evaluation.protocol import Protocol, draw_samples
-from hfdiff.evaluation.reference_images import Real, check_fits, check_judge
+from hfdiff.evaluation.reference_images import ReferenceSet, check_judge, check_model_fits
 from hfdiff.models.loading import load_pipeline
 from hfdiff.training.run_folder import run_of
 
@@ -34,9 +34,9 @@ class Arguments:
     classes: Annotated[str, tyro.conf.Positional]
     """A model of the same budget that was trained without."""
     dataset: str = "fashion_mnist_12k"
-    """The real training pictures."""
+    """The real training images."""
     reference: str = "fashion_mnist_12k"
-    """Real pictures: the test split of this data set, or its validation split."""
+    """Real images: the test split of this dataset, or its validation split."""
     num_images: int = 1000
     seed: int = 0
 
@@ -49,10 +49,10 @@ def main(argv: Sequence[str]) -> int:
     judge = judge_for(training, validation, device=device)
     held_out = load_test_data(given.reference)
     check_judge(judge, held_out)
-    real = Real.of(judge, training, held_out)
+    real = ReferenceSet.of(judge, training, held_out)
     drawn = []
     for pipeline in pipelines:
-        check_fits(pipeline, held_out)
+        check_model_fits(pipeline, held_out)
         pipeline.set_progress_bar_config(disable=True)
         drawn.append(draw_samples(pipeline, real, Protocol(given.num_images, 0, given.seed, {})).samples)
     seen = " and ".join(f"{images_seen(model):,}" for model in (given.styled, given.classes))
@@ -62,8 +62,8 @@ def main(argv: Sequence[str]) -> int:
     print(f"on {seen} images; intervals over the samples\n")
     print("| metric | with styles | 95% | classes alone | 95% | real |\n|---|---|---|---|---|---|")
     for name, row in METRICS.items():
-        if row.default and not row.styled and not lacking(name, real, given.num_images, 0):
-            results = [row.measure(Evidence(real, samples)) for samples in drawn]
+        if row.default and not row.styled and not missing_inputs(name, real, given.num_images, 0):
+            results = [row.measure(MetricInputs(real, samples)) for samples in drawn]
             cells = [f"{r.value:.3f} | {r.ci95[0]:.3f} to {r.ci95[1]:.3f}" for r in results if r.ci95]
             print(f"| {name} | {' | '.join(cells)} | {results[0].real:.3f} |", flush=True)
     return 0

@@ -66,8 +66,8 @@ def bare_loop(session: Session) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(unet.parameters(), lr=config.learning_rate, fused=True)
     scaler = torch.amp.GradScaler(accelerator.device.type, enabled=accelerator.mixed_precision == "fp16")
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision)
-    draws = [draw_batch(config, table, config.batch_size, step, accelerator.device) for step in range(4)]
-    batches = itertools.cycle([make_inputs(config, table, objective, draw) for draw in draws])
+    drawn = [draw_batch(config, table, config.batch_size, step, accelerator.device) for step in range(4)]
+    batches = itertools.cycle([make_inputs(config, table, objective, randomness) for randomness in drawn])
 
     def step() -> None:
         batch = next(batches)

@@ -31,17 +31,17 @@ COMMANDS = {
     "plan": Command(
         "TrainConfig", "Say what training with these flags, or with --config FILE, costs here; writes nothing."
     ),
-    "sample": Command("SampleFlags", "Draw pictures from a trained model."),
-    "select": Command("SelectFlags", "Draw candidates of each class and keep the best by CLIP, beside real pictures."),
+    "sample": Command("SampleFlags", "Draw images from a trained model."),
+    "select": Command("SelectFlags", "Draw candidates of each class and keep the best by CLIP, beside real images."),
     "evaluate": Command(
-        "EvaluateFlags", "Measure how good a model is, against real pictures and by a judge that never chose any."
+        "EvaluateFlags", "Measure how good a model is, against real images and by a judge that never chose any."
     ),
-    "show": Command("ShowFlags", "Explain a model in pictures: noise, its reverse, when a judge sees the class."),
+    "show": Command("ShowFlags", "Explain a model in images: noise, its reverse, when a judge sees the class."),
     "card": Command("CardFlags", "Write a model's card, README.md, from the files of its run."),
     "push": Command("PushFlags", "Publish a model on the Hub: list its files, send them, load it back, compare."),
     "demo": Command("DemoFlags", "Serve a page on this machine to play with a model."),
-    "train-judge": Command("JudgeConfig", "Train the judge of a data set: a small classifier of classes and styles."),
-    "train-clip": Command("ClipConfig", "Train the small CLIP of a data set: it scores pictures by prompts."),
+    "train-judge": Command("JudgeConfig", "Train the judge of a dataset: a small classifier of classes and styles."),
+    "train-clip": Command("ClipConfig", "Train the small CLIP of a dataset: it scores images by prompts."),
 }
 
 

@@ -10,10 +10,10 @@ from .grammar import StyleSpec as StyleSpec
 from .grammar import find_name as find_name
 from .grammar import parse_styles as parse_styles
 from .grammar import resolve_styles as resolve_styles
+from .guidance import ClipGuidance as ClipGuidance
 from .guidance import Guidance as Guidance
-from .guidance import Push as Push
-from .images import plain_picture as plain_picture
-from .images import read_pictures as read_pictures
+from .images import read_images as read_images
+from .images import to_8bit as to_8bit
 from .multistep import MultistepScheduler as MultistepScheduler
 from .noise_levels import SIGMA_DATA as SIGMA_DATA
 from .noise_levels import TARGETS as TARGETS
@@ -26,7 +26,7 @@ from .pipeline import ClassStylePipeline as ClassStylePipeline
 from .pipeline import ClassStylePipelineOutput as ClassStylePipelineOutput
 from .pipeline import StepCallback as StepCallback
 from .prompts import QUALITY_PROMPTS as QUALITY_PROMPTS
-from .prompts import Asked as Asked
+from .prompts import PromptTarget as PromptTarget
 from .prompts import prompt as prompt
 from .prompts import subject as subject
 from .saving import BUNDLE as BUNDLE
@@ -37,4 +37,4 @@ from .scores import STOPPING_SHARE as STOPPING_SHARE
 from .scores import SURVIVING_SHARE as SURVIVING_SHARE
 from .scores import Choice as Choice
 from .scores import Scorer as Scorer
-from .scores import score_pictures as score_pictures
+from .scores import score_images as score_images

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 PLAIN = "plain"
-UNSPECIFIED = -1.0  # a strength that stands for "not told"
+UNSPECIFIED = -1.0  # a strength that stands for "unspecified"
 
 StyleSpec = str | Mapping[str, float] | None
 

@@ -20,11 +20,11 @@ from .scores import Scorer
 
 
 class Branch(NamedTuple):
-    """One condition that a step evaluates: its share of the prediction, what the UNet is told, and which UNet."""
+    """One condition that a step evaluates: its share of the prediction, its conditions, and which UNet."""
 
     weight: float
-    class_told: bool = True
-    styles_told: bool = True
+    with_class: bool = True
+    with_styles: bool = True
     by_guide: bool = False
 
 
@@ -55,9 +55,14 @@ class Guidance:
         w_c, w_s, w_a = self.guidance_scale, self.style_guidance_scale, self.autoguidance_scale
         if not styled:
             w_s = w_c
-        told = Branch(w_s + (w_a - 1))
-        branches = [Branch(1 - w_c, False, False), Branch(w_c - w_s, True, False), told, Branch(1 - w_a, by_guide=True)]
-        return [branch for branch in branches if branch.weight or (branch is told and self.guidance_rescale)]
+        conditional = Branch(w_s + (w_a - 1))
+        branches = [
+            Branch(1 - w_c, False, False),
+            Branch(w_c - w_s, True, False),
+            conditional,
+            Branch(1 - w_a, by_guide=True),
+        ]
+        return [branch for branch in branches if branch.weight or (branch is conditional and self.guidance_rescale)]
 
     def plan(self, scheduler: SchedulerMixin, timesteps: torch.Tensor, styled: bool = True) -> list[list[Branch]]:
         """The branches of each timestep."""
@@ -67,22 +72,22 @@ class Guidance:
         alpha, sigma = noise_levels(scheduler, timesteps)
         return [self.branches(styled) if low <= level <= high else [Branch(1.0)] for level in (sigma / alpha).tolist()]
 
-    def rescale(self, guided: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+    def rescale(self, guided: torch.Tensor, conditional: torch.Tensor) -> torch.Tensor:
         """Bring the contrast of a guided prediction (B, C, H, W) back towards that of v(c,s).
 
         Lin et al. 2023, https://arxiv.org/abs/2305.08891, Equations 15 and 16.
         """
-        before, after = (p.std(dim=(1, 2, 3), keepdim=True) for p in (told, guided))  # (B, 1, 1, 1)
+        before, after = (p.std(dim=(1, 2, 3), keepdim=True) for p in (conditional, guided))  # (B, 1, 1, 1)
         rescaled = guided * (before / after.clamp_min(torch.finfo(after.dtype).tiny))
         return self.guidance_rescale * rescaled + (1 - self.guidance_rescale) * guided
 
 
 @dataclass(frozen=True)
-class Push:
+class ClipGuidance:
     """Guidance by the gradient of CLIP's cosine with a prompt (Bansal et al. 2023, https://arxiv.org/abs/2302.07121,
-    Section 3.1, on the predicted clean picture itself, so that no gradient goes through the UNet).
+    Section 3.1, on the predicted clean image itself, so that no gradient goes through the UNet).
 
-    `scale`: the root mean square of the push, of pictures in [-1, 1], is `scale` times the coefficient sigma of the
+    `scale`: the root mean square of the push, of images in [-1, 1], is `scale` times the coefficient sigma of the
     noise in the network's input.
     """
 
@@ -102,7 +107,7 @@ class Push:
         prediction: torch.Tensor,
         t: torch.Tensor,
     ) -> torch.Tensor:
-        """The prediction (B, C, H, W) at the network's inputs x that means the clean pictures pushed towards the unit
+        """The prediction (B, C, H, W) at the network's inputs x that means the clean images pushed towards the unit
         vectors `wanted` (B, D)."""
         alpha, sigma = noise_levels(scheduler, t)
         if not (alpha > 0 and self.interval[0] <= sigma / alpha <= self.interval[1]):

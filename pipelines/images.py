@@ -1,4 +1,4 @@
-"""Pictures as people give them, as tensors."""
+"""Images as people give them, as tensors."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -8,38 +8,38 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-Pictures: TypeAlias = Image.Image | np.ndarray | torch.Tensor | Sequence[Image.Image | np.ndarray | torch.Tensor]
+ImageInput: TypeAlias = Image.Image | np.ndarray | torch.Tensor | Sequence[Image.Image | np.ndarray | torch.Tensor]
 
 
-def read_pictures(what: str, pictures: Pictures, channels: int, height: int, width: int) -> torch.Tensor:
-    """PIL, numpy NHWC, torch NCHW, one picture or a list, of any size -> (N, channels, height, width) in [0, 1].
+def read_images(what: str, images: ImageInput, channels: int, height: int, width: int) -> torch.Tensor:
+    """PIL, numpy NHWC, torch NCHW, one image or a list, of any size -> (N, channels, height, width) in [0, 1].
 
-    diffusers' `VaeImageProcessor` resizes arrays by the nearest neighbour, converts the channels of PIL pictures only,
+    diffusers' `VaeImageProcessor` resizes arrays by the nearest neighbour, converts the channels of PIL images only,
     and takes what has four channels for latents; here every kind of input goes one way.
     """
-    items = list(split_images(pictures, several=4))
+    items = list(split_images(images, several=4))
     if not items:
-        raise ValueError(f"{what} is an empty list; valid: one picture or more")
-    return torch.cat([fit_to_size(_pixels(what, item, channels)[None], height, width) for item in items])
+        raise ValueError(f"{what} is an empty list; valid: one image or more")
+    return torch.cat([fit_to_size(_to_pixels(what, item, channels)[None], height, width) for item in items])
 
 
-def split_images(pictures: Any, several: int = 3) -> Any:
-    """A list of single pictures; arrays of `several` dimensions and more hold many."""
-    if isinstance(pictures, np.ndarray | torch.Tensor):
-        return list(pictures) if pictures.ndim >= several else [pictures]
-    return pictures if isinstance(pictures, list | tuple) else [pictures]
+def split_images(images: Any, several: int = 3) -> Any:
+    """A list of single images; arrays of `several` dimensions and more hold many."""
+    if isinstance(images, np.ndarray | torch.Tensor):
+        return list(images) if images.ndim >= several else [images]
+    return images if isinstance(images, list | tuple) else [images]
 
 
-def _pixels(what: str, picture: Any, channels: int) -> torch.Tensor:
-    """One picture, PIL or array (H, W), (H, W, C) numpy or (C, H, W) torch -> (channels, H, W) float32 in [0, 1]."""
-    if isinstance(picture, Image.Image):
-        picture = _decode(what, picture, channels)
-    if isinstance(picture, np.ndarray) and picture.ndim in (2, 3):
-        pixels = torch.tensor(picture if picture.ndim == 3 else picture[..., None]).permute(2, 0, 1)
-    elif isinstance(picture, torch.Tensor) and picture.ndim in (2, 3):
-        pixels = (picture if picture.ndim == 3 else picture[None]).cpu()
+def _to_pixels(what: str, image: Any, channels: int) -> torch.Tensor:
+    """One image, PIL or array (H, W), (H, W, C) numpy or (C, H, W) torch -> (channels, H, W) float32 in [0, 1]."""
+    if isinstance(image, Image.Image):
+        image = _decode(what, image, channels)
+    if isinstance(image, np.ndarray) and image.ndim in (2, 3):
+        pixels = torch.tensor(image if image.ndim == 3 else image[..., None]).permute(2, 0, 1)
+    elif isinstance(image, torch.Tensor) and image.ndim in (2, 3):
+        pixels = (image if image.ndim == 3 else image[None]).cpu()
     else:
-        raise ValueError(f"{what} of type {type(picture).__name__}; valid: PIL, numpy NHWC, torch NCHW, or a list")
+        raise ValueError(f"{what} of type {type(image).__name__}; valid: PIL, numpy NHWC, torch NCHW, or a list")
     pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
     if not pixels.numel() or not (pixels.min() >= 0 and pixels.max() <= 1):
         raise ValueError(f"{what} with values outside [0, 1]; valid: [0, 1], or uint8")
@@ -59,24 +59,24 @@ def with_channels(what: str, pixels: torch.Tensor, channels: int) -> torch.Tenso
     return pixels
 
 
-def _decode(what: str, picture: Image.Image, channels: int) -> np.ndarray:
+def _decode(what: str, image: Image.Image, channels: int) -> np.ndarray:
     """PIL -> uint8 (H, W) or (H, W, 3), as in training."""
-    if picture.mode == "F":
+    if image.mode == "F":
         raise ValueError(f"{what} of mode F; valid: 8 or 16 bits a channel")
-    return np.array(plain_picture(picture).convert("L" if channels == 1 else "RGB"))
+    return np.array(to_8bit(image).convert("L" if channels == 1 else "RGB"))
 
 
-def plain_picture(picture: Image.Image) -> Image.Image:
+def to_8bit(image: Image.Image) -> Image.Image:
     """PIL of any mode -> L or RGB; transparent parts become white, 16 bits become 8."""
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture).astype(np.int64)
-        picture = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
-    if "A" in picture.mode or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    if picture.mode in ("L", "RGB"):
-        return picture
-    return picture.convert("L" if picture.mode == "1" else "RGB")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
+    if "A" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode in ("L", "RGB"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def fit_to_size(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -91,13 +91,13 @@ def fit_to_size(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return F.interpolate(cut, size=(height, width), mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def one_for_each(what: str, pictures: torch.Tensor, count: int, num_images_per_label: int) -> torch.Tensor:
-    """One for all, one for each label, or one for each picture -> one for each of `count` pictures."""
-    if len(pictures) == count // num_images_per_label:
-        return pictures.repeat_interleave(num_images_per_label, dim=0)
-    if len(pictures) not in (1, count):
+def one_for_each(what: str, images: torch.Tensor, count: int, num_images_per_label: int) -> torch.Tensor:
+    """One for all, one for each label, or one for each image -> one for each of `count` images."""
+    if len(images) == count // num_images_per_label:
+        return images.repeat_interleave(num_images_per_label, dim=0)
+    if len(images) not in (1, count):
         raise ValueError(
-            f"{len(pictures)} {what} for {count // num_images_per_label} labels and {count} pictures; "
-            "valid: one for all, one for each label, or one for each picture"
+            f"{len(images)} {what} for {count // num_images_per_label} labels and {count} images; "
+            "valid: one for all, one for each label, or one for each image"
         )
-    return pictures.expand(count, -1, -1, -1)
+    return images.expand(count, -1, -1, -1)

@@ -71,7 +71,7 @@ class MultistepScheduler(SchedulerMixin, ConfigMixin):
         return float(self.nodes[0])
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """The nodes s_0 > ... > s_N = 0 and the timestep of each, as the model is told."""
+        """The nodes s_0 > ... > s_N = 0 and the timestep of each, as the model takes it."""
         config = self.config
         ramp = np.linspace(0, 1, num_inference_steps) if num_inference_steps > 1 else np.zeros(1)
         if config.kind == "flow":
@@ -90,7 +90,7 @@ class MultistepScheduler(SchedulerMixin, ConfigMixin):
         self._begin_index = 0
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Start at this step (from a picture)."""
+        """Start at this step (from an image)."""
         self._begin_index = begin_index
 
     @property

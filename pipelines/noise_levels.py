@@ -1,6 +1,6 @@
 """Noise levels and targets.
 
-The network's input at timestep t is alpha x_0 + sigma e, with x_0 the clean picture and e standard normal; the noise
+The network's input at timestep t is alpha x_0 + sigma e, with x_0 the clean image and e standard normal; the noise
 level is sigma / alpha, EDM's sigma.
 """
 
@@ -26,7 +26,7 @@ TARGETS: Mapping[str, Target] = {
 
 
 def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(alpha, sigma) of the network's input alpha x_0 + sigma e at timesteps as the network is told them.
+    """(alpha, sigma) of the network's input alpha x_0 + sigma e at timesteps as the network takes them.
 
     timestep: of any shape, fractions welcome; alpha and sigma: float64 of that shape, on the CPU. At pure noise alpha
     may be 0: divide by it as a tensor, and the noise level is infinite. ValueError for an unknown kind of scheduler.
@@ -50,7 +50,7 @@ def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> t
 
 
 def prediction_type(scheduler: SchedulerMixin) -> str:
-    """The row of `TARGETS` that the model of a saved scheduler predicts; ValueError for another."""
+    """The entry in `TARGETS` that the model of a saved scheduler predicts; ValueError for another."""
     given, kind = scheduler.config.get("prediction_type"), type(scheduler).__name__
     if given not in (*TARGETS, None):
         raise ValueError(f"unknown prediction_type {given!r}; valid: {', '.join(TARGETS)}")
@@ -60,9 +60,9 @@ def prediction_type(scheduler: SchedulerMixin) -> str:
 def predicted_clean(
     scheduler: SchedulerMixin, model_input: torch.Tensor, prediction: torch.Tensor, timestep: torch.Tensor | float
 ) -> torch.Tensor:
-    """The clean pictures (B, C, H, W) that a model's predictions at its inputs mean, whatever it predicts.
+    """The clean images (B, C, H, W) that a model's predictions at its inputs mean, whatever it predicts.
 
-    At an input without signal, a predicted noise says nothing of the picture: the quotient is not finite.
+    At an input without signal, a predicted noise says nothing of the image: the quotient is not finite.
     """
     alpha, sigma = (level.to(model_input) for level in noise_levels(scheduler, timestep))
     return solve_clean(TARGETS[prediction_type(scheduler)], model_input, prediction, alpha, sigma)

@@ -21,22 +21,22 @@ from PIL import Image
 
 from .checks import check_range, is_size
 from .grammar import StyleSpec, find_name, match_name, resolve_styles
-from .guidance import Guidance, Push
-from .images import Pictures
+from .guidance import ClipGuidance, Guidance
+from .images import ImageInput
 from .noise_levels import predicted_clean
-from .prompts import QUALITY_PROMPTS, Asked, prompt, subject
-from .sampling import Denoiser, Samples, SamplingPlan, draw, make_request, set_timesteps
+from .prompts import QUALITY_PROMPTS, PromptTarget, prompt, subject
+from .sampling import Denoiser, Samples, SamplingPlan, draw_part, make_request, set_timesteps
 from .saving import name_installed, save_sources
 from .scores import SCORE_WEIGHTS, SCORES, Choice, Scorer
 
 
 @dataclass
 class ClassStylePipelineOutput(BaseOutput):
-    """Pictures, label by label.
+    """Images, label by label.
 
-    `images`: a list of PIL pictures, or NHWC numpy, or NCHW torch, in [0, 1]; `class_labels`: the class id of each
+    `images`: a list of PIL images, or NHWC numpy, or NCHW torch, in [0, 1]; `class_labels`: the class id of each
     (None: unspecified); `styles`: the strengths of each, by name. Chosen ones come best first for each label, with
-    `scores`, a row of `SCORES` and "total" each, and `candidates`, the number of each among its label's, from 0.
+    `scores`, an entry in `SCORES` and "total" each, and `candidates`, the number of each among its label's, from 0.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
@@ -47,7 +47,7 @@ class ClassStylePipelineOutput(BaseOutput):
 
 
 class ClassStylePipeline(DiffusionPipeline):
-    """Pictures from noise, by class and style.
+    """Images from noise, by class and style.
 
     Args:
         unet: a `ClassStyleUNet2DModel`.
@@ -127,13 +127,13 @@ class ClassStylePipeline(DiffusionPipeline):
     def conditions(
         self, class_labels: Any, styles: Any, num_images_per_label: int = 1
     ) -> tuple[list[int | None], list[dict[str, float]]]:
-        """One class id and one dictionary of strengths for each picture, label by label; see `__call__`."""
+        """One class id and one dictionary of strengths for each image, label by label; see `__call__`."""
         if class_labels is None or isinstance(class_labels, str | Integral):
             class_labels = [class_labels]
         ids = [self.class_id(label) for label in list(class_labels)]
         specs = list(styles) if isinstance(styles, Sequence) and not isinstance(styles, str) else [styles]
         if not ids or num_images_per_label < 1:
-            raise ValueError(f"{len(ids)} labels with {num_images_per_label} pictures each; valid: at least 1 of 1")
+            raise ValueError(f"{len(ids)} labels with {num_images_per_label} images each; valid: at least 1 of 1")
         if len(specs) not in (1, len(ids)):
             raise ValueError(f"{len(specs)} styles for {len(ids)} labels; valid: one for all, or one for each label")
         strengths = [resolve_styles(spec, self.config.styles) for spec in specs]
@@ -155,9 +155,9 @@ class ClassStylePipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         max_batch_size: int = 256,
-        image: Pictures | None = None,
+        image: ImageInput | None = None,
         strength: float | None = None,
-        mask: Pictures | None = None,
+        mask: ImageInput | None = None,
         autoguidance_scale: float = 1.0,
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, math.inf),
@@ -171,26 +171,26 @@ class ClassStylePipeline(DiffusionPipeline):
         clip_prompt: str = "a clear photo of {}",
         clip_guidance_interval: tuple[float, float] = (0.0, math.inf),
     ) -> ClassStylePipelineOutput | tuple:
-        """Draw pictures, from noise or from pictures given.
+        """Draw images, from noise or from images given.
 
         Args:
             class_labels: names or ids; None for a label means "any class".
-            styles: None for plain pictures; "thick:0.8+slanted" or {"thick": 0.8}; one for all or one for each label.
-            num_images_per_label: pictures for each label; they come label by label.
+            styles: None for plain images; "thick:0.8+slanted" or {"thick": 0.8}; one for all or one for each label.
+            num_images_per_label: images for each label; they come label by label.
             guidance_scale, style_guidance_scale: w_c and w_s of the module's formula; 1 is no guidance.
             num_inference_steps: steps of the scheduler (second order: one evaluation each).
-            generator: one for all pictures, or one for each picture.
+            generator: one for all images, or one for each image.
             output_type: "pil", "np" (NHWC float32 in [0, 1]) or "pt" (NCHW float32 in [0, 1]).
             return_dict: False for the plain tuple (images,).
             max_batch_size: the most rows that go through the UNet at once; it bounds the memory, but for the noise
-                of all pictures, which is drawn first so that no batch size changes it.
-            image: begin with these pictures, to vary them, restyle them, change their class or repair a part: PIL,
+                of all images, which is drawn first so that no batch size changes it.
+            image: begin with these images, to vary them, restyle them, change their class or repair a part: PIL,
                 numpy NHWC or torch NCHW in [0, 1] (or uint8), or a list; one for all, one for each label, or one for
-                each picture drawn. Another size is cut at the centre to the model's aspect and resized, transparency
+                each image drawn. Another size is cut at the centre to the model's aspect and resized, transparency
                 becomes white, and grey and colour are converted to what the model draws.
-            strength: how far to go back to noise, from just above 0 (the picture as it is) to 1 (only a trace of it);
+            strength: how far to go back to noise, from just above 0 (the image as it is) to 1 (only a trace of it);
                 the last `strength` of the steps are taken. By default 0.6, and 1 with a mask.
-            mask: 1 where the picture is drawn anew, 0 where it is kept exactly (cut at 0.5): PIL, arrays (H, W) or
+            mask: 1 where the image is drawn anew, 0 where it is kept exactly (cut at 0.5): PIL, arrays (H, W) or
                 (N, H, W), or a list; as many as of `image`.
             autoguidance_scale: w_a of the module's formula; other than 1 it needs a `guide_unet`.
             guidance_rescale: 0 to 1; how far the contrast that guidance adds is taken back (`Guidance.rescale`).
@@ -201,13 +201,13 @@ class ClassStylePipeline(DiffusionPipeline):
                 tensors (B, C, H, W): "model_input", the UNet's input alpha x_0 + sigma e; "prediction", what guidance
                 made of its outputs; "latents", the scheduler's state after the step, which a returned dictionary may
                 replace. What `max_batch_size` divides comes part by part, counted from 0 each time.
-            num_candidates, top_k: draw so many pictures for each label and keep the best by the `clip_model`; then
+            num_candidates, top_k: draw so many images for each label and keep the best by the `clip_model`; then
                 `generator` as a list holds one for each candidate, and num_images_per_label stays 1.
-            early_stopping: score the predicted clean pictures after a third of the steps, and finish only the best
+            early_stopping: score the predicted clean images after a third of the steps, and finish only the best
                 third of the candidates, and top_k at least.
-            score_weights: the weight of each row of `SCORES` in the total; by default 1 for "class" and "quality".
-            quality_prompts: {template: does it speak well of a picture?}, with {} for the subject, "a thick sneaker".
-            clip_guidance_scale: how far each predicted clean picture is pushed up the gradient of its cosine with
+            score_weights: the weight of each entry in `SCORES` in the total; by default 1 for "class" and "quality".
+            quality_prompts: {template: is it positive (or negative)?}, with {} for the subject, "a thick sneaker".
+            clip_guidance_scale: how far each predicted clean image is pushed up the gradient of its cosine with
                 `clip_prompt`, as a share of the noise at that step; 0 is no push.
             clip_prompt: what to steer to, with {} for the subject.
             clip_guidance_interval: the noise levels between which it acts.
@@ -222,24 +222,26 @@ class ClassStylePipeline(DiffusionPipeline):
         guidance = Guidance(
             guidance_scale, style_guidance_scale, autoguidance_scale, guidance_rescale, guidance_interval
         )
-        push = Push(clip_guidance_scale, clip_guidance_interval) if clip_guidance_scale else None
-        plan = SamplingPlan(guidance, num_inference_steps, strength, choice, push)
+        clip_guidance = ClipGuidance(clip_guidance_scale, clip_guidance_interval) if clip_guidance_scale else None
+        plan = SamplingPlan(guidance, num_inference_steps, strength, choice, clip_guidance)
         self._check(plan, output_type, max_batch_size, num_images_per_label, image, mask)
         per_label = num_images_per_label if choice is None else choice.num_candidates
         ids, strengths = self.conditions(class_labels, styles, per_label)
-        asked: list[Asked] = []
-        if choice or (push and "{}" in clip_prompt):
-            asked = [self.asked(*label, quality_prompts) for label in zip(ids[::per_label], strengths[::per_label])]
+        asked: list[PromptTarget] = []
+        if choice or (clip_guidance and "{}" in clip_prompt):
+            asked = [
+                self.prompt_target(*label, quality_prompts) for label in zip(ids[::per_label], strengths[::per_label])
+            ]
         if choice:
             self.check_prompts(asked)
         weights = [[given.get(name, 0.0) for name in self.style_names] for given in strengths]
         device = self._execution_device
         request = make_request(self.unet, device, ids, weights, per_label, generator, image, mask)
-        if push:
+        if clip_guidance:
             subjects = [label.subject for label in asked] or [""] * (len(ids) // per_label)
             wanted = self.scorer.texts([clip_prompt.replace("{}", subject) for subject in subjects])
             request = replace(request, wanted=wanted.repeat_interleave(per_label, dim=0))
-        if choice or push:
+        if choice or clip_guidance:
             plan = replace(plan, scorer=self.scorer, asked=asked)
         if callback_on_step_end:
             plan = replace(plan, watcher=partial(callback_on_step_end, self))
@@ -250,14 +252,14 @@ class ClassStylePipeline(DiffusionPipeline):
         with self.progress_bar(total=steps * len(parts)) as progress:
             for part in parts:
                 denoiser = Denoiser(self.unet, self.guide_unet)
-                drawn = drawn.joined(draw(request.part(part), plan, self.scheduler, denoiser, progress))
+                drawn = drawn.joined(draw_part(request.part(part), plan, self.scheduler, denoiser, progress))
                 if choice:
                     drawn = drawn.best(choice)
         return self._output(drawn, ids, strengths, choice, output_type, return_dict)
 
     @property
     def scorer(self) -> Scorer:
-        """What scores pictures; ValueError where the pipeline has no CLIP model."""
+        """What scores images; ValueError where the pipeline has no CLIP model."""
         if self.clip_model is None or self.clip_processor is None:
             raise ValueError(
                 "this pipeline has no clip_model and clip_processor; give both, by hfdiff.load_clip() or transformers"
@@ -269,27 +271,27 @@ class ClassStylePipeline(DiffusionPipeline):
             self._scorer = Scorer(self.clip_model, self.clip_processor)
         return self._scorer
 
-    def asked(
+    def prompt_target(
         self,
         class_id: int | None,
         strengths: Mapping[str, float],
         quality_prompts: Mapping[str, bool] = QUALITY_PROMPTS,
-    ) -> Asked:
-        """What a picture of this class and these styles should show."""
+    ) -> PromptTarget:
+        """What an image of this class and these styles should show."""
         if class_id is None:
-            raise ValueError("pictures of class None cannot be scored; give each label a class")
+            raise ValueError("images of class None cannot be scored; give each label a class")
         phrases = {name: style["phrase"] for name, style in self.config.styles.items()}
-        return Asked(
+        return PromptTarget(
             tuple(subject(name, strengths, phrases) for name in self.class_names), class_id, dict(quality_prompts)
         )
 
     def predicted_clean(
         self, model_input: torch.Tensor, prediction: torch.Tensor, timestep: torch.Tensor
     ) -> torch.Tensor:
-        """The clean pictures (B, C, H, W) in [-1, 1] that the tensors of a `callback_on_step_end` mean."""
+        """The clean images (B, C, H, W) in [-1, 1] that the tensors of a `callback_on_step_end` mean."""
         return predicted_clean(self.scheduler, model_input, prediction, timestep)
 
-    def check_prompts(self, asked: Sequence[Asked]) -> None:
+    def check_prompts(self, asked: Sequence[PromptTarget]) -> None:
         """ValueError for a prompt that the CLIP model cannot read whole, before anything is drawn."""
         for label in asked:
             self.scorer.texts([template.replace("{}", label.subject) for template in label.quality_prompts])

@@ -1,9 +1,9 @@
-"""What a picture should show, in words."""
+"""What an image should show, in words."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Template of a prompt -> does it speak well of a picture? {} is the subject, "a thick sneaker".
+# Template of a prompt -> is it a positive prompt (or a negative one)? {} is the subject, "a thick sneaker".
 QUALITY_PROMPTS: Mapping[str, bool] = {
     "a good photo of {}": True,
     "a clear photo of {}": True,
@@ -14,8 +14,8 @@ QUALITY_PROMPTS: Mapping[str, bool] = {
 
 def subject(class_name: str, strengths: Mapping[str, float], phrases: Mapping[str, str]) -> str:
     """What a prompt is about: ("Sneaker", {"thick": 0.8}, {"thick": "thick"}) -> "a thick sneaker"."""
-    told = [("slightly " if value < 1 / 3 else "") + phrases[name] for name, value in strengths.items() if value > 0]
-    return with_article(" ".join([*told, class_name.lower()]))
+    words = [("slightly " if value < 1 / 3 else "") + phrases[name] for name, value in strengths.items() if value > 0]
+    return with_article(" ".join([*words, class_name.lower()]))
 
 
 def prompt(subject: str, quality: str = "clear") -> str:
@@ -28,8 +28,8 @@ def with_article(words: str) -> str:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a picture should show, in words."""
+class PromptTarget:
+    """What an image should show, in words."""
 
     subjects: tuple[str, ...]  # of each class in these styles: "a thick sneaker"
     class_id: int

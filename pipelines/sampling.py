@@ -1,4 +1,4 @@
-"""From noise to pictures: the loop over the scheduler's steps."""
+"""From noise to images: the loop over the scheduler's steps."""
 
 import inspect
 import math
@@ -11,11 +11,11 @@ from diffusers import ModelMixin, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
 from .grammar import UNSPECIFIED
-from .guidance import Branch, Guidance, Push
-from .images import Pictures, one_for_each, read_pictures, split_images
+from .guidance import Branch, ClipGuidance, Guidance
+from .images import ImageInput, one_for_each, read_images, split_images
 from .noise_levels import noise_levels, predicted_clean
-from .prompts import Asked
-from .scores import STOPPING_SHARE, Choice, Scorer, score_pictures
+from .prompts import PromptTarget
+from .scores import STOPPING_SHARE, Choice, Scorer, score_images
 
 # Called after every evaluation: index, timestep, tensors by name -> tensors that replace them, or None.
 Watcher = Callable[[int, torch.Tensor, dict[str, torch.Tensor]], Mapping | None]
@@ -23,7 +23,7 @@ Watcher = Callable[[int, torch.Tensor, dict[str, torch.Tensor]], Mapping | None]
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """What is to be drawn, one row for each of B pictures."""
+    """What is to be drawn, one row for each of B images."""
 
     row: torch.Tensor  # (B,), from 0
     noise: torch.Tensor  # (B, C, H, W), the e of the whole trajectory
@@ -31,12 +31,12 @@ class SamplingRequest:
     weights: torch.Tensor  # (B, S)
     generator: torch.Generator | list[torch.Generator] | None
     image: torch.Tensor | None = None  # (B, C, H, W) float32 in [0, 1]
-    mask: torch.Tensor | None = None  # (B, 1, H, W) bool: True where the picture is drawn anew
+    mask: torch.Tensor | None = None  # (B, 1, H, W) bool: True where the image is drawn anew
     wanted: torch.Tensor | None = None  # (B, D): unit vector of the prompt that each is steered to
 
     @property
     def clean(self) -> torch.Tensor:
-        """`image` as the UNet sees pictures: (B, C, H, W) in [-1, 1]."""
+        """`image` as the UNet sees images: (B, C, H, W) in [-1, 1]."""
         assert self.image is not None
         return (2 * self.image - 1).to(self.noise.dtype)
 
@@ -51,21 +51,21 @@ class SamplingRequest:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """How pictures are drawn; see `ClassStylePipeline.__call__`."""
+    """How images are drawn; see `ClassStylePipeline.__call__`."""
 
     guidance: Guidance
     num_inference_steps: int
     strength: float
     choice: Choice | None = None
-    push: Push | None = None
+    clip_guidance: ClipGuidance | None = None
     scorer: Scorer | None = None  # for the two before it
-    asked: Sequence[Asked] = ()  # of each label, for the choice
+    asked: Sequence[PromptTarget] = ()  # of each label, for the choice
     watcher: Watcher | None = None
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Finished pictures, on the CPU."""
+    """Finished images, on the CPU."""
 
     rows: torch.Tensor  # (n,) of the request
     images: torch.Tensor  # (n, C, H, W) float32 in [0, 1]
@@ -106,7 +106,7 @@ class Denoiser:
             predictions += evaluate(self.guide_unet, model_input, t, request, branches[len(main) :])
         prediction: Any = sum(branch.weight * p for branch, p in zip(branches, predictions, strict=True))
         if guidance.guidance_rescale and len(branches) > 1:
-            prediction = guidance.rescale(prediction, told=predictions[len(main) - 1])
+            prediction = guidance.rescale(prediction, conditional=predictions[len(main) - 1])
         return prediction
 
 
@@ -117,16 +117,16 @@ def make_request(
     strengths: Sequence[Sequence[float]],
     num_images_per_label: int,
     generator: torch.Generator | list[torch.Generator] | None,
-    image: Pictures | None,
-    mask: Pictures | None,
+    image: ImageInput | None,
+    mask: ImageInput | None,
 ) -> SamplingRequest:
-    """The conditions and pictures as tensors on the device, and the noise of each; strengths: (B, num_styles)."""
+    """The conditions and images as tensors on the device, and the noise of each; strengths: (B, num_styles)."""
     count, config = len(class_ids), unet.config
     if isinstance(generator, list) and len(generator) != count:
-        raise ValueError(f"{len(generator)} generators for {count} pictures; valid: one for all, or one for each")
+        raise ValueError(f"{len(generator)} generators for {count} images; valid: one for all, or one for each")
     height, width = config.sample_size if isinstance(config.sample_size, Sequence) else [config.sample_size] * 2
-    pixels = None if image is None else read_pictures("image", image, config.in_channels, height, width)
-    repaint = None if mask is None else read_pictures("mask", split_images(mask), 1, height, width) >= 0.5
+    pixels = None if image is None else read_images("image", image, config.in_channels, height, width)
+    repaint = None if mask is None else read_images("mask", split_images(mask), 1, height, width) >= 0.5
     shape = (count, config.in_channels, height, width)
     return SamplingRequest(
         row=torch.arange(count, device=device),
@@ -159,14 +159,14 @@ def scaled(scheduler: SchedulerMixin, sample: torch.Tensor, t: torch.Tensor) -> 
 
 
 def noised(scheduler: SchedulerMixin, request: SamplingRequest, t: torch.Tensor) -> torch.Tensor:
-    """The given pictures as the scheduler's state at t: the state that it scales to alpha x_0 + sigma e."""
+    """The given images as the scheduler's state at t: the state that it scales to alpha x_0 + sigma e."""
     alpha, sigma = (float(level) for level in noise_levels(scheduler, t))
     scale = float(scaled(scheduler, torch.ones(()), t))
     return (alpha * request.clean + sigma * request.noise) / scale
 
 
 def finished(request: SamplingRequest, clean: torch.Tensor) -> torch.Tensor:
-    """The pictures in [0, 1] that clean ones (B, C, H, W) in [-1, 1] make, with what the mask keeps."""
+    """The images in [0, 1] that clean ones (B, C, H, W) in [-1, 1] make, with what the mask keeps."""
     images = (clean.float() / 2 + 0.5).clamp(0, 1)
     if request.image is None or request.mask is None:
         return images
@@ -174,17 +174,17 @@ def finished(request: SamplingRequest, clean: torch.Tensor) -> torch.Tensor:
 
 
 def score(request: SamplingRequest, plan: SamplingPlan, images: torch.Tensor) -> torch.Tensor:
-    """Every score of pictures (B, C, H, W) in [0, 1] by the plan's choice, and the total: (B, K) on the CPU."""
+    """Every score of images (B, C, H, W) in [0, 1] by the plan's choice, and the total: (B, K) on the CPU."""
     assert plan.choice is not None
     assert plan.scorer is not None
     labels = request.row // plan.choice.num_candidates
-    return score_pictures(plan.scorer, images, plan.asked, labels, plan.choice.score_weights)
+    return score_images(plan.scorer, images, plan.asked, labels, plan.choice.score_weights)
 
 
-def draw(
+def draw_part(
     request: SamplingRequest, plan: SamplingPlan, scheduler: SchedulerMixin, denoiser: Denoiser, progress: Any
 ) -> Samples:
-    """Finish a part of the pictures, or those of its candidates that are worth it."""
+    """Finish a part of the images, or those of its candidates that are worth finishing."""
     choice = plan.choice
     timesteps = set_timesteps(scheduler, plan.num_inference_steps, plan.strength, request.row.device)
     step = {"generator"} & set(inspect.signature(scheduler.step).parameters)
@@ -193,16 +193,16 @@ def draw(
     else:
         sample = noised(scheduler, request, timesteps[0])
     branches = plan.guidance.plan(scheduler, timesteps, styled=bool(denoiser.unet.config.num_styles))
-    # Not at the first evaluation, where a model of the noise says nothing of the picture.
+    # Not at the first evaluation, where a model of the noise says nothing of the image.
     stop = max(1, math.ceil(STOPPING_SHARE * len(timesteps)) - 1) if choice and choice.early_stopping else None
-    for index, (t, told) in enumerate(zip(timesteps, branches, strict=True)):
+    for index, (t, step_branches) in enumerate(zip(timesteps, branches, strict=True)):
         # Between the two evaluations of a second-order step, the state belongs to the scheduler.
         if request.mask is not None and getattr(scheduler, "state_in_first_order", True):
             sample = torch.where(request.mask, sample, noised(scheduler, request, t))
         x = scaled(scheduler, sample, t)
-        prediction = denoiser.predict(x, t, request, told, plan.guidance)
-        if plan.push and plan.scorer and request.wanted is not None:
-            prediction = plan.push(plan.scorer, request.wanted, scheduler, x, prediction, t)
+        prediction = denoiser.predict(x, t, request, step_branches, plan.guidance)
+        if plan.clip_guidance and plan.scorer and request.wanted is not None:
+            prediction = plan.clip_guidance(plan.scorer, request.wanted, scheduler, x, prediction, t)
         if choice and index == stop:
             totals = score(request, plan, finished(request, predicted_clean(scheduler, x, prediction, t)))[:, -1]
             rows = choice.survivors((request.row // choice.num_candidates).cpu(), totals)
@@ -226,15 +226,15 @@ def evaluate(
     if not branches:
         return []
     anything = torch.full_like(request.class_ids, unet.config.num_classes)
-    untold = torch.full_like(request.weights, UNSPECIFIED)
-    class_ids = torch.cat([request.class_ids if branch.class_told else anything for branch in branches])
-    weights = torch.cat([request.weights if branch.styles_told else untold for branch in branches])
+    unspecified = torch.full_like(request.weights, UNSPECIFIED)
+    class_ids = torch.cat([request.class_ids if branch.with_class else anything for branch in branches])
+    weights = torch.cat([request.weights if branch.with_styles else unspecified for branch in branches])
     rows = model_input.repeat(len(branches), 1, 1, 1)
     return list(unet(rows, t, class_ids, weights).sample.chunk(len(branches)))
 
 
 def keep_rows(scheduler: SchedulerMixin, rows: torch.Tensor, count: int) -> None:
-    """Drop what a scheduler remembers of all but these of `count` pictures."""
+    """Drop what a scheduler remembers of all but these of `count` images."""
 
     def kept(value: Any) -> Any:
         if isinstance(value, torch.Tensor) and value.ndim == 4 and len(value) == count:

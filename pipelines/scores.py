@@ -1,4 +1,4 @@
-"""Scores of pictures by a CLIP model, and the choice among candidates by them."""
+"""Scores of images by a CLIP model, and the choice among candidates by them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,17 +10,17 @@ import torch.nn.functional as F
 
 from .checks import check_range
 from .images import fit_to_size, with_channels
-from .prompts import Asked, prompt
+from .prompts import PromptTarget, prompt
 
 SURVIVING_SHARE, STOPPING_SHARE = 0.3, 0.3  # of the candidates, after this share of the evaluations
 SCORE_WEIGHTS: Mapping[str, float] = {"class": 1.0, "quality": 1.0}
 
 
 class Scorer:
-    """What a CLIP or SigLIP model of transformers says of pictures and prompts; pictures are prepared in torch, so that
+    """What a CLIP or SigLIP model of transformers says of images and prompts; images are prepared in torch, so that
     scores have a gradient. A model of half precision on the CPU becomes one of float32: it is ten times as fast.
 
-    ValueError for a model or a processor that has no way from pictures or prompts to one common space.
+    ValueError for a model or a processor that has no way from images or prompts to one common space.
     """
 
     def __init__(self, model: Any, processor: Any):
@@ -42,12 +42,12 @@ class Scorer:
         return self.model.logit_scale.detach().float().exp()
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, C, H, W) in [0, 1] -> unit vectors (B, D) float32."""
+        """Images (B, C, H, W) in [0, 1] -> unit vectors (B, D) float32."""
         prepare = self.processor.image_processor
         size = prepare.crop_size if getattr(prepare, "do_center_crop", False) else prepare.size
         height, width = (size.get(key) or size.get("shortest_edge") for key in ("height", "width"))
         channels = getattr(self.model.config.vision_config, "num_channels", 3)
-        pixels = fit_to_size(with_channels("pictures", images.float(), channels), height, width)
+        pixels = fit_to_size(with_channels("images", images.float(), channels), height, width)
         mean, std = (pixels.new_tensor(v).reshape(-1, 1, 1) for v in (prepare.image_mean, prepare.image_std))
         pixels = ((pixels - mean) / std).to(self.model.device, self.model.dtype)
         return _unit(self.model.get_image_features(pixel_values=pixels))
@@ -89,28 +89,28 @@ class Scorer:
         return {key: tokens[key].to(self.model.device) for key in keys}
 
     def softmax(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Unit vectors of pictures (B, D) -> the share of each prompt (B, P)."""
+        """Unit vectors of images (B, D) -> the share of each prompt (B, P)."""
         return (self.scale * images @ self.texts(prompts).T).softmax(dim=1)
 
 
-def _prompt_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
+def _prompt_score(scorer: Scorer, features: torch.Tensor, asked: PromptTarget) -> torch.Tensor:
     return features @ scorer.texts([prompt(asked.subject)])[0]
 
 
-def _class_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
+def _class_score(scorer: Scorer, features: torch.Tensor, asked: PromptTarget) -> torch.Tensor:
     return scorer.softmax(features, [prompt(rival) for rival in asked.subjects])[:, asked.class_id]
 
 
-def _quality_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
+def _quality_score(scorer: Scorer, features: torch.Tensor, asked: PromptTarget) -> torch.Tensor:
     shares = scorer.softmax(features, [template.replace("{}", asked.subject) for template in asked.quality_prompts])
     return shares[:, list(asked.quality_prompts.values())].sum(dim=1)
 
 
-# Name -> score of pictures' unit vectors (B, D), float32 (B,); more is better.
-SCORES: Mapping[str, Callable[[Scorer, torch.Tensor, Asked], torch.Tensor]] = {
+# Name -> score of images' unit vectors (B, D), float32 (B,); more is better.
+SCORES: Mapping[str, Callable[[Scorer, torch.Tensor, PromptTarget], torch.Tensor]] = {
     "prompt": _prompt_score,  # cosine with the prompt of class and styles
     "class": _class_score,  # probability of the class among all
-    "quality": _quality_score,  # share of the prompts that speak well of it
+    "quality": _quality_score,  # share of the positive prompts
 }
 
 
@@ -136,7 +136,7 @@ class Choice:
         if len(set(self.quality_prompts.values())) < 2 or not all("{}" in text for text in self.quality_prompts):
             raise ValueError(
                 f"quality_prompts {dict(self.quality_prompts)}; valid: templates with {{}} for the subject, one at "
-                "least that speaks well of a picture (True) and one that does not (False)"
+                "least that is positive (True) and one that is negative (False)"
             )
 
     def survivors(self, labels: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
@@ -151,10 +151,14 @@ class Choice:
         return torch.cat(kept).sort().values
 
 
-def score_pictures(
-    scorer: Scorer, images: torch.Tensor, asked: Sequence[Asked], labels: torch.Tensor, weights: Mapping[str, float]
+def score_images(
+    scorer: Scorer,
+    images: torch.Tensor,
+    asked: Sequence[PromptTarget],
+    labels: torch.Tensor,
+    weights: Mapping[str, float],
 ) -> torch.Tensor:
-    """Pictures (B, C, H, W) in [0, 1], each asked for by one of the labels (B,) -> (B, len(SCORES) + 1): every score,
+    """Images (B, C, H, W) in [0, 1], each asked for by one of the labels (B,) -> (B, len(SCORES) + 1): every score,
     and their weighted sum; float32, on the CPU."""
     features = scorer.images(images)
     scores = torch.empty(len(images), len(SCORES) + 1)
@@ -162,8 +166,8 @@ def score_pictures(
         rows = (labels == label).nonzero().squeeze(1)
         for column, score in enumerate(SCORES.values()):
             scores[rows.cpu(), column] = score(scorer, features[rows.to(features.device)], asked[label]).cpu()
-    told = torch.tensor([weights.get(name, 0.0) for name in SCORES])
-    scores[:, -1] = scores[:, :-1] @ told
+    weighting = torch.tensor([weights.get(name, 0.0) for name in SCORES])
+    scores[:, -1] = scores[:, :-1] @ weighting
     return scores
 
 

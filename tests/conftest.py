@@ -1,4 +1,4 @@
-"""Real classes at tiny size, on real pictures from the embedded data set."""
+"""Real classes at tiny size, on real images from the embedded dataset."""
 
 import atexit
 import io
@@ -62,21 +62,21 @@ TINY = {
 
 @cache
 def full_data(name: str) -> tuple[ImageTable, ImageTable]:
-    """A full data set: training and test pictures."""
+    """A full dataset: training and test images."""
     if not SHARED_DATA.is_dir():
-        pytest.skip("the folder with the full data sets is absent")
+        pytest.skip("the folder with the full datasets is absent")
     return load_training_data(str(SHARED_DATA / name))[0], load_test_data(str(SHARED_DATA / name))
 
 
 @pytest.fixture(scope="session")
 def fashion() -> tuple[ImageTable, ImageTable]:
-    """The embedded pictures: training and validation."""
+    """The embedded images: training and validation."""
     return load_training_data("fashion_mnist_12k")
 
 
 @pytest.fixture
 def table(fashion: tuple[ImageTable, ImageTable]) -> ImageTable:
-    """Sixty training pictures of all classes."""
+    """Sixty training images of all classes."""
     train = fashion[0]
     return train.part(torch.arange(0, len(train), len(train) // 60)[:60])
 
@@ -150,8 +150,8 @@ def pipeline() -> ClassStylePipeline:
     return pipe
 
 
-def picture(seed: int, size: tuple[int, int] = (12, 12), mode: str = "L") -> Image.Image:
-    """A PIL picture of random pixels, (width, height)."""
+def make_image(seed: int, size: tuple[int, int] = (12, 12), mode: str = "L") -> Image.Image:
+    """A PIL image of random pixels, (width, height)."""
     shape = size[::-1] if mode == "L" else (*size[::-1], 3)
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
 
@@ -167,7 +167,7 @@ def class_folders(root: Path, counts: dict[str, int], mode: str = "L", size: tup
     for name, count in counts.items():
         (root / name).mkdir(parents=True)
         for i in range(count):
-            picture(i, size, mode).save(root / name / f"{i}.png")
+            make_image(i, size, mode).save(root / name / f"{i}.png")
     return root
 
 
@@ -176,7 +176,7 @@ def metadata_folder(root: Path, rows: list[dict], jsonl: bool = True) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     rows = [{"file_name": f"{i}.png", **row} for i, row in enumerate(rows)]
     for i in range(len(rows)):
-        picture(i).save(root / f"{i}.png")
+        make_image(i).save(root / f"{i}.png")
     if jsonl:
         (root / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
@@ -192,7 +192,7 @@ def script() -> dict:
 
 @pytest.fixture
 def folder(tmp_path) -> str:
-    """Thirty pictures of two classes."""
+    """Thirty images of two classes."""
     return str(class_folders(tmp_path / "data", {"cat": 16, "dog": 14}))
 
 
@@ -223,7 +223,7 @@ CATS = ("cat", "dog")
 
 @pytest.fixture(scope="session")
 def pets(tmp_path_factory) -> dict[str, str]:
-    """A model of two classes and two styles, pictures of those classes, and a judge of them."""
+    """A model of two classes and two styles, images of those classes, and a judge of them."""
     tmp_path = tmp_path_factory.mktemp("pets")
     data = tmp_path / "pets"
     class_folders(data / "train", dict.fromkeys(CATS, 300), size=(28, 28))

@@ -1,8 +1,8 @@
-"""A Hub on the loopback interface for the unmodified clients: models, data sets and spaces, kept in memory.
+"""A Hub on the loopback interface for the unmodified clients: models, datasets and spaces, kept in memory.
 
     python tests/local_hub.py zalando-datasets/fashion_mnist=PATH uoft-cs/cifar10=PATH
 
-serves folders as data sets until it is stopped, and says which HF_ENDPOINT to set.
+serves folders as datasets until it is stopped, and says which HF_ENDPOINT to set.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""The parts of the benchmark of generated pictures as training data."""
+"""The parts of the benchmark of generated images as training data."""
 
 import math
 
@@ -32,19 +32,19 @@ def test_a_cut_that_cannot_be_is_refused(table, rare_class, share, message):
         cut(table, rare_class, share)
 
 
-def test_every_way_balances_the_classes_with_as_many_pictures(fashion):
+def test_every_way_balances_the_classes_with_as_many_images(fashion):
     table = fashion[0].part(torch.cat([(fashion[0].labels == label).nonzero()[:100, 0] for label in range(10)]))
     keep = cut(table, "Shirt", 0.05)
     kept, removed = table.part(keep), table.part(~keep)
     added = additions(kept, removed, torch.Generator().manual_seed(0))
     nothing, copies, augmented, real = added.values()
-    assert [len(pictures) for pictures in added.values()] == [95] * 4
+    assert [len(images) for images in added.values()] == [95] * 4
     assert nothing.class_counts()[6] < 10
-    for pictures in (copies, augmented, real):
-        assert join(kept, pictures).class_counts() == [100] * 10
-    left = {picture.numpy().tobytes() for picture in kept.pixels[kept.labels == 6]}
-    assert {picture.numpy().tobytes() for picture in copies.pixels} == left
-    assert len({picture.numpy().tobytes() for picture in augmented.pixels} - left) > 80
+    for images in (copies, augmented, real):
+        assert join(kept, images).class_counts() == [100] * 10
+    left = {image.numpy().tobytes() for image in kept.pixels[kept.labels == 6]}
+    assert {image.numpy().tobytes() for image in copies.pixels} == left
+    assert len({image.numpy().tobytes() for image in augmented.pixels} - left) > 80
     assert torch.equal(real.pixels, removed.pixels)
 
 
@@ -81,7 +81,7 @@ def test_the_written_cut_is_what_the_experiment_cuts_and_a_run_on_it_is_told_apa
     assert [text.removeprefix("generated (") for text in said] == [
         "not known what the model saw)",
         "model saw the cut data alone)",
-        "model saw all pictures)",
+        "model saw all images)",
         "model saw other data)",
         "not known what the model saw)",
     ]

@@ -30,7 +30,7 @@ SHORTER = {
     "push": "",
 }
 LEAVES = {
-    "sample": "pictures/grid.png",
+    "sample": "images/grid.png",
     "select": "best/selection.png",
     "evaluate": "runs/emoji/metrics.json",
     "show": "shown/nearest.png",
@@ -54,7 +54,7 @@ def at_home(place, hub, monkeypatch):
 
 def moved(words: list[str], place: Path) -> list[str]:
     """The same words, what they write and read again lying in `place`; the name is of the user whom the Hub knows."""
-    there = ("runs/", "pictures", "best", "shown")
+    there = ("runs/", "images", "best", "shown")
     words = [str(place / word) if word.startswith(there) else word for word in words]
     return [word.replace("me/", "ann/") if word.startswith("me/") else word for word in words]
 
@@ -84,9 +84,9 @@ def test_a_line_does_what_it_says(line, place, at_home, hub):
 
 
 def test_what_the_lines_left(place, hub):
-    """Runs after them: memorisation is measured, by what few pictures allow."""
+    """Runs after them: memorisation is measured, by what few images allow."""
     metrics = [
-        json.loads((place / "runs" / name / "metrics.json").read_text()) for name in ("emoji", "emoji_from_nothing")
+        json.loads((place / "runs" / name / "metrics.json").read_text()) for name in ("emoji", "emoji_from_scratch")
     ]
     for report in metrics:
         assert report["metrics"]["memorisation"]["n"] == 300

@@ -20,9 +20,9 @@ def test_the_notebook_runs(pets, tmp_path, hub, monkeypatch):
     place = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
     tiny = "--block_out_channels 8 16 --norm_num_groups 4 --attention_head_dim 8 --patch_size 4"
     settings = f'''
-DRIVE, DATASET, PICTURES, REPO_ID = {str(tmp_path / "drive")!r}, {pets["data"]!r}, {pets["data"]!r}, "ann/notebook"
+DRIVE, DATASET, IMAGES, REPO_ID = {str(tmp_path / "drive")!r}, {pets["data"]!r}, {pets["data"]!r}, "ann/notebook"
 TRAIN, TUNE = "{SHORT} {tiny}", "{SHORT} {tiny} --resolution 28 --styles slanted"
-BEGIN_FROM, DRAW = {pets["model"]!r}, "--num_inference_steps 2 --guidance_scale 1"
+FINE_TUNE_FROM, DRAW = {pets["model"]!r}, "--num_inference_steps 2 --guidance_scale 1"
 MEASURE, SHOW = "--num_images 200 --num_styled 0 --judge {pets["judge"]}", DRAW + " --judge {pets["judge"]}"
 '''
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(settings))

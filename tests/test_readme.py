@@ -30,10 +30,10 @@ def test_the_python_lines_run_without_hfdiff_imported(tmp_path):
     assert Image.open(tmp_path / "sneaker.png").size == (28, 28)
 
 
-def test_every_style_and_data_set_is_described():
+def test_every_style_and_dataset_is_described():
     assert all(f"`{name}`" in README for name in [*STYLES, *DATASETS])
 
 
-def test_the_picture_is_there():
+def test_the_image_is_there():
     for link in re.findall(r"!\[.*?\]\((.*?)\)", README):
         assert (Path(__file__).parents[1] / link).is_file()

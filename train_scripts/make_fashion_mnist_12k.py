@@ -1,4 +1,4 @@
-"""Write the embedded data set: 10,000 + 2,000 pictures of Fashion-MNIST's train split, balanced by class.
+"""Write the embedded dataset: 10,000 + 2,000 images of Fashion-MNIST's train split, balanced by class.
 
 python train_scripts/make_fashion_mnist_12k.py [SOURCE]        # SOURCE: the Hub id, or a folder with its parquet files
 """

@@ -1,4 +1,4 @@
-"""Train the small CLIP of a data set, which scores pictures by prompts; `hfdiff train-clip` is the same.
+"""Train the small CLIP of a dataset, which scores images by prompts; `hfdiff train-clip` is the same.
 
 accelerate launch train_scripts/train_clip.py --dataset fashion_mnist --output_dir runs/clip
 """

@@ -1,4 +1,4 @@
-"""Train the judge of a data set, a small classifier that says what a picture shows; `hfdiff train-judge` is the same.
+"""Train the judge of a dataset, a small classifier that says what an image shows; `hfdiff train-judge` is the same.
 
 accelerate launch train_scripts/train_judge.py --dataset cifar10
 """

@@ -17,9 +17,9 @@ from hfdiff.core.names import unknown
 from hfdiff.core.threads import use_all_cores
 from hfdiff.evaluation.clip import describe_clip
 from hfdiff.evaluation.distances import inception_network
-from hfdiff.evaluation.metrics import METRICS, lacking
+from hfdiff.evaluation.metrics import METRICS, missing_inputs
 from hfdiff.evaluation.protocol import Protocol, draw_samples, within
-from hfdiff.evaluation.reference_images import Real, check_fits, check_judge, real_pictures
+from hfdiff.evaluation.reference_images import ReferenceSet, check_judge, check_model_fits, real_images
 from hfdiff.evaluation.report import describe_report, report_of
 from hfdiff.training.run_folder import home_of, run_config
 from hfdiff.training.signals import leave_together
@@ -35,10 +35,10 @@ def main(flags: EvaluateFlags) -> int:
     if process.device.type != "cpu":
         pipeline.to(process.device)
     pipeline.set_progress_bar_config(disable=True)
-    given = real_pictures(flags.model, flags.dataset, flags.resolution)
+    given = real_images(flags.model, flags.dataset, flags.resolution)
     training, held_out = given.training, given.held_out
-    check_fits(pipeline, training)
-    check_fits(pipeline, held_out)
+    check_model_fits(pipeline, training)
+    check_model_fits(pipeline, held_out)
     with process.main_process_first():
         judge = open_judge(flags.judge, training, held_out, process.device)
     check_judge(judge, training, pipeline.style_names)
@@ -49,9 +49,9 @@ def main(flags: EvaluateFlags) -> int:
             protocol = within(flags.minutes, pipeline, protocol)
         process.print(f"{flags.minutes:g} minutes: {protocol.n:,} plain samples, {protocol.num_styled:,} in styles")
     scorer = open_clip(flags.clip, pipeline, training)
-    real = Real.of(judge, training, held_out, flags.seed, copied=given.copied, scorer=scorer)
+    real = ReferenceSet.of(judge, training, held_out, flags.seed, copied=given.copied, scorer=scorer)
     asked = flags.metrics or [name for name, row in METRICS.items() if row.default]
-    lacks = {name: lacking(name, real, protocol.n, protocol.num_styled) for name in asked}
+    lacks = {name: missing_inputs(name, real, protocol.n, protocol.num_styled) for name in asked}
     missing = [lack for lack in lacks.values() if lack]
     if missing and flags.metrics:
         raise BadInput("; ".join(missing))

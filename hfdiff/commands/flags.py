@@ -39,19 +39,19 @@ class Drawing:
 @dataclass(frozen=True, kw_only=True)
 class SampleFlags(Drawing):
     output_dir: str
-    """Where the pictures go."""
+    """Where the images go."""
     class_labels: tuple[str, ...] = ()
     """Names or ids of classes; by default all."""
     styles: tuple[str, ...] = ()
     """One for all or one for each label: "plain", "thick:0.8+slanted"; by default, and without labels, every style."""
     num_images: int = 4
-    """Pictures for each label."""
+    """Images for each label."""
     image: str | None = None
-    """Begin with this picture: to vary it, restyle it, change its class, or repair a part."""
+    """Begin with this image: to vary it, restyle it, change its class, or repair a part."""
     strength: float | None = None
-    """How far from the picture to go: above 0, to 1. By default 0.6, with a mask 1."""
+    """How far from the image to go: above 0, to 1. By default 0.6, with a mask 1."""
     mask: str | None = None
-    """A picture, white where the image is drawn anew and black where it is kept."""
+    """An image, white where the image is drawn anew and black where it is kept."""
     clip_guidance_scale: float | None = None
     """Push every step towards clip_prompt by CLIP's gradient: 0.5, for example; from 1 on classes suffer."""
     clip_prompt: str | None = None
@@ -63,19 +63,19 @@ class SampleFlags(Drawing):
 @dataclass(frozen=True, kw_only=True)
 class SelectFlags(Drawing):
     output_dir: str
-    """Where the best pictures go, selection.json and selection.png."""
+    """Where the best images go, selection.json and selection.png."""
     class_labels: tuple[str, ...] = ()
     """Names or ids of classes; by default all."""
     styles: tuple[str, ...] = ("plain",)
     """Each class is drawn in each of them: plain, thick:0.8+slanted."""
     num_candidates: int = 10
-    """Pictures drawn for each class and style."""
+    """Images drawn for each class and style."""
     top_k: int = 3
-    """Pictures kept of them."""
+    """Images kept of them."""
     early_stopping: bool = False
     """Finish only the best third of the candidates, by what the model predicts after a third of the steps."""
     clip: str | None = None
-    """Folder or Hub id of a CLIP or SigLIP model; by default the pipeline's own, or the data set's."""
+    """Folder or Hub id of a CLIP or SigLIP model; by default the pipeline's own, or the dataset's."""
     score_weights: tuple[str, ...] = ()
     """Weights of the scores in the total, class:1 quality:1 by default; prompt is the cosine with the prompt."""
     good_prompts: tuple[str, ...] = ()
@@ -83,17 +83,17 @@ class SelectFlags(Drawing):
     bad_prompts: tuple[str, ...] = ()
     """Negative prompts; by default "a blurry photo of {}" and "a noisy photo of {}"."""
     dataset: str | None = None
-    """Real pictures to score beside; by default those that the run was trained on."""
+    """Real images to score beside; by default those that the run was trained on."""
     resolution: int | None = None
-    """Resize the real pictures to this many pixels a side."""
+    """Resize the real images to this many pixels a side."""
     judge: str | None = None
-    """Folder of a judge, the evaluation classifier; by default the data set's own, where there is one."""
+    """Folder of a judge, the evaluation classifier; by default the dataset's own, where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateFlags(Drawing):
     dataset: str | None = None
-    """The real pictures; by default those that the run was trained on."""
+    """The real images; by default those that the run was trained on."""
     output: str | None = None
     """JSON of the report; by default metrics.json, in the run's folder where there is one."""
     num_images: int = 2_000
@@ -101,13 +101,13 @@ class EvaluateFlags(Drawing):
     num_styled: int = 1_000
     """Samples in styles, where the model has styles."""
     minutes: float | None = None
-    """Draw only as many pictures as fit into this time."""
+    """Draw only as many images as fit into this time."""
     metrics: tuple[str, ...] = ()
     """Names from the table of metrics; by default all that need nothing but hfdiff."""
     resolution: int | None = None
-    """Resize the real pictures to this many pixels a side."""
+    """Resize the real images to this many pixels a side."""
     judge: str | None = None
-    """Folder of a judge, the evaluation classifier; by default the data set's own, trained where there is none."""
+    """Folder of a judge, the evaluation classifier; by default the dataset's own, trained where there is none."""
     clip: str | None = None
     """Folder or Hub id of a CLIP or SigLIP model for the metrics in its features; by default as in select."""
 
@@ -115,17 +115,17 @@ class EvaluateFlags(Drawing):
 @dataclass(frozen=True, kw_only=True)
 class ShowFlags(Drawing):
     output_dir: str
-    """Where the pictures go, and show.json with their texts and numbers."""
+    """Where the figures go, and show.json with their texts and numbers."""
     dataset: str | None = None
-    """Real pictures of the model's classes; by default those that the run was trained on."""
+    """Real images of the model's classes; by default those that the run was trained on."""
     num_images: int = 20
-    """Pictures for each class, where they are counted."""
+    """Images for each class, where they are counted."""
     num_inference_steps: int | None = 50
     """Steps of the reverse process that is watched."""
     resolution: int | None = None
-    """Resize the real pictures to this many pixels a side."""
+    """Resize the real images to this many pixels a side."""
     judge: str | None = None
-    """Folder of a judge, the evaluation classifier; by default the data set's own, trained where there is none."""
+    """Folder of a judge, the evaluation classifier; by default the dataset's own, trained where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ class CardFlags:
     repo_id: str | None = None
     """OWNER/NAME on the Hub, for the code that loads it; by default this folder."""
     output_dir: str | None = None
-    """A new folder for the whole: pipeline, card, pictures and records, as they would be on the Hub."""
+    """A new folder for the whole: pipeline, card, figures and records, as they would be on the Hub."""
     half: bool = False
     """There, save the weights in half precision: half the size; they load as float32."""
 
@@ -171,11 +171,11 @@ class JudgeConfig(DatasetConfig):
     output_dir: str | None = None
     """Folder of the weights (fp16) and the configuration; by default the cache, where every command finds it."""
     half: Half = "first"
-    """Train on this half of the pictures and leave the other to a scorer; whole takes all."""
+    """Train on this half of the images and leave the other to a scorer; whole takes all."""
     epochs: int | None = None
-    """Passes over the data; by default so many that about 660,000 pictures are seen."""
+    """Passes over the data; by default so many that about 660,000 images are seen."""
     batch_size: int = 128
-    """Pictures for each step."""
+    """Images for each step."""
     learning_rate: float = 4e-3
     """At its peak."""
     widths: tuple[int, int, int] = (32, 64, 128)
@@ -189,11 +189,11 @@ class ClipConfig(DatasetConfig):
     output_dir: str = "runs/clip"
     """Folder of the model and its processor, for from_pretrained."""
     half: Half = "second"
-    """Train on this half of the pictures and leave the other to the judge; whole takes all."""
+    """Train on this half of the images and leave the other to the judge; whole takes all."""
     epochs: int = 24
     """Passes over the data."""
     batch_size: int = 256
-    """Pictures for each step."""
+    """Images for each step."""
     learning_rate: float = 4e-3
     """At its peak."""
     seed: int = 0

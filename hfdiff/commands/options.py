@@ -47,12 +47,12 @@ def stated(flags: Drawing) -> dict[str, Any]:
 
 
 def open_judge(given: str | None, training: ImageTable, held_out: ImageTable, device: torch.device) -> Judge:
-    """The judge in the folder given, else the data set's own."""
+    """The judge in the folder given, else the dataset's own."""
     return load_judge(given).to(device) if given else judge_for(training, held_out, device=device)
 
 
 def open_clip(given: str | None, pipeline: ClassStylePipeline, training: ImageTable | None) -> Scorer | None:
-    """The CLIP model asked for becomes the pipeline's; by default that which it carries, else the data set's own."""
+    """The CLIP model asked for becomes the pipeline's; by default that which it carries, else the dataset's own."""
     if given is None and pipeline.clip_model is None and training is not None:
         given = find_clip(training)
     if given is not None:

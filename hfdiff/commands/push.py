@@ -4,13 +4,13 @@ import sys
 
 from hfdiff.commands.flags import PushFlags
 from hfdiff.publish.hub import push
-from hfdiff.publish.records import Facts
+from hfdiff.publish.records import ModelRecords
 
 
 def main(flags: PushFlags) -> int:
-    facts = Facts.of(flags.model)
+    records = ModelRecords.of(flags.model)
     push(
-        facts,
+        records,
         flags.repo_id,
         private=flags.private,
         half=flags.half,

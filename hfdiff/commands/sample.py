@@ -12,8 +12,8 @@ from hfdiff.commands.flags import SampleFlags
 from hfdiff.commands.options import MAX_IMAGES, open_clip, open_model, settings_of, stated
 from hfdiff.core.errors import BadInput, as_bad_input, check_range, first_line
 from hfdiff.core.files import folder_to_write, slug, write_file
-from hfdiff.data.decoding import open_picture, upright
-from hfdiff.figures.grids import Grid, class_style_grid, save_picture
+from hfdiff.data.decoding import apply_exif_orientation, open_image
+from hfdiff.figures.grids import Grid, class_style_grid, save_figure
 from hfdiff.models.samplers import sampler_of
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import PLAIN, ClassStylePipeline
@@ -25,14 +25,14 @@ def main(flags: SampleFlags) -> int:
     if flags.clip_guidance_scale is None and (flags.clip_prompt or flags.clip):
         raise BadInput("clip_prompt and clip go with clip_guidance_scale; give it, 0.5 for example")
     files = {key: file for key, file in (("image", flags.image), ("mask", flags.mask)) if file is not None}
-    pictures = {key: _read_picture(key, file) for key, file in files.items()}
+    given_images = {key: _read_image(key, file) for key, file in files.items()}
     pipeline = open_model(flags)
     own = ("strength", "clip_guidance_scale", "clip_prompt")
     arguments = settings_of(flags) | {key: getattr(flags, key) for key in own if getattr(flags, key) is not None}
     if flags.clip_guidance_scale is not None:
         open_clip(flags.clip, pipeline, None)
     with as_bad_input():
-        grid = draw(flags, pipeline, arguments | pictures)
+        grid = draw(flags, pipeline, arguments | given_images)
     out.mkdir(parents=True, exist_ok=True)
     records = []
     images = pipeline.numpy_to_pil(grid.images.permute(0, 2, 3, 1).numpy())
@@ -44,10 +44,10 @@ def main(flags: SampleFlags) -> int:
         image.save(png, "PNG")
         write_file(out / name, png.getvalue())
         records.append({"file": name, "class": class_name, "styles": weights})
-    save_picture(out / "grid.png", grid.figure())
+    save_figure(out / "grid.png", grid.figure())
     settings = {"sampler": sampler_of(pipeline.scheduler), **files, **arguments, **stated(flags)}
     write_file(out / "samples.json", (json.dumps({**settings, "images": records}, indent=2) + "\n").encode())
-    print(f"{len(images)} pictures in {out}; all of them on one sheet: {out / 'grid.png'}")
+    print(f"{len(images)} images in {out}; all of them on one sheet: {out / 'grid.png'}")
     return 0
 
 
@@ -69,14 +69,14 @@ def draw(flags: SampleFlags, pipeline: ClassStylePipeline, arguments: dict[str, 
     return Grid(out.images, rows, [""], flags.num_images, out.class_labels, out.styles)
 
 
-def _read_picture(flag: str, file: str) -> Image.Image:
-    """The picture in a file, turned as in training; BadInput names the file."""
+def _read_image(flag: str, file: str) -> Image.Image:
+    """The image in a file, turned as in training; BadInput names the file."""
     try:
         if Path(file).exists() and not Path(file).is_file():  # reading a pipe would wait for ever
-            raise ValueError("it is no regular file; valid: a picture")
-        with open_picture(file) as image:
+            raise ValueError("it is no regular file; valid: an image")
+        with open_image(file) as image:
             image.load()
-            return upright(image)
+            return apply_exif_orientation(image)
     except Exception as error:  # Pillow raises many kinds for a broken file
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         raise BadInput(f"{flag} {file!r} cannot be read: {reason}") from error

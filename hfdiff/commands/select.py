@@ -8,9 +8,9 @@ from hfdiff.core.errors import BadInput, as_bad_input, check_range
 from hfdiff.core.files import folder_to_write
 from hfdiff.evaluation.clip import describe_clip, no_clip
 from hfdiff.evaluation.judge import find_judge, independent, load_judge, unseen
-from hfdiff.evaluation.reference_images import Pictures, check_fits, check_judge, real_pictures
-from hfdiff.evaluation.selection import Witnesses, select
-from hfdiff.figures.grids import save_picture
+from hfdiff.evaluation.reference_images import EvaluationImages, check_judge, check_model_fits, real_images
+from hfdiff.evaluation.selection import SelectionReferences, select
+from hfdiff.figures.grids import save_figure
 from hfdiff.figures.selection import figure_of_selection
 from hfdiff.models.loading import weights_fingerprint
 from hfdiff.models.samplers import sampler_of
@@ -25,7 +25,7 @@ def main(flags: SelectFlags) -> int:
     choice = choice_of(flags)
     pipeline = open_model(flags)
     pipeline.set_progress_bar_config(disable=True)
-    given = real_pictures_of(flags, pipeline)
+    given = real_images_of(flags, pipeline)
     scorer = open_clip(flags.clip, pipeline, given.training if given else None)
     if scorer is None:
         raise no_clip(given.training.name if given else None)
@@ -34,7 +34,7 @@ def main(flags: SelectFlags) -> int:
             pipeline,
             list(flags.class_labels or range(len(pipeline.class_names))),
             list(flags.styles),
-            witnesses_of(flags, given, scorer),
+            references_of(flags, given, scorer),
             num_candidates=flags.num_candidates,
             top_k=flags.top_k,
             early_stopping=flags.early_stopping,
@@ -53,10 +53,10 @@ def main(flags: SelectFlags) -> int:
     }
     judge = selection.judge
     if judge and not independent(judge, scorer.model.config):
-        print("warning: the judge and the CLIP model saw the same pictures; what the judge says is no proof")
+        print("warning: the judge and the CLIP model saw the same images; what the judge says is no proof")
     settings["judge_is_independent"] = judge and independent(judge, scorer.model.config)
     selection.write(out, settings | stated(flags))
-    save_picture(out / "selection.png", figure_of_selection(selection))
+    save_figure(out / "selection.png", figure_of_selection(selection))
     print("\n".join([selection.describe(), f"the best, and selection.json with all scores: {out}"]))
     return 0
 
@@ -79,27 +79,27 @@ def choice_of(flags: SelectFlags) -> dict[str, Any]:
     return given
 
 
-def real_pictures_of(flags: SelectFlags, pipeline: ClassStylePipeline) -> Pictures | None:
-    """Pictures of the model's classes, where any are known."""
+def real_images_of(flags: SelectFlags, pipeline: ClassStylePipeline) -> EvaluationImages | None:
+    """Images of the model's classes, where any are known."""
     if flags.dataset is None and run_config(flags.model) is None:
         return None
     try:
-        given = real_pictures(flags.model, flags.dataset, flags.resolution)
+        given = real_images(flags.model, flags.dataset, flags.resolution)
     except BadInput as error:
         if flags.dataset is not None:
             raise
-        print(f"no real pictures to score beside: {error}")
+        print(f"no real images to score beside: {error}")
         return None
-    check_fits(pipeline, given.training)
-    check_fits(pipeline, given.held_out)
+    check_model_fits(pipeline, given.training)
+    check_model_fits(pipeline, given.held_out)
     return given
 
 
-def witnesses_of(flags: SelectFlags, given: Pictures | None, scorer: Scorer) -> Witnesses:
-    """Pictures that the scorer never saw and a judge, where there are any."""
+def references_of(flags: SelectFlags, given: EvaluationImages | None, scorer: Scorer) -> SelectionReferences:
+    """Images that the scorer never saw and a judge, where there are any."""
     if given is None:
-        return Witnesses(None, None)
+        return SelectionReferences(None, None)
     judge = load_judge(flags.judge) if flags.judge else find_judge(given.training)
     if judge is not None:
         check_judge(judge, given.training)
-    return Witnesses(unseen(scorer.model.config, given.held_out), judge)
+    return SelectionReferences(unseen(scorer.model.config, given.held_out), judge)

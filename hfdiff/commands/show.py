@@ -7,37 +7,37 @@ from hfdiff.commands.options import MAX_IMAGES, open_judge, open_model, settings
 from hfdiff.core.errors import BadInput, as_bad_input, check_range
 from hfdiff.core.files import folder_to_write, write_file
 from hfdiff.evaluation.judge import unseen
-from hfdiff.evaluation.reference_images import check_fits, check_judge, real_pictures
-from hfdiff.figures.gallery import Subject, show
+from hfdiff.evaluation.reference_images import check_judge, check_model_fits, real_images
+from hfdiff.figures.gallery import GalleryInputs, show
 from hfdiff.models.samplers import NUM_TIMESTEPS
 from hfdiff.training.run_folder import run_of
 
 
 def main(flags: ShowFlags) -> int:
     out = folder_to_write(flags.output_dir)
-    subject = subject_of(flags)
+    inputs = gallery_inputs(flags)
     records = {}
-    for shown in show(subject):
+    for shown in show(inputs):
         shown.write(out)
         records[shown.file] = {"alt": shown.alt, **shown.numbers}
     write_file(out / "show.json", (json.dumps(records, indent=2, ensure_ascii=False) + "\n").encode())
-    print(f"{len(records)} pictures in {out}; what they show, in words and numbers: {out / 'show.json'}")
+    print(f"{len(records)} figures in {out}; what they show, in words and numbers: {out / 'show.json'}")
     return 0
 
 
-def subject_of(flags: ShowFlags) -> Subject:
+def gallery_inputs(flags: ShowFlags) -> GalleryInputs:
     """All that is shown, with the slowest part drawn; BadInput before anything is written."""
     check_range("num_images", flags.num_images, 1, MAX_IMAGES)
     steps = flags.num_inference_steps or 50
     check_range("num_inference_steps", steps, 2, NUM_TIMESTEPS)
     pipeline = open_model(flags)
-    given = real_pictures(flags.model, flags.dataset, flags.resolution)
+    given = real_images(flags.model, flags.dataset, flags.resolution)
     training, held_out = given.training, given.held_out
-    check_fits(pipeline, training)
-    check_fits(pipeline, held_out)
+    check_model_fits(pipeline, training)
+    check_model_fits(pipeline, held_out)
     judge = open_judge(flags.judge, training, held_out, pipeline.device)
     check_judge(judge, training)
-    subject = Subject(
+    inputs = GalleryInputs(
         pipeline=pipeline,
         judge=judge,
         real=unseen(judge, held_out),
@@ -48,8 +48,8 @@ def subject_of(flags: ShowFlags) -> Subject:
         num_inference_steps=steps,
         guidance={key: value for key, value in settings_of(flags).items() if key != "num_inference_steps"},
     )
-    if not len(subject.real):
-        raise BadInput(f"data set {training.name!r} has no held-out pictures that the judge never saw; give others")
+    if not len(inputs.real):
+        raise BadInput(f"dataset {training.name!r} has no held-out images that the judge never saw; give others")
     with as_bad_input():
-        _ = subject.reverse
-    return subject
+        _ = inputs.reverse
+    return inputs

@@ -10,17 +10,17 @@ import torch
 from accelerate import PartialState
 
 from hfdiff.commands.flags import TrainConfig
-from hfdiff.core.errors import BadInput, complain
+from hfdiff.core.errors import BadInput, print_error
 from hfdiff.core.threads import use_all_cores
 from hfdiff.data.table import ImageTable
 from hfdiff.evaluation.clip import find_clip, load_clip
 from hfdiff.evaluation.judge import find_judge, unseen
-from hfdiff.evaluation.monitor import QualityWatch
+from hfdiff.evaluation.monitor import QualityMonitor
 from hfdiff.figures.curves import loss_curves, quality_curves, quality_points
-from hfdiff.figures.grids import overview, save_picture
+from hfdiff.figures.grids import overview, save_figure
 from hfdiff.publish.card import write_card
 from hfdiff.publish.hub import check_token, push, repo_name
-from hfdiff.publish.records import Facts
+from hfdiff.publish.records import ModelRecords
 from hfdiff.training.checks import resolve_config
 from hfdiff.training.loop import Step
 from hfdiff.training.run import Run, open_run, train_run
@@ -50,18 +50,18 @@ def prepare(config: TrainConfig, locks: contextlib.ExitStack) -> Run:
     return run
 
 
-def monitor_of(session: Session) -> QualityWatch | None:
-    """The judge that watches, where there is one of such pictures; BadInput where the best is chosen by it alone."""
+def monitor_of(session: Session) -> QualityMonitor | None:
+    """The judge that watches, where there is one of such images; BadInput where the best is chosen by it alone."""
     config, home = session.config, torch.device("cpu")
     table, validation = session.table.to(home), session.validation.to(home)
     judge, needed = find_judge(table), config.best_by == "frechet_judge"
     if judge and all(len(unseen(judge, part)) for part in (table, validation)):  # else it was trained on all of so few
-        watch = QualityWatch(judge.to(session.accelerator.device), table, validation, config.seed, needed)
+        watch = QualityMonitor(judge.to(session.accelerator.device), table, validation, config.seed, needed)
         watch.check()
         return watch
     if needed:
         raise BadInput(
-            f"best_by 'frechet_judge' needs a judge, and data set {config.dataset!r} has none of such pictures; train "
+            f"best_by 'frechet_judge' needs a judge, and dataset {config.dataset!r} has none of such images; train "
             "one with train_scripts/train_judge.py and the same flags of the data, or give best_by val_loss"
         )
     return None
@@ -79,12 +79,12 @@ def draw_figures(run: Run, step: Step, due: Collection[str]) -> None:
     """The curves of a run, and its samples."""
     folder = run.folder
     if "validation" in due:
-        save_picture(folder.losses, loss_curves(folder.metrics))
+        save_figure(folder.losses, loss_curves(folder.metrics))
     if "sample" in due:
         if len(points := quality_points(folder.metrics)) > 1:
-            save_picture(folder.quality, quality_curves(points))
+            save_figure(folder.quality, quality_curves(points))
         grid = overview(run.session.pipeline(), run.session.config.seed)
-        save_picture(folder.samples / f"images-{step.images:09d}.png", grid.figure())
+        save_figure(folder.samples / f"images-{step.images:09d}.png", grid.figure())
 
 
 def publish(run: Run) -> int:
@@ -93,12 +93,12 @@ def publish(run: Run) -> int:
     if not (config.push_to_hub and run.is_main):
         return 0
     try:
-        facts = Facts.of(str(run.folder.path))
-        if not facts.has_current_card:
-            write_card(facts)
-        push(facts, config.hub_model_id, private=config.hub_private_repo)
+        records = ModelRecords.of(str(run.folder.path))
+        if not records.has_current_card:
+            write_card(records)
+        push(records, config.hub_model_id, private=config.hub_private_repo)
     except BadInput as error:
-        return complain(error, 2)
+        return print_error(error, 2)
     except OSError as error:
-        return complain(error, 1)
+        return print_error(error, 1)
     return 0

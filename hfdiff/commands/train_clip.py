@@ -23,8 +23,8 @@ def main(config: ClipConfig) -> int:
     accelerator = Accelerator()
     if accelerator.num_processes > 1:
         raise BadInput(f"{accelerator.num_processes} processes; valid: 1, the model is small")
-    table, _ = load_training_data(config.dataset, config.reading)
-    test = load_test_data(config.dataset, config.reading)
+    table, _ = load_training_data(config.dataset, config.read_options)
+    test = load_test_data(config.dataset, config.read_options)
     use_all_cores(1)
     print(describe(table))
     scorer = make_clip(table, config.seed)
@@ -38,7 +38,7 @@ def main(config: ClipConfig) -> int:
     )
     for epoch in training:
         print(f"epoch {epoch.number} of {config.epochs}: loss {epoch.loss:.4f}", flush=True)
-    worth = measure_clip(scorer, test)
-    save_clip(scorer, out, table, config.half, worth)
-    print(f"{worth.describe()}; saved in {out}")
+    metrics = measure_clip(scorer, test)
+    save_clip(scorer, out, table, config.half, metrics)
+    print(f"{metrics.describe()}; saved in {out}")
     return 0

@@ -21,8 +21,8 @@ def main(config: JudgeConfig) -> int:
     accelerator = Accelerator()
     if accelerator.num_processes > 1:
         raise BadInput(f"{accelerator.num_processes} processes; valid: 1, the judge is small")
-    table, validation = load_training_data(config.dataset, config.reading)
-    test = load_test_data(config.dataset, config.reading)
+    table, validation = load_training_data(config.dataset, config.read_options)
+    test = load_test_data(config.dataset, config.read_options)
     use_all_cores(1)
     print(describe(table))
     judge = make_judge(table, config.widths, config.half, config.seed).to(accelerator.device)
@@ -43,5 +43,5 @@ def main(config: JudgeConfig) -> int:
         )
     out = out or cached(table, config.half)
     judge = save_judge(judge, out, unseen(judge, test))
-    print(f"{judge.test_accuracy:.4f} of {len(unseen(judge, test))} unseen pictures right; saved in {out}")
+    print(f"{judge.test_accuracy:.4f} of {len(unseen(judge, test))} unseen images right; saved in {out}")
     return 0

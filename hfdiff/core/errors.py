@@ -34,13 +34,13 @@ def run_program(main: Callable[[], int | None]) -> None:
     try:
         code = main() or 0
     except BadInput as error:
-        code = complain(error, 2)
+        code = print_error(error, 2)
     except KeyboardInterrupt:
-        code = complain(TrainingFailed("interrupted; nothing that was there before is lost"), 130)
+        code = print_error(TrainingFailed("interrupted; nothing that was there before is lost"), 130)
     except (TrainingFailed, OSError) as error:
         if os.environ.get("HFDIFF_TRACEBACK"):
             raise
-        code = complain(error, 1)
+        code = print_error(error, 1)
     sys.stdout.flush()
     sys.exit(code)
 
@@ -50,7 +50,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def complain(error: Exception, code: int) -> int:
+def print_error(error: Exception, code: int) -> int:
     """Say what went wrong in one line; the exit code that goes with it."""
     line = " ".join(str(error).split())
     print(f"hfdiff: error: {line}", file=sys.stderr)

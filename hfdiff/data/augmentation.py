@@ -1,6 +1,6 @@
-"""Augmentation, above all one that does not leak into the samples: the model is told what was done to each picture.
+"""Augmentation, above all a non-leaking one: the model is conditioned on what was done to each image.
 
-After Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Appendix F.2; sampling tells it that nothing was done.
+After Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Appendix F.2; sampling conditions it on nothing done.
 """
 
 import math
@@ -15,9 +15,9 @@ NUM_DRAWS = 9  # five chances (mirror, zoom, turn, right, down) and four amounts
 
 
 def augment(pixels: Tensor, draw: Tensor, probability: float) -> tuple[Tensor, Tensor]:
-    """Mirror, zoom, turn and shift pictures (B, C, H, W); each change happens with `probability`.
+    """Mirror, zoom, turn and shift images (B, C, H, W); each change happens with `probability`.
 
-    `draw` is uniform (B, NUM_DRAWS). Returns the pictures and the labels (B, 6), 0 where nothing was done.
+    `draw` is uniform (B, NUM_DRAWS). Returns the images and the labels (B, 6), 0 where nothing was done.
     """
     height, width = pixels.shape[-2:]
     chance = draw[:, :5] < probability
@@ -43,12 +43,12 @@ def augment(pixels: Tensor, draw: Tensor, probability: float) -> tuple[Tensor, T
 
 
 def mirror_and_shift(images: Tensor) -> Tensor:
-    """Mirror half of the pictures (B, C, H, W) and shift each by up to two pixels."""
+    """Mirror half of the images (B, C, H, W) and shift each by up to two pixels."""
     count, _, height, width = images.shape
     mirrored = torch.rand(count, 1, 1, 1, device=images.device) < 0.5
     images = images.where(~mirrored, images.flip(-1))
     down, right = torch.randint(0, 5, (2, count, 1), device=images.device)
     rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
-    picture = torch.arange(count, device=images.device)[:, None, None]
+    image = torch.arange(count, device=images.device)[:, None, None]
     padded = F.pad(images, (2, 2, 2, 2), mode="replicate").permute(0, 2, 3, 1)
-    return padded[picture, (down + rows)[:, :, None], (right + columns)[:, None, :]].permute(0, 3, 1, 2)
+    return padded[image, (down + rows)[:, :, None], (right + columns)[:, None, :]].permute(0, 3, 1, 2)

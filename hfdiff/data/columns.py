@@ -1,4 +1,4 @@
-"""Which column of a data set holds what, found by feature type and never by name, so any data set of the Hub works."""
+"""Which column of a dataset holds what, found by feature type and never by name, so any dataset of the Hub works."""
 
 import re
 from collections.abc import Sequence
@@ -11,40 +11,40 @@ from torch import Tensor
 
 from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
-from hfdiff.data.config import Reading
+from hfdiff.data.config import ReadOptions
 from hfdiff.data.registry import SPLIT_NAMES
 from hfdiff.pipelines import parse_styles
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of a data set holds what."""
+    """Which column of a dataset holds what."""
 
     image: str
     label: str
     styles: tuple[str, ...]  # columns that give style strengths
 
 
-def find_columns(features: datasets.Features, reading: Reading) -> Columns:
+def find_columns(features: datasets.Features, read_options: ReadOptions) -> Columns:
     """Find the columns by feature type.
 
-    Picture: the Image. Class: the ClassLabel, else the one column of text or whole numbers. Styles: columns of
+    Image: the Image. Class: the ClassLabel, else the one column of text or whole numbers. Styles: columns of
     fractions (the column's name is the style, its value the strength), truth values, lists of style names, or a text
     column called `styles` in the grammar "thick:0.8+slanted".
     """
-    given_styles = () if reading.style_columns == ("none",) else reading.style_columns
-    for chosen in (reading.image_column, reading.label_column, *given_styles):
+    given_styles = () if read_options.style_columns == ("none",) else read_options.style_columns
+    for chosen in (read_options.image_column, read_options.label_column, *given_styles):
         if chosen is not None and chosen not in features:
             raise unknown("column", chosen, features)
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    image = reading.image_column or _only(images, "picture", "choose one with --image_column")
+    image = read_options.image_column or _only(images, "image", "choose one with --image_column")
 
     def is_type(name: str, pattern: str) -> bool:
         return re.match(pattern, str(getattr(features[name], "dtype", ""))) is not None
 
     styles = given_styles
-    if not reading.style_columns:
-        free = [name for name in features if name not in (image, reading.label_column)]
+    if not read_options.style_columns:
+        free = [name for name in features if name not in (image, read_options.label_column)]
         styles = tuple(
             name
             for name in free
@@ -55,7 +55,7 @@ def find_columns(features: datasets.Features, reading: Reading) -> Columns:
     labels = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
     labels = labels or [n for n in features if n not in (image, *styles) and is_type(n, "(large_)?string|u?int")]
     advice = "choose one with --label_column, or name the styles with --style_columns"
-    label = reading.label_column or _only(labels, "label", advice)
+    label = read_options.label_column or _only(labels, "label", advice)
     if not (isinstance(features[label], datasets.ClassLabel) or is_type(label, "(large_)?string|u?int|bool")):
         raise BadInput(f"column {label!r} is no label column; valid: class labels, text or whole numbers")
     return Columns(image, label, styles)

@@ -14,35 +14,35 @@ from torch import Tensor
 
 from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import is_inside
-from hfdiff.pipelines import plain_picture
+from hfdiff.pipelines import to_8bit
 
-PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"))
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"))
 TURNED_FORMATS = frozenset(("JPEG", "MPO", "TIFF", "WEBP"))  # cameras write an orientation into these
 
 
-def open_picture(file: str | IO[bytes]) -> Image.Image:
-    """The picture, not decoded yet. Pillow refuses only twice the size that it warns of."""
+def open_image(file: str | IO[bytes]) -> Image.Image:
+    """The image, not decoded yet. Pillow refuses only twice the size that it warns of."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(file)
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """The picture, turned as its camera says."""
+def apply_exif_orientation(image: Image.Image) -> Image.Image:
+    """The image, turned as its camera says."""
     return ImageOps.exif_transpose(image) if image.format in TURNED_FORMATS else image
 
 
 def decode_pixels(
     split: datasets.Dataset, column: str, resolution: int | None, place: Tensor, places: Sequence[Path]
 ) -> Tensor:
-    """Decode every picture once: (N, C, H, W) uint8, three channels where any picture has colour.
+    """Decode every image once: (N, C, H, W) uint8, three channels where any image has colour.
 
     Row i goes straight to `place[i]`, so that no second copy is ever made.
     """
     size = None if resolution is None else (resolution, resolution)
     first, pixels = "", torch.empty(0, dtype=torch.uint8)
     rows = split.cast_column(column, datasets.Image(decode=False))
-    for row, (where, image) in enumerate(_pictures(rows, column, places)):
+    for row, (where, image) in enumerate(_images(rows, column, places)):
         try:
             array = torch.from_numpy(_to_array(image, size))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -52,7 +52,7 @@ def decode_pixels(
         if array.shape[1:] != pixels.shape[2:]:
             sizes = [f"{height}x{width}" for height, width in (pixels.shape[2:], array.shape[1:])]
             raise BadInput(
-                f"pictures of mixed sizes (height x width): {first} is {sizes[0]}, {where} is {sizes[1]}; "
+                f"images of mixed sizes (height x width): {first} is {sizes[0]}, {where} is {sizes[1]}; "
                 "give --resolution to resize them all"
             )
         if len(array) > pixels.shape[1]:
@@ -61,18 +61,18 @@ def decode_pixels(
     return pixels
 
 
-def _pictures(split: datasets.Dataset, column: str, places: Sequence[Path]) -> Iterator[tuple[str, Image.Image]]:
-    """Each picture, opened but not decoded, with the file or row that it comes from."""
+def _images(split: datasets.Dataset, column: str, places: Sequence[Path]) -> Iterator[tuple[str, Image.Image]]:
+    """Each image, opened but not decoded, with the file or row that it comes from."""
     row = 0
     for batch in split.iter(batch_size=1000):
         for cell in batch[column]:
             if cell is None:
-                raise BadInput(f"row {row}: there is no picture")
+                raise BadInput(f"row {row}: there is no image")
             if cell["bytes"] is None and not is_inside(Path(cell["path"] or "/"), places):
-                raise BadInput(f"row {row} names {cell['path']!r}, which lies outside the data set")
+                raise BadInput(f"row {row} names {cell['path']!r}, which lies outside the dataset")
             where = cell["path"] if cell.get("path") and not cell.get("bytes") else f"row {row}"
             try:
-                image = open_picture(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
+                image = open_image(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
             except (OSError, TypeError, UnidentifiedImageError, Image.DecompressionBombError) as error:
                 raise _unreadable(where, error) from error
             yield where, image
@@ -82,7 +82,7 @@ def _pictures(split: datasets.Dataset, column: str, places: Sequence[Path]) -> I
 
 def _to_array(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
     """PIL of any mode -> CHW uint8 of one or three channels; transparent parts become white, 16 bits become 8."""
-    image = plain_picture(upright(image))
+    image = to_8bit(apply_exif_orientation(image))
     if size is not None and image.size != size:
         image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
     array = np.array(image)
@@ -90,4 +90,4 @@ def _to_array(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
 
 
 def _unreadable(where: str, error: Exception) -> BadInput:
-    return BadInput(f"{where}: not a readable picture ({first_line(error)})")
+    return BadInput(f"{where}: not a readable image ({first_line(error)})")

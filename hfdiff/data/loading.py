@@ -1,6 +1,6 @@
-"""Pictures with classes and styles, decoded once into one uint8 tensor.
+"""Images with classes and styles, decoded once into one uint8 tensor.
 
-`load_training_data` and `load_test_data` take a row of `DATASETS`, a local folder or a Hub id.
+`load_training_data` and `load_test_data` take an entry in `DATASETS`, a local folder or a Hub id.
 """
 
 import glob
@@ -18,8 +18,8 @@ from torch import Tensor
 from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import existing_folder, link_out
 from hfdiff.data.columns import find_columns, read_labels, read_styles
-from hfdiff.data.config import BY_TYPE, Reading
-from hfdiff.data.decoding import PICTURE_SUFFIXES, decode_pixels
+from hfdiff.data.config import BY_TYPE, ReadOptions
+from hfdiff.data.decoding import IMAGE_SUFFIXES, decode_pixels
 from hfdiff.data.registry import (
     DATASETS,
     SPLIT_NAMES,
@@ -34,23 +34,23 @@ from hfdiff.data.table import ImageTable, alike
 MAX_VALIDATION = 1000
 
 
-def load_training_data(dataset: str, reading: Reading = BY_TYPE) -> tuple[ImageTable, ImageTable]:
-    """The training and the validation pictures.
+def load_training_data(dataset: str, read_options: ReadOptions = BY_TYPE) -> tuple[ImageTable, ImageTable]:
+    """The training and the validation images.
 
-    Where the data has no validation split, a tenth of the training pictures, at most 1,000, is held out (the same
+    Where the data has no validation split, a tenth of the training images, at most 1,000, is held out (the same
     ones for every run); a test split is left alone, for the evaluation.
     """
     splits = _open(dataset)
     name = _training_split(splits, dataset)
     validation_name = next((part for part in VALIDATION_NAMES if part in splits and part != name), None)
     if validation_name:
-        table, validation = alike(*(_decode(splits, part, dataset, reading) for part in (name, validation_name)))
+        table, validation = alike(*(_decode(splits, part, dataset, read_options) for part in (name, validation_name)))
         return replace(table, split="train"), validation
     count = len(splits[name])
     held_out = min(MAX_VALIDATION, count // 10)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     order = torch.cat([order[held_out:].sort().values, order[:held_out].sort().values])
-    table = _decode(splits, name, dataset, reading, order)
+    table = _decode(splits, name, dataset, read_options, order)
     table = replace(table, split="train")
     if held_out == 0:
         return table, table
@@ -58,16 +58,18 @@ def load_training_data(dataset: str, reading: Reading = BY_TYPE) -> tuple[ImageT
     return table.part(slice(0, count - held_out)), validation
 
 
-def load_test_data(dataset: str, reading: Reading = BY_TYPE) -> ImageTable:
-    """The pictures of the test split, or the validation pictures where the data has no test split."""
+def load_test_data(dataset: str, read_options: ReadOptions = BY_TYPE) -> ImageTable:
+    """The images of the test split, or the validation images where the data has no test split."""
     splits = _open(dataset)
     training_name = _training_split(splits, dataset)
     name = next((part for part in TEST_NAMES if part in splits and part != training_name), None)
-    return load_training_data(dataset, reading)[1] if name is None else _decode(splits, name, dataset, reading)
+    return (
+        load_training_data(dataset, read_options)[1] if name is None else _decode(splits, name, dataset, read_options)
+    )
 
 
 def _open(dataset: str) -> datasets.DatasetDict:
-    """Open a row of the table, a folder or a Hub id, without decoding anything."""
+    """Open an entry in the table, a folder or a Hub id, without decoding anything."""
     source = DATASETS[dataset].source if dataset in DATASETS else dataset
     folder = existing_folder(source)
     if folder:
@@ -79,28 +81,28 @@ def _open(dataset: str) -> datasets.DatasetDict:
         return datasets.load_dataset(source)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise unknown_dataset(dataset) from error
-    except Exception as error:  # whatever the library and the network raise, it is this data set that cannot be had
+    except Exception as error:  # whatever the library and the network raise, it is this dataset that cannot be loaded
         raise BadInput(f"{unknown_dataset(dataset)} ({first_line(error)[:200]})") from error
 
 
 def _open_folder(folder: Path) -> datasets.DatasetDict:
-    """A folder of parquet files, of class folders, or of pictures with metadata.csv or metadata.jsonl."""
+    """A folder of parquet files, of class folders, or of images with metadata.csv or metadata.jsonl."""
     if link := link_out(folder):
         raise BadInput(f"{link} is a link that leads out of the folder {folder}; copy what it stands for")
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     parquet = any(path.suffix == ".parquet" for path in files)
-    if not (pictures or parquet):
-        raise BadInput(f"no pictures in the folder {folder}: expected parquet, class folders or metadata.csv/.jsonl")
+    if not (images or parquet):
+        raise BadInput(f"no images in the folder {folder}: expected parquet, class folders or metadata.csv/.jsonl")
     if parquet:
         _check_readme(folder)
         return _load(folder, str(folder))
     splits = _split_folders(folder)
     metadata = any(path.name in ("metadata.csv", "metadata.jsonl") for path in files)
     for name, place in splits.items():
-        inside = [path for path in pictures if path.is_relative_to(place)]
+        inside = [path for path in images if path.is_relative_to(place)]
         if not inside:
-            raise BadInput(f"the folder {place} (split {name!r}) holds no pictures")
+            raise BadInput(f"the folder {place} (split {name!r}) holds no images")
         loose = [path for path in inside if path.parent == place]
         if loose and not metadata:
             raise BadInput(f"no label column: {loose[0]} lies in no class folder, and there is no metadata.csv/.jsonl")
@@ -129,7 +131,7 @@ def _load(folder: Path, source: str, **arguments: Any) -> datasets.DatasetDict:
         return datasets.load_dataset(source, **arguments)
     except Exception as error:
         cause = error.__cause__ or error
-        raise BadInput(f"the folder {folder} cannot be read as a data set: {first_line(cause)}") from error
+        raise BadInput(f"the folder {folder} cannot be read as a dataset: {first_line(cause)}") from error
     finally:
         datasets.logging.set_verbosity(verbosity)
         if bars:
@@ -155,25 +157,25 @@ def _training_split(splits: datasets.DatasetDict, dataset: str) -> str:
         return "train"
     if len(splits) == 1:
         return next(iter(splits))
-    raise BadInput(f"data set {dataset!r} has no split 'train'; its splits: {', '.join(splits)}")
+    raise BadInput(f"dataset {dataset!r} has no split 'train'; its splits: {', '.join(splits)}")
 
 
 def _decode(
-    splits: datasets.DatasetDict, split_name: str, dataset: str, reading: Reading, order: Tensor | None = None
+    splits: datasets.DatasetDict, split_name: str, dataset: str, read_options: ReadOptions, order: Tensor | None = None
 ) -> ImageTable:
-    """Read one split; row `order[i]` becomes picture i."""
+    """Read one split; row `order[i]` becomes image i."""
     split = splits[split_name]
     order = torch.arange(len(split)) if order is None else order
     if len(split) == 0:
-        raise BadInput(f"data set {dataset!r} holds no pictures in its split {split_name!r}")
-    columns = find_columns(split.features, reading)
+        raise BadInput(f"dataset {dataset!r} holds no images in its split {split_name!r}")
+    columns = find_columns(split.features, read_options)
     labels, class_names = read_labels(splits, split_name, columns.label)
     style_weights, style_names = read_styles(splits, split_name, columns)
     return ImageTable(
         pixels=decode_pixels(
             split.select_columns(columns.image),
             columns.image,
-            reading.resolution,
+            read_options.resolution,
             order.argsort(),
             allowed_folders(dataset),
         ),

@@ -15,12 +15,12 @@ ASSETS = Path(__file__).parents[1] / "assets"
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """A data set known by a short name: where it is, and what is to be said of it."""
+class DatasetSpec:
+    """A dataset known by a short name: where it is, and what is to be said of it."""
 
     source: str  # a Hub id, or a folder inside the package
     about: str
-    judge: str | None = None  # folder of the embedded judge of this data set, in `ASSETS`
+    judge: str | None = None  # folder of the embedded judge of this dataset, in `ASSETS`
     clip: str | None = None  # the same of its small CLIP, the default scorer
     part_of: str | None = None  # the Hub id of the whole, for an embedded part
 
@@ -29,21 +29,21 @@ class DataSet:
         return self.part_of or self.source
 
 
-DATASETS: dict[str, DataSet] = {
-    "fashion_mnist_12k": DataSet(
+DATASETS: dict[str, DatasetSpec] = {
+    "fashion_mnist_12k": DatasetSpec(
         str(ASSETS / "fashion_mnist_12k"),
-        "embedded: 10,000 + 2,000 pictures of Fashion-MNIST's train split, 28x28 grey, 10 classes",
+        "embedded: 10,000 + 2,000 images of Fashion-MNIST's train split, 28x28 grey, 10 classes",
         judge="judge_fashion_mnist",
         clip="clip_fashion_mnist",
         part_of="zalando-datasets/fashion_mnist",
     ),
-    "fashion_mnist": DataSet(
+    "fashion_mnist": DatasetSpec(
         "zalando-datasets/fashion_mnist",
-        "70,000 pictures of clothes, 28x28 grey, 10 classes",
+        "70,000 images of clothes, 28x28 grey, 10 classes",
         judge="judge_fashion_mnist",
         clip="clip_fashion_mnist",
     ),
-    "cifar10": DataSet(
+    "cifar10": DatasetSpec(
         "uoft-cs/cifar10", "60,000 photographs, 32x32 colour, 10 classes", "judge_cifar10", "clip_cifar10"
     ),
 }
@@ -57,8 +57,8 @@ def unknown_dataset(dataset: str) -> BadInput:
     near = get_close_matches(dataset, DATASETS, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return BadInput(
-        f"unknown data set {dataset[:100]!r}{hint}: not a row ({', '.join(DATASETS)}), not a folder, "
-        "and not to be had from the Hugging Face Hub"
+        f"unknown dataset {dataset[:100]!r}{hint}: not a row ({', '.join(DATASETS)}), not a folder, "
+        "and not found on the Hugging Face Hub"
     )
 
 
@@ -69,6 +69,6 @@ def dataset_name(dataset: str) -> str:
 
 
 def allowed_folders(dataset: str) -> Sequence[Path]:
-    """Where the files of a data set may lie that its rows name: in its folder, or where the Hub's files are kept."""
+    """Where the files of a dataset may lie that its rows name: in its folder, or where the Hub's files are kept."""
     folder = existing_folder(dataset)
     return (folder,) if folder else (Path(HF_HUB_CACHE), Path(datasets.config.HF_DATASETS_CACHE))

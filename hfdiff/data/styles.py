@@ -1,4 +1,4 @@
-"""Styles: named changes of a picture with a strength in [0, 1] that the model is told.
+"""Styles: named changes of an image with a strength in [0, 1], which the model is conditioned on.
 
 `STYLES` is the table; a row is a phrase for prompts, an exclusive group, and a transform
 (pixels (B, C, H, W) float32 in [0, 1], strength (B,) in (0, 1]) -> the same shape. The transforms are kornia's.
@@ -24,11 +24,11 @@ MAX_STROKE = 1 / 28  # of the shorter side: one pixel at 28x28
 
 @dataclass(frozen=True)
 class Style:
-    """One row of the table."""
+    """One entry in the table."""
 
     phrase: str
     transform: Callable[[Tensor, Tensor], Tensor]
-    group: str | None = None  # at most one style of a group acts on a picture
+    group: str | None = None  # at most one style of a group acts on an image
     colour_only: bool = False
 
 
@@ -93,19 +93,19 @@ STYLES: dict[str, Style] = {
 
 
 def fitting_styles(channels: int, data_styles: Sequence[str] = ()) -> list[str]:
-    """The rows for pictures of so many channels whose names the data does not use itself."""
+    """The rows for images of so many channels whose names the data does not use itself."""
     taken = [name.lower() for name in data_styles]
     return [name for name, style in STYLES.items() if (channels == 3 or not style.colour_only) and name not in taken]
 
 
 def check_styles(names: Sequence[str], channels: int, data_styles: Sequence[str] = ()) -> None:
-    """BadInput for a name that is no row, a style of colour on grey pictures, or one that the data names too."""
+    """BadInput for a name that is no row, a style of colour on grey images, or one that the data names too."""
     valid = fitting_styles(channels)
     for name in names:
         if name not in STYLES:
             raise unknown("style", name, valid)
         if name not in valid:
-            raise BadInput(f"style {name!r} needs colour pictures; valid for grey ones: {', '.join(valid)}")
+            raise BadInput(f"style {name!r} needs colour images; valid for grey ones: {', '.join(valid)}")
     both = [name.lower() for name in (*names, *data_styles)]
     if len(set(both)) < len(both):
         twice = sorted({name for name in both if both.count(name) > 1})
@@ -113,9 +113,9 @@ def check_styles(names: Sequence[str], channels: int, data_styles: Sequence[str]
 
 
 def apply_styles(pixels: Tensor, weights: Tensor, names: Sequence[str]) -> Tensor:
-    """Change pictures (B, C, H, W) float32 in [0, 1] by strengths (B, len(names)); strength 0 changes no bit.
+    """Change images (B, C, H, W) float32 in [0, 1] by strengths (B, len(names)); strength 0 changes no bit.
 
-    Strengths on the CPU spare a GPU the wait for the list of pictures to change.
+    Strengths on the CPU spare a GPU the wait for the list of images to change.
     """
     for column, name in enumerate(names):
         rows = weights[:, column].nonzero().squeeze(1)
@@ -127,9 +127,9 @@ def apply_styles(pixels: Tensor, weights: Tensor, names: Sequence[str]) -> Tenso
 
 
 def draw_styles(batch_size: int, names: Sequence[str], share: float, generator: torch.Generator) -> Tensor:
-    """Strengths (batch_size, len(names)) for training: plain pictures, and a `share` of styled ones.
+    """Strengths (batch_size, len(names)) for training: plain images, and a `share` of styled ones.
 
-    A styled picture gets one or two styles, at most one of each exclusive group, at strengths uniform in (0, 1].
+    A styled image gets one or two styles, at most one of each exclusive group, at strengths uniform in (0, 1].
     """
     shape = (batch_size, len(names))
     draw = torch.rand((batch_size, 2 + 2 * len(names)), generator=generator, device=generator.device)

@@ -14,7 +14,7 @@ from hfdiff.data.config import Half
 
 @dataclass(frozen=True)
 class ImageTable:
-    """N pictures with one class each and the strengths of the styles that the data itself names."""
+    """N images with one class each and the strengths of the styles that the data itself names."""
 
     pixels: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64 in [0, len(class_names))
@@ -48,17 +48,17 @@ class ImageTable:
         return torch.bincount(self.labels.cpu(), minlength=len(self.class_names)).tolist()
 
     def part(self, index: slice | Tensor) -> "ImageTable":
-        """The pictures at `index`; a slice shares the memory, a tensor of int64 copies."""
+        """The images at `index`; a slice shares the memory, a tensor of int64 copies."""
         return replace(
             self, pixels=self.pixels[index], labels=self.labels[index], style_weights=self.style_weights[index]
         )
 
     def half(self, half: Half) -> "ImageTable":
-        """The pictures of one half. Their content decides (the parity of its CRC-32), so that a picture is in the same
-        half in whatever data set, order or split it comes."""
+        """The images of one half. Their content decides (the parity of its CRC-32), so that an image is in the same
+        half in whatever dataset, order or split it comes."""
         if half == "whole":
             return self
-        parity = torch.tensor([zlib.crc32(picture.numpy().data) % 2 for picture in self.pixels.cpu().contiguous()])
+        parity = torch.tensor([zlib.crc32(image.numpy().data) % 2 for image in self.pixels.cpu().contiguous()])
         return self.part((parity == (half == "second")).nonzero().squeeze(1))
 
     def to(self, device: torch.device) -> "ImageTable":
@@ -84,10 +84,10 @@ def to_unit_range(pixels: Tensor) -> Tensor:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Pictures (N, C, H, W) float32 in [0, 1] -> uint8 on the CPU; BadInput for what is no number."""
+    """Images (N, C, H, W) float32 in [0, 1] -> uint8 on the CPU; BadInput for what is no number."""
     if not images.isfinite().all():
         row = int((~images.isfinite()).flatten(1).any(dim=1).nonzero()[0])
-        raise BadInput(f"picture {row} holds pixels that are no numbers (NaN or infinite); nothing was measured")
+        raise BadInput(f"image {row} holds pixels that are no numbers (NaN or infinite); nothing was measured")
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
@@ -97,7 +97,7 @@ def describe(table: ImageTable) -> str:
     kind = {1: "grey", 3: "colour"}[table.channels]
     counts = table.class_counts()
     wide = max(map(len, table.class_names))
-    lines = [f"{table.name}: {len(table):,} pictures, {height}x{width} {kind}, {len(counts)} classes"]
+    lines = [f"{table.name}: {len(table):,} images, {height}x{width} {kind}, {len(counts)} classes"]
     lines += [f"  {i:>3}  {name:<{wide}}  {n:>7,}" for i, (name, n) in enumerate(zip(table.class_names, counts))]
     return "\n".join(lines)
 
@@ -106,7 +106,7 @@ def alike(first: ImageTable, second: ImageTable) -> tuple[ImageTable, ImageTable
     """Two splits with as many channels, grey made colour where only one is; BadInput where their sizes differ."""
     if first.size != second.size:
         raise BadInput(
-            f"data set {first.name!r}: {first.split} and {second.split} pictures differ in size; give --resolution"
+            f"dataset {first.name!r}: {first.split} and {second.split} images differ in size; give --resolution"
         )
     if first.channels == second.channels:
         return first, second

@@ -1,4 +1,4 @@
-"""CLIP models that score pictures: any by name or folder, and the small one of a data set's own domain."""
+"""CLIP models that score images: any by name or folder, and the small one of a dataset's own domain."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from hfdiff.pipelines import Scorer, StyleSpec, parse_styles, prompt, subject
 
 
 def caption(class_name: str, styles: StyleSpec = None, quality: str = "clear") -> str:
-    """What a prompt says of a picture: caption("Sneaker", "thick") -> "a clear photo of a thick sneaker".
+    """What a prompt says of an image: caption("Sneaker", "thick") -> "a clear photo of a thick sneaker".
 
     styles: "thick:0.8+slanted" or strengths by name; ValueError for what the grammar does not know. quality: any words.
     """
@@ -28,7 +28,7 @@ def caption(class_name: str, styles: StyleSpec = None, quality: str = "clear") -
 
 def load_clip(name_or_folder: str | None = None, dataset: str | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
     """A CLIP or SigLIP model of transformers and its processor, from a folder or the Hub; without a name the small one
-    embedded for a data set of the table.
+    embedded for a dataset of the table.
 
     BadInput for what is no such model or cannot be reached.
     """
@@ -52,7 +52,7 @@ def load_clip(name_or_folder: str | None = None, dataset: str | None = None) -> 
 
 def no_clip(dataset: str | None) -> BadInput:
     return BadInput(
-        f"no CLIP model is embedded for data set {dataset!r}; train one in minutes, accelerate launch "
+        f"no CLIP model is embedded for dataset {dataset!r}; train one in minutes, accelerate launch "
         f"train_scripts/train_clip.py --dataset {dataset or 'D'} --output_dir runs/clip, and give its folder"
     )
 
@@ -65,7 +65,7 @@ def describe_clip(model: PreTrainedModel) -> dict[str, str]:
 
 
 def find_clip(table: ImageTable) -> str | None:
-    """Folder of the small CLIP of these training pictures that is embedded; None where there is none."""
+    """Folder of the small CLIP of these training images that is embedded; None where there is none."""
     for name, row in DATASETS.items():
         if row.clip and not table.style_names:
             seen = json.loads((ASSETS / row.clip / "config.json").read_text()).get("fingerprint")

@@ -1,6 +1,6 @@
-"""The small CLIP of a data set's own domain.
+"""The small CLIP of a dataset's own domain.
 
-It is trained as in Radford et al. 2021 (https://arxiv.org/abs/2103.00020) on the data set's own pictures, with captions
+It is trained as in Radford et al. 2021 (https://arxiv.org/abs/2103.00020) on the dataset's own images, with captions
 that name class, style and quality. It saves and loads as the transformers classes do.
 """
 
@@ -33,14 +33,14 @@ from hfdiff.data.styles import STYLES, apply_styles, draw_styles, fitting_styles
 from hfdiff.data.table import ImageTable, to_unit_range
 from hfdiff.evaluation.clip import by_parts, caption
 from hfdiff.models.loading import without_bars
-from hfdiff.pipelines import QUALITY_PROMPTS, SCORE_WEIGHTS, SCORES, Asked, Scorer, prompt, score_pictures, subject
+from hfdiff.pipelines import QUALITY_PROMPTS, SCORE_WEIGHTS, SCORES, PromptTarget, Scorer, prompt, score_images, subject
 
-STYLED_SHARE = 0.5  # of the pictures in training
+CLIP_STYLED_SHARE = 0.5  # of the images in training
 DAMAGED_SHARE = 0.5
 CLEAN_WORDS = ("clear", "good")
 SPECIAL = ("[PAD]", "[BOS]", "[UNK]", "[EOS]")  # not id 2 for the end: transformers pools otherwise then
 MAX_WORDS = 32
-WIDTHS, DEPTHS = (32, 64, 128), (1, 2, 2)  # of the tower for pictures, by stage
+WIDTHS, DEPTHS = (32, 64, 128), (1, 2, 2)  # of the tower for images, by stage
 FEATURES = 1280  # of that tower, fixed by transformers at width_coefficient 1
 DEFAULT_EPOCHS = 24
 
@@ -60,8 +60,8 @@ DAMAGES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"blurry": _blurry, 
 
 
 def make_clip(table: ImageTable, seed: int = 0) -> Scorer:
-    """A new small model and its processor: a convolutional tower of EfficientNet's blocks (Tan & Le 2019) for pictures,
-    a transformer for captions, with the words that captions of these pictures can have."""
+    """A new small model and its processor: a convolutional tower of EfficientNet's blocks (Tan & Le 2019) for images,
+    a transformer for captions, with the words that captions of these images can have."""
     torch.manual_seed(seed)
     tokenizer = _tokenizer(_vocabulary(table))
     vision = EfficientNetConfig(
@@ -103,7 +103,7 @@ def make_clip(table: ImageTable, seed: int = 0) -> Scorer:
 
 
 def _start(tower: nn.Module) -> None:
-    """Weights that let pictures through: transformers starts each BatchNorm of this tower near 0, and it stays dead."""
+    """Weights that let images through: transformers starts each BatchNorm of this tower near 0, and it stays dead."""
     for module in tower.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
@@ -112,7 +112,7 @@ def _start(tower: nn.Module) -> None:
 
 
 def _vocabulary(table: ImageTable) -> list[str]:
-    """The words of all captions of these pictures, sorted."""
+    """The words of all captions of these images, sorted."""
     degrees = ["slightly", "very"]
     phrases = [*table.style_names, *(STYLES[name].phrase for name in fitting_styles(table.channels, table.style_names))]
     texts = ["a an photo of", *degrees, *phrases, *CLEAN_WORDS, *DAMAGES, *table.class_names]
@@ -142,16 +142,16 @@ def _tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
 
 @dataclass(frozen=True)
 class Captioned:
-    """A batch for training: B pictures and their captions."""
+    """A batch for training: B images and their captions."""
 
     pixels: Tensor  # (B, C, H, W) float32 in [0, 1]
     captions: list[str]
 
 
-def captioned(table: ImageTable, rows: Tensor, generator: torch.Generator) -> Captioned:
-    """Pictures in random styles, half of them clean and half blurred or noised, and what is to be said of each."""
+def caption_batch(table: ImageTable, rows: Tensor, generator: torch.Generator) -> Captioned:
+    """Images in random styles, half of them clean and half blurred or noised, and what is to be said of each."""
     names = fitting_styles(table.channels, table.style_names)
-    given = draw_styles(len(rows), names, STYLED_SHARE, generator)
+    given = draw_styles(len(rows), names, CLIP_STYLED_SHARE, generator)
     pixels = apply_styles(mirror_and_shift(to_unit_range(table.pixels[rows])), given, names)
     damaged, which, amount, words = torch.rand(4, len(rows), generator=generator)
     kind = (which * len(DAMAGES)).long().where(damaged < DAMAGED_SHARE, -1)
@@ -164,7 +164,7 @@ def captioned(table: ImageTable, rows: Tensor, generator: torch.Generator) -> Ca
 
 
 def damage(pixels: Tensor, kind: Tensor, amount: Tensor) -> Tensor:
-    """Damage pictures (B, C, H, W) in [0, 1] by rows of `DAMAGES` (B,), -1 for none, at amounts (B,) in [0, 1)."""
+    """Damage images (B, C, H, W) in [0, 1] by entries in `DAMAGES` (B,), -1 for none, at amounts (B,) in [0, 1)."""
     for i, change in enumerate(DAMAGES.values()):
         rows = (kind == i).nonzero().squeeze(1)
         if len(rows):
@@ -181,7 +181,7 @@ def _quality(kind: int, amount: float, draw: float) -> str:
 
 
 @dataclass(frozen=True)
-class Epoch:
+class ClipEpoch:
     number: int
     loss: float
 
@@ -194,11 +194,11 @@ def train_clip(
     batch_size: int = 256,
     learning_rate: float = 4e-3,
     seed: int = 0,
-) -> Iterator[Epoch]:
-    """Train in place with the symmetric contrastive loss, in which pictures with the same caption share it."""
+) -> Iterator[ClipEpoch]:
+    """Train in place with the symmetric contrastive loss, in which images with the same caption share it."""
     torch.manual_seed(seed)
     if len(table) < 2:
-        raise BadInput(f"{len(table)} pictures of {table.name!r} to train on; valid: 2 or more")
+        raise BadInput(f"{len(table)} images of {table.name!r} to train on; valid: 2 or more")
     batch_size = min(batch_size, len(table))
     model = scorer.model
     model.vision_model.to(memory_format=torch.channels_last)
@@ -211,7 +211,7 @@ def train_clip(
         total = 0.0
         order = torch.randperm(len(table), generator=generator)
         for rows in order[: steps * batch_size].chunk(steps):
-            batch = captioned(table, rows, generator)
+            batch = caption_batch(table, rows, generator)
             loss = contrastive_loss(scorer, batch)
             optimizer.zero_grad()
             loss.backward()
@@ -225,11 +225,11 @@ def train_clip(
             raise TrainingFailed(f"epoch {number}: the loss is {total / steps}; give a lower learning_rate")
         model.eval()
         scorer.forget()
-        yield Epoch(number, total / steps)
+        yield ClipEpoch(number, total / steps)
 
 
 def contrastive_loss(scorer: Scorer, batch: Captioned) -> Tensor:
-    """Cross-entropy of the caption of each picture, and of the pictures of each caption, which share it evenly."""
+    """Cross-entropy of the caption of each image, and of the images of each caption, which share it evenly."""
     texts = list(dict.fromkeys(batch.captions))
     own = torch.tensor([texts.index(text) for text in batch.captions])
     logits = scorer.model.logit_scale.exp() * scorer.images(batch.pixels) @ scorer.encode(texts).T  # (B, T)
@@ -238,28 +238,28 @@ def contrastive_loss(scorer: Scorer, batch: Captioned) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Worth:
-    """What a scorer is worth on n real pictures that it did not see."""
+class ClipMetrics:
+    """Metrics of a scorer on n real images that it did not see."""
 
-    class_accuracy: float  # of clean pictures, zero-shot
+    class_accuracy: float  # of clean images, zero-shot
     clear_auc: float  # clean against blurred and noised: area under the curve of the quality score
     style_accuracy: float  # the style named right among all styles, at strengths from 0.5, the class given
     n: int
 
     def describe(self) -> str:
         return (
-            f"of {self.n:,} unseen pictures {self.class_accuracy:.4f} put into their class, {self.style_accuracy:.4f} "
+            f"of {self.n:,} unseen images {self.class_accuracy:.4f} put into their class, {self.style_accuracy:.4f} "
             f"into their style among styles; clear against blurred and noised: AUC {self.clear_auc:.4f}"
         )
 
 
 @torch.no_grad()
-def measure_clip(scorer: Scorer, table: ImageTable, seed: int = 0) -> Worth:
-    """Zero-shot measures on real pictures of the classes and styles that the scorer knows."""
+def measure_clip(scorer: Scorer, table: ImageTable, seed: int = 0) -> ClipMetrics:
+    """Zero-shot measures on real images of the classes and styles that the scorer knows."""
     torch.manual_seed(seed)
     names, n = fitting_styles(table.channels, table.style_names), len(table)
     clean = to_unit_range(table.pixels)
-    asked = [Asked(_subjects(table, {}), i, QUALITY_PROMPTS) for i in range(len(table.class_names))]
+    asked = [PromptTarget(_subjects(table, {}), i, QUALITY_PROMPTS) for i in range(len(table.class_names))]
     classes = by_parts(lambda part: scorer.softmax(scorer.images(part), list(map(prompt, asked[0].subjects))), clean)
     style = torch.randint(len(names), (n,))
     strengths = F.one_hot(style, len(names)) * (0.5 + 0.5 * torch.rand(n, 1))
@@ -270,10 +270,10 @@ def measure_clip(scorer: Scorer, table: ImageTable, seed: int = 0) -> Worth:
     damaged = by_parts(damage, clean, torch.arange(n) % len(DAMAGES), torch.rand(n))
     column = list(SCORES).index("quality")
     quality = [
-        by_parts(lambda *part: score_pictures(scorer, part[0], asked, part[1], SCORE_WEIGHTS), images, table.labels)
+        by_parts(lambda *part: score_images(scorer, part[0], asked, part[1], SCORE_WEIGHTS), images, table.labels)
         for images in (clean, damaged)
     ]
-    return Worth(
+    return ClipMetrics(
         class_accuracy=(classes.argmax(dim=1) == table.labels).double().mean().item(),
         clear_auc=binary_auroc(torch.cat(quality)[:, column], torch.arange(2 * n) < n).item(),
         style_accuracy=(own.argmax(dim=1) == style).double().mean().item(),
@@ -287,12 +287,12 @@ def _subjects(table: ImageTable, strengths: Mapping[str, float]) -> tuple[str, .
     return tuple(subject(name, strengths, phrases) for name in table.class_names)
 
 
-def save_clip(scorer: Scorer, folder: Path, table: ImageTable, half: Half, worth: Worth) -> None:
+def save_clip(scorer: Scorer, folder: Path, table: ImageTable, half: Half, metrics: ClipMetrics) -> None:
     """Save model (fp16) and processor as transformers does, with a card."""
     seen = "all" if half == "whole" else f"the {half} half of"
     card = (
-        '# A small CLIP\n\nScores pictures by prompts such as "a clear photo of a thick sneaker" (hfdiff.clip). '
-        f"Trained on {seen} the training pictures of {table.name}; {worth.describe()}.\n"
+        '# A small CLIP\n\nScores images by prompts like "a clear photo of a thick sneaker" (hfdiff.evaluation.clip). '
+        f"Trained on {seen} the training images of {table.name}; {metrics.describe()}.\n"
     )
 
     config = scorer.model.config

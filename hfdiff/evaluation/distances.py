@@ -1,4 +1,4 @@
-"""Distances between sets of pictures, in features and in pixels."""
+"""Distances between sets of images, in features and in pixels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from hfdiff.data.table import to_unit_range
 from hfdiff.evaluation.statistics import GROUPS
 
 NEIGHBOURS = 3  # of precision and recall (Kynkaanniemi et al. 2019, Section 3)
-BLOCK = 500  # pictures whose distances are taken at once
-NEAREST = 50  # training pictures that tell how dense the data is around a picture (Carlini et al. 2023, Section 5.1)
+BLOCK = 500  # images whose distances are taken at once
+NEAREST = 50  # training images that tell how dense the data is around an image (Carlini et al. 2023, Section 5.1)
 CMMD_WIDTH, CMMD_SCALE = 10.0, 1000.0  # of the kernel and of the value (Jayasumana et al. 2024, Section 4)
 
 
@@ -51,7 +51,7 @@ def cmmd(a: Tensor, b: Tensor) -> Tensor:
 
 
 def part_size(a: Tensor, b: Tensor) -> int:
-    """Pictures in each part of `kernel_distances`."""
+    """Images in each part of `kernel_distances`."""
     return min(1000, len(a) // GROUPS, len(b) // GROUPS)
 
 
@@ -88,25 +88,25 @@ def covered(points: Tensor, manifold: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Nearest:
-    """For each of N pictures, the training picture that is nearest to it, as it is or mirrored."""
+    """For each of N images, the training image that is nearest to it, as it is or mirrored."""
 
     closeness: Tensor  # (N,) float32 in [0, 1]: the distance to it, over the mean distance to the 50 nearest
     rows: Tensor  # (N,) int64
 
 
 def nearest(pixels: Tensor, training: Tensor, left_out: bool = False) -> Nearest:
-    """The nearest of training pictures (M, C, H, W) to pixels (N, C, H, W), both uint8.
+    """The nearest of training images (M, C, H, W) to pixels (N, C, H, W), both uint8.
 
-    Closeness is near 0 for a copy, even of a picture that has many neighbours (Carlini et al. 2023,
-    https://arxiv.org/abs/2301.13188, Section 5.1). With `left_out`, each picture is the training picture of its own
+    Closeness is near 0 for a near-duplicate, even of an image that has many neighbours (Carlini et al. 2023,
+    https://arxiv.org/abs/2301.13188, Section 5.1). With `left_out`, each image is the training image of its own
     number, and is held against the others.
     """
     known = to_unit_range(training.cpu()).flatten(1)
     parts = []
     for start, part in enumerate(to_unit_range(pixels).split(BLOCK)):
         found = []
-        for picture in (part, part.flip(-1)):
-            distances = torch.cdist(picture.flatten(1), known)
+        for image in (part, part.flip(-1)):
+            distances = torch.cdist(image.flatten(1), known)
             if left_out:
                 distances.diagonal(start * BLOCK).fill_(torch.inf)
             values, rows = distances.topk(min(NEAREST, len(known) - left_out), dim=1, largest=False)
@@ -118,6 +118,6 @@ def nearest(pixels: Tensor, training: Tensor, left_out: bool = False) -> Nearest
 
 
 def spread(features: Tensor, labels: Tensor) -> float:
-    """Root mean square distance between two pictures of one class, the mean over classes; features (N, F)."""
+    """Root mean square distance between two images of one class, the mean over classes; features (N, F)."""
     classes = [features[labels == i].double() for i in labels.unique()]
     return torch.stack([(2 * own.var(dim=0).sum()).sqrt() for own in classes if len(own) > 1]).mean().item()

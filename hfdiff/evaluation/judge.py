@@ -1,6 +1,6 @@
-"""The independent judge: a small convolutional classifier that says what a picture shows, and in which style.
+"""The independent judge: a small convolutional classifier that says what an image shows, and in which style.
 
-It is never the scorer that chooses pictures, and trained on one half of the data it never saw the scorer's.
+It is never the scorer that chooses images, and trained on one half of the data it never saw the scorer's.
 """
 
 import contextlib
@@ -25,8 +25,8 @@ WIDTHS = (32, 64, 128)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What a judge says of N pictures, float32."""
+class JudgeOutput:
+    """What a judge says of N images, float32."""
 
     logits: Tensor  # (N, num_classes)
     strengths: Tensor  # (N, S) in [0, 1]
@@ -34,7 +34,7 @@ class Verdict:
 
     @property
     def classes(self) -> Tensor:
-        """The most likely class of each picture (N,) int64."""
+        """The most likely class of each image (N,) int64."""
         return self.logits.argmax(dim=1)
 
 
@@ -54,15 +54,15 @@ class _Residual(nn.Module):
 
 
 class Judge(nn.Module, PyTorchModelHubMixin):
-    """Pictures (B, C, H, W) float32 in [-1, 1] -> `Verdict`.
+    """Images (B, C, H, W) float32 in [-1, 1] -> `JudgeOutput`.
 
-    The features are normalised to mean 0 and variance 1 over the training pictures, so that distances between them do
+    The features are normalised to mean 0 and variance 1 over the training images, so that distances between them do
     not depend on the scale of the weights.
 
     Args:
-        style_names: styles whose strength it tells: those that the data names, then rows of the table of styles.
-        trained_on: name of the data set; `fingerprint`: of its training pictures; `half_seen`: which half of them.
-        test_accuracy: share of held-out real pictures whose class it names; None until measured.
+        style_names: styles whose strength it predicts: those that the data names, then entries in the table of styles.
+        trained_on: name of the dataset; `fingerprint`: of its training images; `half_seen`: which half of them.
+        test_accuracy: share of held-out real images whose class it names; None until measured.
     """
 
     def __init__(
@@ -104,39 +104,39 @@ class Judge(nn.Module, PyTorchModelHubMixin):
         """What both heads see: (B, widths[-1]) float32."""
         return self.body(images.contiguous(memory_format=torch.channels_last))
 
-    def forward(self, images: Tensor) -> Verdict:
+    def forward(self, images: Tensor) -> JudgeOutput:
         features = self.features(images)
-        return Verdict(self.class_head(features), self.style_head(features).sigmoid(), features)
+        return JudgeOutput(self.class_head(features), self.style_head(features).sigmoid(), features)
 
 
 def styles_of(table: ImageTable) -> list[str]:
-    """The styles that a judge of these pictures tells."""
+    """The styles that a judge of these images predicts."""
     return [*table.style_names, *fitting_styles(table.channels, table.style_names)]
 
 
 @torch.no_grad()
-def judged(judge: Judge, pixels: Tensor, batch_size: int = 500) -> Verdict:
+def predict(judge: Judge, pixels: Tensor, batch_size: int = 500) -> JudgeOutput:
     """What the judge says of pixels (N, C, H, W) uint8; on the CPU. Of classes, it is asked about the mirror images
     too: it was trained with them, and the mean of both is right more often."""
     judge.eval()
     device = next(judge.parameters()).device
     parts = [judge(to_model_range(part).to(device)) for part in pixels.split(batch_size)]
     mirrored = [judge(to_model_range(part.flip(-1)).to(device)).logits for part in pixels.split(batch_size)]
-    seen = Verdict(*(torch.cat([getattr(part, key) for part in parts]).cpu() for key in vars(parts[0])))
+    seen = JudgeOutput(*(torch.cat([getattr(part, key) for part in parts]).cpu() for key in vars(parts[0])))
     return replace(seen, logits=(seen.logits + torch.cat(mirrored).cpu()) / 2)
 
 
 def accuracy(judge: Judge, table: ImageTable) -> float:
-    """The share of pictures whose class the judge names."""
-    return (judged(judge, table.pixels).classes == table.labels.cpu()).double().mean().item()
+    """The share of images whose class the judge names."""
+    return (predict(judge, table.pixels).classes == table.labels.cpu()).double().mean().item()
 
 
 def unseen(judge: Any, table: ImageTable) -> ImageTable:
-    """The pictures that cannot have been in the training of a judge, or of a CLIP model by its config: a test split, or
+    """The images that cannot have been in the training of a judge, or of a CLIP model by its config: a test split, or
     all but its half.
 
     The embedded ones were trained on larger data than some that they judge, so a validation split is halved as well.
-    A CLIP model that tells of no half was trained on other data.
+    A CLIP model that names no half was trained on other data.
     """
     half_seen = getattr(judge, "half_seen", None)
     if table.split in TEST_NAMES or half_seen is None:
@@ -147,13 +147,13 @@ def unseen(judge: Any, table: ImageTable) -> ImageTable:
 
 
 def independent(judge: Judge, chooser: Any) -> bool:
-    """Did a judge and a chooser (a CLIP model's config, another judge) see different pictures, as far as they tell?"""
+    """Did a judge and a chooser (a CLIP model's config, another judge) see different images, as far as they tell?"""
     other = getattr(chooser, "half_seen", None)
     return other is None or {judge.half_seen, other} == {"first", "second"}
 
 
 def load_judge(name: str) -> Judge:
-    """The embedded judge of a row of the table of data sets, or one saved in a folder."""
+    """The embedded judge of an entry in the table of datasets, or one saved in a folder."""
     if name not in DATASETS:
         if not Path(name).is_dir():
             raise unknown("judge", name, [key for key, row in DATASETS.items() if row.judge])
@@ -175,7 +175,7 @@ def read_judge(folder: Path) -> Judge:
 
 
 def find_judge(table: ImageTable, half: Half = "first") -> Judge | None:
-    """The judge of these training pictures, embedded or from an earlier training; None where there is none."""
+    """The judge of these training images, embedded or from an earlier training; None where there is none."""
     rows = {name: read_judge(ASSETS / row.judge) for name, row in DATASETS.items() if row.judge}
     known = [judge for name, judge in rows.items() if name == table.name or judge.fingerprint == table.fingerprint]
     folder = cached(table, half)
@@ -185,11 +185,11 @@ def find_judge(table: ImageTable, half: Half = "first") -> Judge | None:
 
 
 def cached(table: ImageTable, half: Half) -> Path:
-    """Where the judge of these training pictures is kept."""
+    """Where the judge of these training images is kept."""
     root = Path(os.environ.get("HFDIFF_CACHE", "~/.cache/hfdiff")).expanduser()
     return root / "judges" / f"{table.fingerprint}-{half}"
 
 
-def right_scores(verdict: Verdict, labels: Tensor) -> Tensor:
-    """The judge's probability of each picture's own class, (N,) float32."""
-    return verdict.logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]
+def right_scores(output: JudgeOutput, labels: Tensor) -> Tensor:
+    """The judge's probability of each image's own class, (N,) float32."""
+    return output.logits.softmax(dim=1).gather(1, labels[:, None])[:, 0]

@@ -1,4 +1,4 @@
-"""Training the judge of a data set."""
+"""Training the judge of a dataset."""
 
 import copy
 import inspect
@@ -17,14 +17,14 @@ from hfdiff.data.styles import apply_styles, draw_styles
 from hfdiff.data.table import ImageTable, to_unit_range
 from hfdiff.evaluation.judge import WIDTHS, Judge, accuracy, cached, find_judge, read_judge, styles_of, unseen
 
-STYLED_SHARE = 0.5  # of the pictures in training
+JUDGE_STYLED_SHARE = 0.5  # of the images in training
 TRAINING_IMAGES = 660_000  # seen in a training of default length
 MAX_EPOCHS = 60
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """One pass over the data: mean loss, and the share of validation pictures classified right."""
+class JudgeEpoch:
+    """One pass over the data: mean loss, and the share of validation images classified right."""
 
     number: int
     loss: float
@@ -32,7 +32,7 @@ class Epoch:
 
 
 def make_judge(table: ImageTable, widths: tuple[int, int, int] = WIDTHS, half: Half = "whole", seed: int = 0) -> Judge:
-    """A new judge of the classes and styles of these training pictures, and of every style that they can be given."""
+    """A new judge of the classes and styles of these training images, and of every style that they can be given."""
     torch.manual_seed(seed)
     return Judge(
         channels=table.channels,
@@ -60,17 +60,17 @@ def train_judge(
     batch_size: int = 128,
     learning_rate: float = 4e-3,
     seed: int = 0,
-) -> Iterator[Epoch]:
+) -> Iterator[JudgeEpoch]:
     """Train in place on the judge's half, with AdamW and a one-cycle schedule (Smith & Topin 2018); yields every epoch.
 
-    Half of the pictures are given styles at random strengths, which it learns to tell; all are mirrored and shifted.
+    Half of the images are given styles at random strengths, which it learns to predict; all are mirrored and shifted.
     """
     torch.manual_seed(seed)
     device = next(judge.parameters()).device
     judge.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     table = table.half(judge.half_seen)
     if len(table) < 2:
-        raise BadInput(f"{len(table)} pictures in the {judge.half_seen} half of {table.name!r}; valid: 2 or more")
+        raise BadInput(f"{len(table)} images in the {judge.half_seen} half of {table.name!r}; valid: 2 or more")
     batch_size = min(batch_size, len(table))
     steps_per_epoch = len(table) // batch_size
     optimizer = torch.optim.AdamW(judge.parameters(), weight_decay=0.05)
@@ -84,34 +84,34 @@ def train_judge(
         total = torch.zeros((), device=device)
         order = torch.randperm(len(table), generator=generator)
         for rows in order[: steps_per_epoch * batch_size].chunk(steps_per_epoch):
-            given = draw_styles(len(rows), applied, STYLED_SHARE, generator)
+            given = draw_styles(len(rows), applied, JUDGE_STYLED_SHARE, generator)
             pixels = mirror_and_shift(
                 to_unit_range(table.pixels[rows]).to(device)
             )  # first: a mirrored slant is another
-            verdict = judge(apply_styles(pixels, given, applied) * 2 - 1)
-            loss = F.cross_entropy(verdict.logits, table.labels[rows].to(device), label_smoothing=0.1)
+            output = judge(apply_styles(pixels, given, applied) * 2 - 1)
+            loss = F.cross_entropy(output.logits, table.labels[rows].to(device), label_smoothing=0.1)
             if judge.style_names:  # cross-entropy with a strength as target is least at the strength to be expected
                 wanted = torch.cat([table.style_weights[rows], given], dim=1).to(device)
-                loss = loss + F.binary_cross_entropy(verdict.strengths, wanted)
+                loss = loss + F.binary_cross_entropy(output.strengths, wanted)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             total += loss.detach()
-        yield Epoch(number, total.item() / steps_per_epoch, accuracy(judge, validation))
+        yield JudgeEpoch(number, total.item() / steps_per_epoch, accuracy(judge, validation))
 
 
 def save_judge(judge: Judge, folder: Path, test: ImageTable) -> Judge:
-    """Save in fp16, with the accuracy on held-out pictures; returns the judge as saved."""
+    """Save in fp16, with the accuracy on held-out images; returns the judge as saved."""
     judge.to(torch.float16).float()
     keys = [key for key in inspect.signature(Judge).parameters if key != "test_accuracy"]
     config = {key: getattr(judge, key) for key in keys} | {"test_accuracy": round(accuracy(judge, test), 4)}
     weights = copy.deepcopy(judge).to(torch.float16)
     seen = "all" if judge.half_seen == "whole" else f"the {judge.half_seen} half of"
     card = (
-        "# Judge\n\nTells the class and the strength of styles of pictures (hfdiff.judge). "
-        f"Trained on {seen} the training pictures of {judge.trained_on}; right on {config['test_accuracy']} of "
-        f"{len(test):,} pictures that it never saw.\n"
+        "# Judge\n\nPredicts the class and the strength of styles of images (hfdiff.evaluation.judge). "
+        f"Trained on {seen} the training images of {judge.trained_on}; right on {config['test_accuracy']} of "
+        f"{len(test):,} images that it never saw.\n"
     )
 
     def fill(place: Path) -> None:
@@ -126,7 +126,7 @@ def judge_for(
     table: ImageTable,
     validation: ImageTable,
     half: Half = "first",
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
     device: torch.device | str = "cpu",
 ) -> Judge:
     """`find_judge`, or a new one: trained for minutes, and kept in the folder HFDIFF_CACHE (~/.cache/hfdiff)."""
@@ -138,13 +138,13 @@ def judge_for(
     for part in (table, validation):
         if not len(table.half(half)) or not len(unseen(judge, part)):
             raise BadInput(
-                f"data set {table.name!r} is too small for a judge: it trains on one half of {len(table)} pictures, "
-                f"and measures with the other half of {len(validation)} held-out ones; give more pictures"
+                f"dataset {table.name!r} is too small for a judge: it trains on one half of {len(table)} images, "
+                f"and measures with the other half of {len(validation)} held-out ones; give more images"
             )
     if 0 in table.class_counts():
-        say(f"warning: {table.class_counts().count(0)} classes have no training pictures; no judge can know them")
+        log(f"warning: {table.class_counts().count(0)} classes have no training images; no judge can know them")
     epochs = default_epochs(table.half(half))
-    say(f"no judge of {table.name} yet: training one, {epochs} epochs; it is kept in {cached(table, half)}")
+    log(f"no judge of {table.name} yet: training one, {epochs} epochs; it is kept in {cached(table, half)}")
     for epoch in train_judge(judge, table, validation, epochs=epochs):
-        say(f"judge: epoch {epoch.number} of {epochs}, {epoch.validation_accuracy:.3f} of held-out pictures right")
+        log(f"judge: epoch {epoch.number} of {epochs}, {epoch.validation_accuracy:.3f} of held-out images right")
     return save_judge(judge, cached(table, half), unseen(judge, validation)).to(device)

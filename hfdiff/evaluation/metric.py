@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hfdiff.evaluation.reference_images import Judged, Real
+from hfdiff.evaluation.reference_images import JudgedImages, ReferenceSet
 
 
 @dataclass(frozen=True)
@@ -12,11 +12,11 @@ class Result:
     """One measured number."""
 
     value: float
-    n: int  # pictures that it comes from
-    real: float | None  # the same of other real pictures
+    n: int  # images that it comes from
+    real: float | None  # the same of other real images
     ci95: tuple[float, float] | None
     extractor: str
-    real_n: int | None = None  # real pictures that it comes from, where those are not n
+    real_n: int | None = None  # real images that it comes from, where those are not n
     details: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -27,25 +27,25 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class MetricInputs:
     """All that a metric may look at."""
 
-    real: Real
-    samples: Judged  # plain drawings, of the classes of real pictures
-    styled: Judged | None = None  # drawings in styles
+    real: ReferenceSet
+    samples: JudgedImages  # plain drawings, of the classes of real images
+    styled: JudgedImages | None = None  # drawings in styles
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A row of the table: how it is computed, and how many pictures of each kind it needs."""
+    """An entry in the table: how it is computed, and how many images of each kind it needs."""
 
     about: str
     better: Literal["higher", "lower", "as real"]
-    measure: Callable[[Evidence], Result]
+    measure: Callable[[MetricInputs], Result]
     least: int
     per_class: int = 0  # the same for each class
-    per_style: int = 0  # the same for each style that the judge tells
+    per_style: int = 0  # the same for each style that the judge predicts
     styled: bool = False  # is it measured on the drawings in styles?
     clip: bool = False  # does it need a CLIP model?
-    beside: bool = True  # does it need as many real pictures that the judge never saw?
+    beside: bool = True  # does it need as many real images that the judge never saw?
     default: bool = True

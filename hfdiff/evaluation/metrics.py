@@ -1,7 +1,7 @@
-"""How good are samples? A table of metrics, each with its n, its interval, and the same metric of real pictures.
+"""How good are samples? A table of metrics, each with its n, its interval, and the same metric of real images.
 
-`Real` holds what samples are compared with; a row of `METRICS` measures. A metric's `real` is what other real pictures
-reach in place of samples. Intervals are over the samples: the real pictures count as fixed.
+`ReferenceSet` holds what samples are compared with; an entry in `METRICS` measures. A metric's
+`real` is what other real images reach in place of samples. Intervals are over the samples: real images count as fixed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,59 +25,66 @@ from hfdiff.evaluation.distances import (
     part_size,
     spread,
 )
-from hfdiff.evaluation.metric import Evidence, Metric, Result
-from hfdiff.evaluation.reference_images import Judged, Real, Scored, in_random_order, right, yardsticks
+from hfdiff.evaluation.metric import Metric, MetricInputs, Result
+from hfdiff.evaluation.reference_images import (
+    ClipReference,
+    JudgedImages,
+    ReferenceSet,
+    class_accuracy,
+    in_random_order,
+    reference_images,
+)
 from hfdiff.evaluation.statistics import GROUPS, T95, Z95, jackknife, share_true, wilson
 from hfdiff.evaluation.style_metrics import style_fidelity
 
-BESIDE = 1000  # held-out real pictures that are damaged, to say what a score is worth
-RARE = 0.01  # share of real pictures that count as copies, by definition of the threshold
-FEW_HELD_OUT = 200  # of fewer held-out pictures, that share is no picture
+BESIDE = 1000  # held-out real images that are damaged, beside which a score is read
+RARE = 0.01  # share of real images that count as near-duplicates, by definition of the threshold
+FEW_HELD_OUT = 200  # of fewer held-out images, that share is no image
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features of samples and of real pictures that stand for samples, as many; and of the reference."""
+    """Features of samples and of real images that stand for samples, as many; and of the reference."""
 
     samples: Tensor  # (n, F)
     others: Tensor  # (n, F)
     reference: Tensor  # (m, F)
 
 
-def _seen(extract: Callable[[Judged], Tensor], evidence: Evidence) -> Features:
-    """`extract` of the samples and of the real pictures that the judge never saw."""
-    samples, real = evidence.samples, evidence.real
+def _seen(extract: Callable[[JudgedImages], Tensor], inputs: MetricInputs) -> Features:
+    """`extract` of the samples and of the real images that the judge never saw."""
+    samples, real = inputs.samples, inputs.real
     n = min(len(samples), len(real.others))
     return Features(*map(extract, (samples[:n], real.others[:n], real.reference)))
 
 
-def _by_clip(evidence: Evidence) -> Features:
-    """With real pictures of its own: those that the judge never saw are those that it was trained on."""
-    scored, samples = evidence.real.scored, evidence.samples.clip
-    assert scored is not None  # see `lacking`
+def _by_clip(inputs: MetricInputs) -> Features:
+    """With real images of its own: those that the judge never saw are those that it was trained on."""
+    clip_reference, samples = inputs.real.clip_reference, inputs.samples.clip
+    assert clip_reference is not None  # see `missing_inputs`
     assert samples is not None
-    n = min(len(samples), len(scored.others))
-    return Features(samples[:n], scored.others[:n], scored.reference)
+    n = min(len(samples), len(clip_reference.others))
+    return Features(samples[:n], clip_reference.others[:n], clip_reference.reference)
 
 
 # Name -> the features that distances are measured in.
-EXTRACTORS: Mapping[str, Callable[[Evidence], Features]] = {
-    "judge": partial(_seen, lambda pictures: pictures.verdict.features),
-    "inception": partial(_seen, lambda pictures: inception_features(pictures.pixels)),
+EXTRACTORS: Mapping[str, Callable[[MetricInputs], Features]] = {
+    "judge": partial(_seen, lambda images: images.output.features),
+    "inception": partial(_seen, lambda images: inception_features(images.pixels)),
     "clip": _by_clip,
 }
 
 
-def _class_accuracy(evidence: Evidence) -> Result:
-    samples, names = evidence.samples, evidence.real.judge.class_names
-    hits = samples.verdict.classes == samples.labels
+def _class_accuracy(inputs: MetricInputs) -> Result:
+    samples, names = inputs.samples, inputs.real.judge.class_names
+    hits = samples.output.classes == samples.labels
     confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
-    confusion.index_put_((samples.labels, samples.verdict.classes), torch.ones_like(samples.labels), accumulate=True)
+    confusion.index_put_((samples.labels, samples.output.classes), torch.ones_like(samples.labels), accumulate=True)
     return Result(
         value=share_true(hits),
         n=len(hits),
-        real=right(evidence.real.reference),
-        real_n=len(evidence.real.reference),
+        real=class_accuracy(inputs.real.reference),
+        real_n=len(inputs.real.reference),
         ci95=wilson(hits),
         extractor="judge",
         details={
@@ -91,16 +98,16 @@ def _class_accuracy(evidence: Evidence) -> Result:
     )
 
 
-def _frechet(extractor: str, evidence: Evidence) -> Result:
-    f = EXTRACTORS[extractor](evidence)
+def _frechet(extractor: str, inputs: MetricInputs) -> Result:
+    f = EXTRACTORS[extractor](inputs)
     interval = jackknife(lambda rows: frechet(f.samples[rows], f.reference), len(f.samples))
     real = frechet(f.others, f.reference)
     details = {"reference_n": len(f.reference)}
     return Result(frechet(f.samples, f.reference), len(f.samples), real, interval, extractor, details=details)
 
 
-def _kernel(extractor: str, mmd: Callable[[Tensor, Tensor], Tensor], evidence: Evidence) -> Result:
-    f = EXTRACTORS[extractor](evidence)
+def _kernel(extractor: str, mmd: Callable[[Tensor, Tensor], Tensor], inputs: MetricInputs) -> Result:
+    f = EXTRACTORS[extractor](inputs)
     parts = kernel_distances(mmd, f.samples, f.reference)
     value, error = parts.mean().item(), (parts.std() / len(parts) ** 0.5).item()
     real = kernel_distances(mmd, f.others, f.reference).mean().item()
@@ -109,19 +116,25 @@ def _kernel(extractor: str, mmd: Callable[[Tensor, Tensor], Tensor], evidence: E
     return Result(value, n, real, interval, extractor, details={"reference_n": n})
 
 
-def _clip_score(evidence: Evidence) -> Result:
+def _clip_score(inputs: MetricInputs) -> Result:
     """Mean cosine with the prompt of what each sample should show (Hessel et al. 2021, Equation 1, unscaled)."""
-    scored, samples, judge = evidence.real.scored, evidence.samples, evidence.real.judge
-    assert scored is not None
+    clip_reference, samples, judge = inputs.real.clip_reference, inputs.samples, inputs.real.judge
+    assert clip_reference is not None
     assert samples.clip is not None
-    cosines = _cosines(scored, samples.clip, samples.labels, samples.strengths, judge.style_names)
-    table = scored.table
+    cosines = _cosines(clip_reference, samples.clip, samples.labels, samples.strengths, judge.style_names)
+    table = clip_reference.table
     asked = (table.labels, table.style_weights, table.style_names)
-    reference = _cosines(scored, scored.reference, *asked)
+    reference = _cosines(clip_reference, clip_reference.reference, *asked)
     few, names = table.part(slice(0, BESIDE)), table.style_names
     beside = {
-        name: _cosines(scored, image_features(scored.scorer, to_bytes(images)), few.labels, few.style_weights, names)
-        for name, images in yardsticks(to_unit_range(few.pixels)).items()
+        name: _cosines(
+            clip_reference,
+            image_features(clip_reference.scorer, to_bytes(images)),
+            few.labels,
+            few.style_weights,
+            names,
+        )
+        for name, images in reference_images(to_unit_range(few.pixels)).items()
         if name != "real"
     }
     value, error = cosines.mean().item(), Z95 * cosines.std().item() / len(cosines) ** 0.5
@@ -130,22 +143,24 @@ def _clip_score(evidence: Evidence) -> Result:
     return Result(value, len(cosines), reference.mean().item(), interval, "clip", len(reference), details)
 
 
-def _cosines(scored: Scored, features: Tensor, labels: Tensor, strengths: Tensor, styles: Sequence[str]) -> Tensor:
+def _cosines(
+    clip_reference: ClipReference, features: Tensor, labels: Tensor, strengths: Tensor, styles: Sequence[str]
+) -> Tensor:
     """Of unit vectors (N, D) and the prompts of classes (N,) in styles (N, S): (N,) float64."""
     given = [{name: v for name, v in zip(styles, row) if v > 0} for row in strengths.tolist()]
-    texts = [caption(scored.table.class_names[label], own) for label, own in zip(labels.tolist(), given)]
-    return (features * scored.scorer.texts(texts).cpu()).sum(dim=1).double()
+    texts = [caption(clip_reference.table.class_names[label], own) for label, own in zip(labels.tolist(), given)]
+    return (features * clip_reference.scorer.texts(texts).cpu()).sum(dim=1).double()
 
 
-def _precision(evidence: Evidence) -> Result:
-    f = EXTRACTORS["judge"](evidence)
+def _precision(inputs: MetricInputs) -> Result:
+    f = EXTRACTORS["judge"](inputs)
     hits, others = covered(f.samples, f.reference), covered(f.others, f.reference)
     details = {"reference_n": len(f.reference)}
     return Result(share_true(hits), len(hits), share_true(others), wilson(hits), "judge", details=details)
 
 
-def _recall(evidence: Evidence) -> Result:
-    f = EXTRACTORS["judge"](evidence)
+def _recall(inputs: MetricInputs) -> Result:
+    f = EXTRACTORS["judge"](inputs)
 
     def recall(rows: Tensor) -> float:
         return share_true(covered(f.reference, f.samples[rows]))
@@ -155,36 +170,36 @@ def _recall(evidence: Evidence) -> Result:
     return Result(recall(torch.arange(n)), n, real, jackknife(recall, n), "judge", details=details)
 
 
-def _memorisation(evidence: Evidence) -> Result:
-    """The share of samples that are nearer to a training picture than 99% of real pictures are: held-out ones, or where
-    those are few, the training pictures themselves, each held against the others."""
-    training, held_out = evidence.real.copied.pixels, evidence.real.reference.pixels
+def _memorisation(inputs: MetricInputs) -> Result:
+    """The share of samples that are nearer to a training image than 99% of real images are: held-out ones, or where
+    those are few, the training images themselves, each held against the others."""
+    training, held_out = inputs.real.copied.pixels, inputs.real.reference.pixels
     few = len(held_out) < FEW_HELD_OUT
     if few:
-        training = in_random_order(evidence.real.copied, 0).pixels
+        training = in_random_order(inputs.real.copied, 0).pixels
     closeness = nearest(training if few else held_out, training, left_out=few).closeness
     half = len(closeness) // 2
     threshold = closeness[:half].quantile(RARE)
-    hits = nearest(evidence.samples.pixels, training).closeness < threshold
+    hits = nearest(inputs.samples.pixels, training).closeness < threshold
     real = share_true(closeness[half:] < threshold)
     details = {
-        "searched": evidence.real.copied.name,
+        "searched": inputs.real.copied.name,
         "searched_n": len(training),
         "threshold": threshold.item(),
         "threshold_n": half,
-        "threshold_of": "training pictures, each against the others" if few else "held-out real pictures",
+        "threshold_of": "training images, each against the others" if few else "held-out real images",
     }
     return Result(share_true(hits), len(hits), real, wilson(hits), "pixels", len(closeness) - half, details)
 
 
-def _diversity(evidence: Evidence) -> Result:
-    n = min(len(evidence.samples), len(evidence.real.others))
-    samples, others = evidence.samples[:n], evidence.real.others[:n]
+def _diversity(inputs: MetricInputs) -> Result:
+    n = min(len(inputs.samples), len(inputs.real.others))
+    samples, others = inputs.samples[:n], inputs.real.others[:n]
 
-    def of(pictures: Judged, rows: Tensor) -> float:
-        return spread(pictures.verdict.features[rows], pictures.labels[rows])
+    def of(images: JudgedImages, rows: Tensor) -> float:
+        return spread(images.output.features[rows], images.labels[rows])
 
-    value, real = (of(pictures, torch.arange(n)) for pictures in (samples, others))
+    value, real = (of(images, torch.arange(n)) for images in (samples, others))
     return Result(value, n, real, jackknife(partial(of, samples), n), "judge")
 
 
@@ -207,29 +222,29 @@ METRICS: Mapping[str, Metric] = {
     "frechet_inception": Metric(
         "distance in Inception's features", "lower", partial(_frechet, "inception"), 4096, default=False
     ),
-    "precision": Metric("share of samples that lie among real pictures", "higher", _precision, 100),
-    "recall": Metric("share of real pictures that samples come near to", "higher", _recall, 100),
+    "precision": Metric("share of samples that lie among real images", "higher", _precision, 100),
+    "recall": Metric("share of real images that samples come near to", "higher", _recall, 100),
     "diversity": Metric("distance between two samples of one class", "as real", _diversity, 100, per_class=3),
     "memorisation": Metric(
-        "share of samples nearer to a training picture than 99% of real ones", "lower", _memorisation, 200, beside=False
+        "share of samples nearer to a training image than 99% of real ones", "lower", _memorisation, 200, beside=False
     ),
 }
 
 
-def lacking(name: str, real: Real, n: int, num_styled: int) -> str | None:
+def missing_inputs(name: str, real: ReferenceSet, n: int, num_styled: int) -> str | None:
     """What the metric lacks with so many samples, in words; None where it can be measured."""
     if name not in METRICS:
         raise unknown("metric", name, METRICS)
     metric = METRICS[name]
-    judge, scored = real.judge, real.scored
-    if metric.clip and scored is None:
+    judge, clip_reference = real.judge, real.clip_reference
+    if metric.clip and clip_reference is None:
         return f"{name} needs a CLIP model, and the model has none; give --clip"
     least = max(metric.least, metric.per_class * len(judge.class_names), metric.per_style * len(judge.style_names))
     counts = {"samples in styles": num_styled} if metric.styled else {"samples": n}
-    if metric.clip and scored is not None:
-        counts["held-out real pictures that CLIP never saw"] = len(scored.reference)
-        counts["other real pictures that CLIP never saw"] = len(scored.others)
+    if metric.clip and clip_reference is not None:
+        counts["held-out real images that CLIP never saw"] = len(clip_reference.reference)
+        counts["other real images that CLIP never saw"] = len(clip_reference.others)
     elif metric.beside:
-        counts |= {"held-out real pictures": len(real.reference), "other real pictures": len(real.others)}
+        counts |= {"held-out real images": len(real.reference), "other real images": len(real.others)}
     what, count = min(counts.items(), key=lambda item: item[1])
     return f"{name} needs {least} {what}; there are {count}" if count < least else None

@@ -10,10 +10,10 @@ from accelerate.utils import broadcast_object_list
 from hfdiff.core.errors import BadInput
 from hfdiff.data.table import ImageTable
 from hfdiff.evaluation.judge import Judge
-from hfdiff.evaluation.metric import Evidence
-from hfdiff.evaluation.metrics import METRICS, lacking
-from hfdiff.evaluation.protocol import draw, plain_request, seconds_per_picture
-from hfdiff.evaluation.reference_images import Real, judge_pictures
+from hfdiff.evaluation.metric import MetricInputs
+from hfdiff.evaluation.metrics import METRICS, missing_inputs
+from hfdiff.evaluation.protocol import draw_request, plain_request, seconds_per_image
+from hfdiff.evaluation.reference_images import ReferenceSet, judge_images
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.training.state import TrainState
 
@@ -24,7 +24,7 @@ WATCHED = ("class_accuracy", "frechet_judge")
 
 
 @dataclass
-class QualityWatch:
+class QualityMonitor:
     """Measures `WATCHED` on n plain samples of fixed noise, while that takes at most `SHARE` of the training time.
 
     The first measurement that the time allows decides n: distances at different n do not compare.
@@ -37,12 +37,12 @@ class QualityWatch:
     needed: bool = False  # measure whatever it takes
 
     @cached_property
-    def real(self) -> Real:
-        return Real.of(self.judge, self.training, self.validation, self.seed, most=MOST)
+    def real(self) -> ReferenceSet:
+        return ReferenceSet.of(self.judge, self.training, self.validation, self.seed, most=MOST)
 
     def check(self) -> None:
-        """BadInput where the distance is needed, and the data has too few pictures for it."""
-        lack = lacking("frechet_judge", self.real, MOST, 0) if self.needed else None
+        """BadInput where the distance is needed, and the data has too few images for it."""
+        lack = missing_inputs("frechet_judge", self.real, MOST, 0) if self.needed else None
         if lack:
             raise BadInput(f"best_by 'frechet_judge': {lack}; give best_by val_loss")
 
@@ -58,19 +58,19 @@ class QualityWatch:
         if n:
             state.quality_n = n
             request = plain_request(self.real, n)
-            pixels = draw(pipeline, request, self.seed)
+            pixels = draw_request(pipeline, request, self.seed)
             quality = {"quality_n": n}
             if PartialState().is_main_process:
-                evidence = Evidence(self.real, judge_pictures(self.judge, pixels, request.labels))
-                names = [name for name in WATCHED if not lacking(name, self.real, n, 0)]
-                quality |= {name: METRICS[name].measure(evidence).value for name in names}
+                inputs = MetricInputs(self.real, judge_images(self.judge, pixels, request.labels))
+                names = [name for name in WATCHED if not missing_inputs(name, self.real, n, 0)]
+                quality |= {name: METRICS[name].measure(inputs).value for name in names}
         state.quality_seconds += time.perf_counter() - started
         return quality
 
     def _affordable(self, pipeline: ClassStylePipeline, state: TrainState) -> int:
         """How many samples to draw now, 0 for none; the main process decides."""
         if not state.quality_cost:
-            state.quality_cost = seconds_per_picture(pipeline) / PartialState().num_processes
+            state.quality_cost = seconds_per_image(pipeline) / PartialState().num_processes
         most = int((SHARE * state.seconds - state.quality_seconds) / state.quality_cost)
         n = state.quality_n if state.quality_n <= most else 0
         if not state.quality_n:

@@ -1,6 +1,6 @@
 """What an evaluation draws, and how.
 
-Each picture has its own noise, a function of (seed, number of the picture), so that the number of processes and the
+Each image has its own noise, a function of (seed, number of the image), so that the number of processes and the
 size of batches change nothing.
 """
 
@@ -16,15 +16,15 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from tqdm import tqdm
 
-from hfdiff.core.seeds import seed_of
+from hfdiff.core.seeds import derive_seed
 from hfdiff.data.table import to_bytes
 from hfdiff.evaluation.judge import Judge
-from hfdiff.evaluation.reference_images import Judged, Real, judge_pictures
+from hfdiff.evaluation.reference_images import JudgedImages, ReferenceSet, judge_images
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import ClassStylePipeline
 
-BATCH = 100  # pictures drawn at once
-PROBE = 20  # pictures that tell what one costs
+BATCH = 100  # images drawn at once
+PROBE = 20  # images that tell what one costs
 # Arguments of the pipeline that a report states.
 SETTINGS = (
     "num_inference_steps",
@@ -38,7 +38,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Request:
-    """Pictures to draw: what each should show."""
+    """Images to draw: what each should show."""
 
     labels: Tensor  # (N,) int64
     styles: tuple[dict[str, float], ...]  # of each
@@ -47,9 +47,9 @@ class Request:
         return len(self.labels)
 
 
-def plain_request(real: Real, n: int) -> Request:
-    """The classes of real pictures, in no style but those that the data itself names: drawings that match, one by one,
-    the real pictures that stand beside them."""
+def plain_request(real: ReferenceSet, n: int) -> Request:
+    """The classes of real images, in no style but those that the data itself names: drawings that match, one by one,
+    the real images that stand beside them."""
     rows = torch.arange(n) % len(real.others)
     own = [(real.judge.style_names.index(name), name) for name in real.training.style_names]
     strengths = real.others.strengths[rows].tolist()
@@ -64,7 +64,7 @@ def styled_request(pipeline: ClassStylePipeline, n: int, seed: int) -> Request:
     pairs = [pair for pair in combinations(groups, 2) if groups[pair[0]] != groups[pair[1]]]
     kinds: list[tuple[str, ...]] = [*((name,) for name in groups), *pairs]
     cells = [(label, kind) for label in range(len(pipeline.class_names)) for kind in kinds]
-    generator = torch.Generator().manual_seed(seed_of(seed, "styles"))
+    generator = torch.Generator().manual_seed(derive_seed(seed, "styles"))
     order = torch.randperm(len(cells), generator=generator).tolist()
     chosen = [cells[order[i % len(cells)]] for i in range(n)]
     strengths = (1 - torch.rand((n, 2), generator=generator)).tolist()
@@ -72,7 +72,7 @@ def styled_request(pipeline: ClassStylePipeline, n: int, seed: int) -> Request:
     return Request(torch.tensor([label for label, _ in chosen], dtype=torch.int64), styles)
 
 
-def draw(
+def draw_request(
     pipeline: ClassStylePipeline,
     request: Request,
     seed: int,
@@ -89,7 +89,7 @@ def draw(
             pipeline,
             class_labels=request.labels[rows.start : rows.stop].tolist(),
             styles=[request.styles[row] for row in rows],
-            generator=[torch.Generator().manual_seed(seed_of(seed, "picture", row)) for row in rows],
+            generator=[torch.Generator().manual_seed(derive_seed(seed, "picture", row)) for row in rows],
             **given,
         ).images
         mine.append((start, to_bytes(images)))
@@ -114,43 +114,45 @@ class Protocol:
     given: dict[str, Any]  # arguments of the pipeline; its own defaults hold for the others
 
 
-def seconds_per_picture(pipeline: ClassStylePipeline, **given: Any) -> float:
-    """What a plain picture costs, by the clock of a small batch in one process."""
+def seconds_per_image(pipeline: ClassStylePipeline, **given: Any) -> float:
+    """What a plain image costs, by the clock of a small batch in one process."""
     request = Request(torch.arange(PROBE) % len(pipeline.class_names), ({},) * PROBE)
     for _ in range(2):  # the first is slower
         started = time.perf_counter()
-        draw(pipeline, request, seed=0, **given)
+        draw_request(pipeline, request, seed=0, **given)
         seconds = time.perf_counter() - started
     return broadcast_object_list([seconds])[0] / PROBE
 
 
 def within(minutes: float, pipeline: ClassStylePipeline, protocol: Protocol) -> Protocol:
-    """As many pictures as can be drawn in four fifths of the time, at most those of the protocol."""
-    seconds = seconds_per_picture(pipeline, **protocol.given) / PartialState().num_processes
+    """As many images as can be drawn in four fifths of the time, at most those of the protocol."""
+    seconds = seconds_per_image(pipeline, **protocol.given) / PartialState().num_processes
     share = 0.8 * 60 * minutes / seconds / (protocol.n + protocol.num_styled)
     n, num_styled = (min(most, max(1, int(share * most))) for most in (protocol.n, protocol.num_styled))
     return replace(protocol, n=n, num_styled=num_styled)
 
 
 @dataclass(frozen=True)
-class Drawn:
+class EvaluationSamples:
     """The samples of a report, as the judge saw them, and the seconds that they took."""
 
-    samples: Judged
-    styled: Judged | None
+    samples: JudgedImages
+    styled: JudgedImages | None
     seconds: float
 
 
-def draw_samples(pipeline: ClassStylePipeline, real: Real, protocol: Protocol, quiet: bool = False) -> Drawn:
+def draw_samples(
+    pipeline: ClassStylePipeline, real: ReferenceSet, protocol: Protocol, quiet: bool = False
+) -> EvaluationSamples:
     """Draw what the protocol says and let the judge see it: plain samples, and samples in styles."""
     started = time.perf_counter()
     requests = [plain_request(real, protocol.n), styled_request(pipeline, protocol.num_styled, protocol.seed)]
-    state, scorer = PartialState(), real.scored.scorer if real.scored else None
+    state, scorer = PartialState(), real.clip_reference.scorer if real.clip_reference else None
     total = -(-sum(map(len, requests)) // state.num_processes)
-    pictures: list[Judged] = []
+    images: list[JudgedImages] = []
     with tqdm(total=total, unit="img", desc="drawing", disable=quiet or not state.is_main_process) as bar:
         for number, request in enumerate(filter(len, requests)):
-            pixels = draw(pipeline, request, seed_of(protocol.seed, number), bar.update, **protocol.given)
+            pixels = draw_request(pipeline, request, derive_seed(protocol.seed, number), bar.update, **protocol.given)
             strengths = strengths_of(request, real.judge)
-            pictures.append(judge_pictures(real.judge, pixels, request.labels, strengths, scorer))
-    return Drawn(pictures[0], pictures[1] if len(pictures) > 1 else None, time.perf_counter() - started)
+            images.append(judge_images(real.judge, pixels, request.labels, strengths, scorer))
+    return EvaluationSamples(images[0], images[1] if len(images) > 1 else None, time.perf_counter() - started)

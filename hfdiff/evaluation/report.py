@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hfdiff.evaluation.metric import Evidence
+from hfdiff.evaluation.metric import MetricInputs
 from hfdiff.evaluation.metrics import METRICS
-from hfdiff.evaluation.protocol import SETTINGS, Drawn, Protocol
-from hfdiff.evaluation.reference_images import Real, right
+from hfdiff.evaluation.protocol import SETTINGS, EvaluationSamples, Protocol
+from hfdiff.evaluation.reference_images import ReferenceSet, class_accuracy
 from hfdiff.models.loading import weights_fingerprint
 from hfdiff.models.samplers import sampler_of
 from hfdiff.pipelines import ClassStylePipeline
@@ -18,18 +18,18 @@ from hfdiff.pipelines import ClassStylePipeline
 
 def report_of(
     pipeline: ClassStylePipeline,
-    real: Real,
+    real: ReferenceSet,
     protocol: Protocol,
-    drawn: Drawn,
+    drawn: EvaluationSamples,
     names: Sequence[str],
     **about: Any,
 ) -> dict[str, Any]:
-    """The JSON of an evaluation; `about` joins its protocol. The samples were drawn blindly: none was chosen."""
-    evidence = Evidence(real, drawn.samples, drawn.styled)
+    """The JSON of an evaluation; `about` joins its protocol. The samples are unselected."""
+    inputs = MetricInputs(real, drawn.samples, drawn.styled)
     metrics, seconds = {}, {"drawing": drawn.seconds}
     for name in names:
         started = time.perf_counter()
-        metrics[name] = METRICS[name].measure(evidence).as_dict()
+        metrics[name] = METRICS[name].measure(inputs).as_dict()
         seconds[name] = time.perf_counter() - started
     judge, reference = real.judge, real.reference
     parameters = inspect.signature(pipeline.__call__).parameters
@@ -51,7 +51,7 @@ def report_of(
         "sampler": sampler_of(pipeline.scheduler),
         **settings,
         "judge": {
-            "accuracy": right(reference),
+            "accuracy": class_accuracy(reference),
             "trained_on": judge.trained_on,
             "half_seen": judge.half_seen,
             "fingerprint": judge.fingerprint,
@@ -93,7 +93,7 @@ def describe_report(report: dict[str, Any]) -> str:
     protocol, judge = report["protocol"], report["protocol"]["judge"]
     lines = [
         f"{protocol['n']:,} plain samples and {protocol['num_styled']:,} in styles, seed {protocol['seed']}, "
-        f"{protocol['sampler']}, {protocol['num_inference_steps']} steps, against {protocol['reference_n']:,} pictures "
+        f"{protocol['sampler']}, {protocol['num_inference_steps']} steps, against {protocol['reference_n']:,} images "
         f"of {protocol['dataset']} ({protocol['split']}); the judge names {judge['accuracy']:.3f} of those right",
         *chosen_by(protocol),
         "",

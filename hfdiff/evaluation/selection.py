@@ -1,5 +1,5 @@
-"""The best of many candidates by CLIP, and what its scores are worth: a score means nothing without the same score of
-real, blurred and noisy pictures, and without a judge that did not choose."""
+"""The best of many candidates by CLIP, and what its scores mean: a score means nothing without the same score of
+real, blurred and noisy images, and without a judge that did not choose."""
 
 import io
 import json
@@ -19,27 +19,27 @@ from torchmetrics.functional.regression import spearman_corrcoef
 from tqdm import tqdm
 
 from hfdiff.core.files import slug, write_file
-from hfdiff.core.seeds import seed_of
+from hfdiff.core.seeds import derive_seed
 from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
-from hfdiff.evaluation.judge import Judge, judged, right_scores
-from hfdiff.evaluation.reference_images import yardsticks
+from hfdiff.evaluation.judge import Judge, predict, right_scores
+from hfdiff.evaluation.reference_images import reference_images
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import (
     PLAIN,
     SCORE_WEIGHTS,
     SCORES,
     SURVIVING_SHARE,
-    Asked,
     ClassStylePipeline,
+    PromptTarget,
     Scorer,
     StyleSpec,
     prompt,
-    score_pictures,
+    score_images,
 )
 
 RANDOM = 4  # samples that the best are compared with
-MAX_REFERENCE = 100  # real pictures of a class
-EDGE = 0.1  # of the gradient of pictures in [0, 1], from which on a pixel is an edge
+MAX_REFERENCE = 100  # real images of a class
+EDGE = 0.1  # of the gradient of images in [0, 1], from which on a pixel is an edge
 SCORE_NAMES = (*SCORES, "total")
 KINDS = ("real", "blurred", "noise")
 
@@ -48,7 +48,7 @@ KINDS = ("real", "blurred", "noise")
 class Candidates:
     """N candidates of one class in one style, of which n were finished; these come best first."""
 
-    asked: Asked
+    asked: PromptTarget
     class_name: str
     styles: dict[str, float]
     seeds: list[int]  # of all, in the order drawn
@@ -80,7 +80,7 @@ class Candidates:
 
     @property
     def high_quality(self) -> float | None:
-        """The share that the prompts speak well of."""
+        """The share that the positive prompts win."""
         return high_quality(self.scores) if self.all_finished else None
 
     def file(self, rank: int) -> str:
@@ -107,7 +107,7 @@ class Candidates:
 
 
 def high_quality(scores: Tensor) -> float:
-    """The share of pictures (n, len(SCORE_NAMES)) that the good prompts win."""
+    """The share of images (n, len(SCORE_NAMES)) that the positive prompts win."""
     return (scores[:, SCORE_NAMES.index("quality")] > 0.5).double().mean().item()
 
 
@@ -136,7 +136,9 @@ def draw_candidates(
     class_id, styles = out.class_labels[0], out.styles[0]
     assert class_id is not None  # refused by the pipeline
     return Candidates(
-        asked=pipeline.asked(class_id, styles, **{k: v for k, v in arguments.items() if k == "quality_prompts"}),
+        asked=pipeline.prompt_target(
+            class_id, styles, **{k: v for k, v in arguments.items() if k == "quality_prompts"}
+        ),
         class_name=pipeline.class_names[class_id],
         styles=styles,
         seeds=list(seeds),
@@ -149,7 +151,7 @@ def draw_candidates(
 
 @dataclass(frozen=True)
 class Reference:
-    """What the same scores say of real pictures of a class, as they are and damaged: (n, len(SCORE_NAMES)) each."""
+    """What the same scores say of real images of a class, as they are and damaged: (n, len(SCORE_NAMES)) each."""
 
     scores: dict[str, Tensor]
 
@@ -166,19 +168,19 @@ class Reference:
 
 @torch.no_grad()
 def reference(
-    scorer: Scorer, asked: Asked, real: ImageTable | None, weights: Mapping[str, float], seed: int = 0
+    scorer: Scorer, asked: PromptTarget, real: ImageTable | None, weights: Mapping[str, float], seed: int = 0
 ) -> Reference | None:
-    """Score held-out pictures of the class asked for, the same ones blurred, and noise of their size; None without."""
+    """Score held-out images of the class asked for, the same ones blurred, and noise of their size; None without."""
     if real is None or asked.class_id not in real.labels:
         return None
     images = to_unit_range(real.pixels[real.labels == asked.class_id][:MAX_REFERENCE])
     label = torch.zeros(len(images), dtype=torch.int64)
-    parts = yardsticks(images, seed).items()
-    return Reference({name: score_pictures(scorer, part, [asked], label, weights) for name, part in parts})
+    parts = reference_images(images, seed).items()
+    return Reference({name: score_images(scorer, part, [asked], label, weights) for name, part in parts})
 
 
-def properties(images: Tensor) -> dict[str, Tensor]:
-    """What a score may secretly like, of pictures (n, C, H, W) in [0, 1]: (n,) each."""
+def image_statistics(images: Tensor) -> dict[str, Tensor]:
+    """What a score may secretly go with: statistics of images (n, C, H, W) in [0, 1]: (n,) each."""
     grey = images.mean(dim=1, keepdim=True)
     return {
         "contrast": grey.std(dim=(1, 2, 3)),
@@ -189,14 +191,14 @@ def properties(images: Tensor) -> dict[str, Tensor]:
 
 
 def preferences(candidates: Candidates, judge: Judge | None) -> dict[str, dict[str, float | None]] | None:
-    """Spearman's correlation of each score with each property of the pictures, and with the judge's confidence; None
+    """Spearman's correlation of each score with each property of the images, and with the judge's confidence; None
     where only the best were finished."""
     if not candidates.all_finished:
         return None
-    against = properties(candidates.images)
+    against = image_statistics(candidates.images)
     if judge is not None:
-        verdict = judged(judge, to_bytes(candidates.images))
-        against["judge"] = right_scores(verdict, torch.full((len(candidates.images),), candidates.asked.class_id))
+        output = predict(judge, to_bytes(candidates.images))
+        against["judge"] = right_scores(output, torch.full((len(candidates.images),), candidates.asked.class_id))
     return {
         score: {name: _spearman(candidates.scores[:, column], values) for name, values in against.items()}
         for column, score in enumerate(SCORE_NAMES)
@@ -211,8 +213,8 @@ def _spearman(a: Tensor, b: Tensor) -> float | None:
 
 
 @dataclass(frozen=True)
-class Witnesses:
-    """Who did not choose: real pictures that the scorer never saw, and a judge."""
+class SelectionReferences:
+    """Who did not choose: real images that the scorer never saw, and a judge."""
 
     real: ImageTable | None
     judge: Judge | None
@@ -233,23 +235,23 @@ class Selection:
 
     @cached_property
     def verdicts(self) -> list[dict[str, float | None]]:
-        """Of each cell: the share of random and of the best pictures that the judge puts right, and their numbers."""
+        """Of each cell: the share of random and of the best images that the judge puts right, and their numbers."""
         kinds = [{"random": cell.random, "best": torch.arange(cell.top_k)} for cell in self.cells]
         return [
-            {kind: self.right(cell, rows) for kind, rows in of.items()}
+            {kind: self.share_right(cell, rows) for kind, rows in of.items()}
             | {f"n_{kind}": len(rows) for kind, rows in of.items()}
             for cell, of in zip(self.cells, kinds)
         ]
 
-    def right(self, cell: Candidates, rows: Tensor) -> float | None:
-        """The share of pictures in rows of a cell that the judge puts into the class asked for."""
+    def share_right(self, cell: Candidates, rows: Tensor) -> float | None:
+        """The share of images in rows of a cell that the judge puts into the class asked for."""
         if self.judge is None or not len(rows):
             return None
-        verdict = judged(self.judge, to_bytes(cell.images[rows]))
-        return (verdict.classes == cell.asked.class_id).double().mean().item()
+        output = predict(self.judge, to_bytes(cell.images[rows]))
+        return (output.classes == cell.asked.class_id).double().mean().item()
 
     def describe(self) -> str:
-        """A table: random samples against the best, by CLIP's total and by the judge, with real pictures beside."""
+        """A table: random samples against the best, by CLIP's total and by the judge, with real images beside."""
         by_judge = f"; right by the judge, which is so on {self.judge.test_accuracy} of real ones" if self.judge else ""
         lines = [
             f"mean total score of {RANDOM} random samples and of the best{by_judge}",
@@ -262,10 +264,10 @@ class Selection:
             known = beside.summary() if beside else {}
             totals += [known[name]["mean_scores"]["total"] if known else math.nan for name in KINDS]
             share = known["real"]["high_quality_share"] if known else math.nan
-            line = f"{cell.name:<28.28} " + " ".join(map(_number, totals))
-            line += f"    {_number(cell.high_quality, 2)}, {_number(share, 2)}"
+            line = f"{cell.name:<28.28} " + " ".join(map(_padded, totals))
+            line += f"    {_padded(cell.high_quality, 2)}, {_padded(share, 2)}"
             if self.judge is not None:
-                line += f"   right: random {_number(right['random'], 2)}, best {_number(right['best'], 2)}"
+                line += f"   right: random {_padded(right['random'], 2)}, best {_padded(right['best'], 2)}"
             lines.append(line)
         return "\n".join([*lines, *self.describe_preferences()])
 
@@ -279,7 +281,7 @@ class Selection:
         for score in SCORE_NAMES:
             values = [[table[score][name] for table in known if table[score][name] is not None] for name in columns]
             means = [sum(row) / len(row) if row else math.nan for row in values]  # type: ignore[arg-type]
-            lines.append(f"{score:<28} " + " ".join(f"{_number(mean, 2):>12}" for mean in means))
+            lines.append(f"{score:<28} " + " ".join(f"{_padded(mean, 2):>12}" for mean in means))
         return lines
 
     def report(self) -> dict[str, Any]:
@@ -304,7 +306,7 @@ class Selection:
         return {"prompts": prompts, "judge": judge, "classes": classes}
 
     def write(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """selection.json and the best pictures."""
+        """selection.json and the best images."""
         folder.mkdir(parents=True, exist_ok=True)
         for cell in self.cells:
             for rank, image in enumerate(cell.images[: cell.top_k], start=1):
@@ -315,7 +317,7 @@ class Selection:
         write_file(folder / "selection.json", (text + "\n").encode())
 
 
-def _number(value: float | None, digits: int = 3) -> str:
+def _padded(value: float | None, digits: int = 3) -> str:
     """A number for the table, a dash for none."""
     text = "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
     return f"{text:>{digits + 4}}"
@@ -325,25 +327,25 @@ def select(
     pipeline: ClassStylePipeline,
     class_labels: Sequence[int | str],
     styles: Sequence[StyleSpec],
-    witnesses: Witnesses,
+    selection_references: SelectionReferences,
     *,
     num_candidates: int = 10,
     top_k: int = 3,
     seed: int = 0,
     **arguments: Any,
 ) -> Selection:
-    """Draw the candidates of every class in every style, each from a seed of its own; score real pictures beside."""
+    """Draw the candidates of every class in every style, each from a seed of its own; score real images beside."""
     pairs = list(product(class_labels, styles))
     ids, strengths = pipeline.conditions([label for label, _ in pairs], [style for _, style in pairs])
     if len({(i, tuple(sorted(given.items()))) for i, given in zip(ids, strengths)}) < len(pairs):
         raise ValueError(f"{len(pairs)} classes and styles, some of them twice; valid: each once")
     templates = {key: value for key, value in arguments.items() if key == "quality_prompts"}
-    pipeline.check_prompts([pipeline.asked(*pair, **templates) for pair in zip(ids, strengths)])
+    pipeline.check_prompts([pipeline.prompt_target(*pair, **templates) for pair in zip(ids, strengths)])
     weights = arguments.get("score_weights", SCORE_WEIGHTS)
     cells, references = [], []
     for i, (label, style) in enumerate(tqdm(pairs, desc="drawing", unit="class")):
-        seeds = [seed_of(seed, "candidate", i, number) for number in range(num_candidates)]
+        seeds = [derive_seed(seed, "candidate", i, number) for number in range(num_candidates)]
         cell = replace(draw_candidates(pipeline, label, style, seeds, top_k=top_k, **arguments), number=i)
         cells.append(cell)
-        references.append(reference(pipeline.scorer, cell.asked, witnesses.real, weights, seed))
-    return Selection(cells, references, witnesses.judge)
+        references.append(reference(pipeline.scorer, cell.asked, selection_references.real, weights, seed))
+    return Selection(cells, references, selection_references.judge)

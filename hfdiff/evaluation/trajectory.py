@@ -1,6 +1,6 @@
 """What a judge sees of the process and of its reverse: where noise hides the class, and where the model has found it.
 
-Log-SNR is ln(alpha^2 / sigma^2): it compares objectives, whose time axes and samplers' steps differ. Noised pictures
+Log-SNR is ln(alpha^2 / sigma^2): it compares objectives, whose time axes and samplers' steps differ. Noised images
 are shown and judged as x_t / sqrt(alpha^2 + sigma^2), so that one log-SNR looks the same for every objective.
 """
 
@@ -14,7 +14,7 @@ from diffusers import SchedulerMixin
 from torch import Tensor
 
 from hfdiff.data.table import ImageTable, to_bytes, to_model_range
-from hfdiff.evaluation.judge import Judge, judged, right_scores
+from hfdiff.evaluation.judge import Judge, predict, right_scores
 from hfdiff.models.objectives import timestep_at
 from hfdiff.models.samplers import process_of
 from hfdiff.models.sampling import sample_tensors
@@ -26,20 +26,20 @@ NUM_BINS = 20
 
 @dataclass(frozen=True)
 class Lost:
-    """Where the judge's accuracy on noised pictures falls half-way from clean to chance."""
+    """Where the judge's accuracy on noised images falls half-way from clean to chance."""
 
     place: float  # share of the process's time, clean to noise
-    timestep: float  # as the network is told
+    timestep: float  # as the network takes it
     log_snr: float
 
 
 @dataclass(frozen=True)
 class Forward:
-    """Real pictures at T places of the process."""
+    """Real images at T places of the process."""
 
     places: Tensor  # (T,) float64: share of the process's time, from 0, clean, to 1, noise
     log_snr: Tensor  # (T,) float64
-    accuracy: Tensor  # (T,) float64: share of pictures whose class the judge names
+    accuracy: Tensor  # (T,) float64: share of images whose class the judge names
     num_images: int
     chance: float
     lost: Lost | None  # None where noise never hides the class
@@ -49,16 +49,16 @@ class Forward:
 
 @dataclass(frozen=True)
 class Reverse:
-    """N pictures on their way from noise, at each of T evaluations of the network, and as they end: T + 1 points."""
+    """N images on their way from noise, at each of T evaluations of the network, and as they end: T + 1 points."""
 
     class_ids: list[int]
     asked: Tensor  # (N,) int64: the class asked for, class by class
     shares: Tensor  # (T + 1,) float64: evaluations done of all, 0 to 1
     log_snr: Tensor  # (T + 1,) float64, rising; infinite at the end
-    clean_verdicts: Tensor  # (N, T + 1) int64: what the judge says of the predicted clean picture
+    clean_verdicts: Tensor  # (N, T + 1) int64: what the judge says of the predicted clean image
     noisy_verdicts: Tensor  # (N, T + 1) int64: of x_t
     scores: Tensor  # (N,) float32: the judge's probability of the class asked for, at the end
-    clean: Tensor  # (K, T + 1, C, H, W) uint8, the first picture of each class id
+    clean: Tensor  # (K, T + 1, C, H, W) uint8, the first image of each class id
     noisy: Tensor  # (K, T + 1, C, H, W) uint8
 
     @property
@@ -75,12 +75,12 @@ class Recognised:
     num_images: int
     shares: tuple[float, float, float]  # quartiles of the share of the reverse process
     log_snr: tuple[float, float, float]  # at those points
-    never: float  # share of pictures
+    never: float  # share of images
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """How the judge's probability of the right class is spread: shares of the pictures in bins of equal width."""
+    """How the judge's probability of the right class is spread: shares of the images in bins of equal width."""
 
     edges: Tensor  # (NUM_BINS + 1,) from 0 to 1
     generated: Tensor  # (NUM_BINS,) float64, sums to 1
@@ -95,7 +95,7 @@ def log_snr(scheduler: SchedulerMixin, timesteps: Tensor) -> Tensor:
     return 2 * (alpha / sigma).log()
 
 
-def forward(
+def measure_forward(
     scheduler: SchedulerMixin,
     judge: Judge,
     table: ImageTable,
@@ -104,8 +104,8 @@ def forward(
     num_images: int = 500,
     seed: int = 0,
 ) -> Forward:
-    """Noise real pictures of all classes to places evenly spread over the process's time, each along one draw of noise;
-    one picture of each of `class_ids` is kept."""
+    """Noise real images of all classes to places evenly spread over the process's time, each along one draw of noise;
+    one image of each of `class_ids` is kept."""
     generator = torch.Generator().manual_seed(seed)
     table = table.part(torch.randperm(len(table), generator=generator)[:num_images])
     clean = to_model_range(table.pixels)
@@ -116,7 +116,7 @@ def forward(
     right, images = [], []
     for alpha, sigma in zip(*noise_levels(scheduler, timesteps)):
         pixels = _shown((alpha * clean + sigma * noise).float(), alpha, sigma)
-        right.append((judged(judge, pixels).classes == table.labels).double().mean())
+        right.append((predict(judge, pixels).classes == table.labels).double().mean())
         images.append(pixels[list(first.values())])
     chance = 1 / len(table.class_names)
     accuracy = torch.stack(right)
@@ -148,22 +148,22 @@ def _lost_at(scheduler: SchedulerMixin, place: float) -> Lost:
 
 
 def _first_of_each(labels: Tensor, class_ids: Sequence[int]) -> dict[int, int]:
-    """Class id -> row of its first picture, for the classes that have one."""
+    """Class id -> row of its first image, for the classes that have one."""
     return {i: labels.tolist().index(i) for i in class_ids if i in labels}
 
 
 def _shown(x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
     """x_t (N, C, H, W) -> uint8 at the contrast of the module's formula."""
-    return _pixels(x / math.hypot(alpha, sigma))
+    return _to_uint8(x / math.hypot(alpha, sigma))
 
 
-def _pixels(images: Tensor) -> Tensor:
+def _to_uint8(images: Tensor) -> Tensor:
     """[-1, 1], cut off there -> uint8."""
     return to_bytes((images.float() / 2 + 0.5).clamp(0, 1))
 
 
-class Witness:
-    """A `callback_on_step_end` that shows a judge each x_t and each predicted clean picture."""
+class TrajectoryRecorder:
+    """A `callback_on_step_end` that shows a judge each x_t and each predicted clean image."""
 
     def __init__(self, judge: Judge, kept: Sequence[int]):
         self.judge, self.kept = judge, kept
@@ -183,7 +183,7 @@ class Witness:
             for column in (self.clean, self.noisy, self.clean_verdicts, self.noisy_verdicts):
                 column.append([])
         alpha, sigma = noise_levels(scheduler, t)
-        clean = _pixels(predicted_clean(scheduler, x, tensors["prediction"], t))
+        clean = _to_uint8(predicted_clean(scheduler, x, tensors["prediction"], t))
         noisy = _shown(x, alpha, sigma)
         rows = [row - self.seen for row in self.kept if 0 <= row - self.seen < len(x)]
         for images, kept, verdicts in (
@@ -191,10 +191,10 @@ class Witness:
             (noisy, self.noisy, self.noisy_verdicts),
         ):
             kept[index].append(images[rows])
-            verdicts[index].append(judged(self.judge, images).classes)
+            verdicts[index].append(predict(self.judge, images).classes)
 
 
-def reverse(
+def measure_reverse(
     pipeline: ClassStylePipeline,
     judge: Judge,
     class_ids: Sequence[int],
@@ -204,35 +204,35 @@ def reverse(
     seed: int = 0,
     **arguments: Any,
 ) -> Reverse:
-    """Draw plain pictures, `num_images` of each class; the i-th of every class begins with the same noise."""
-    witness = Witness(judge, kept=range(0, len(class_ids) * num_images, num_images))
+    """Draw plain images, `num_images` of each class; the i-th of every class begins with the same noise."""
+    recorder = TrajectoryRecorder(judge, kept=range(0, len(class_ids) * num_images, num_images))
     out = sample_tensors(
         pipeline,
         list(class_ids),
         num_images_per_label=num_images,
         num_inference_steps=num_inference_steps,
         generator=[torch.Generator().manual_seed(seed + i) for _ in class_ids for i in range(num_images)],
-        callback_on_step_end=witness,
+        callback_on_step_end=recorder,
         **arguments,
     )
     ended = to_bytes(out.images)
-    asked, verdict = torch.tensor(out.class_labels), judged(judge, ended)
+    asked, output = torch.tensor(out.class_labels), predict(judge, ended)
     last = ended[::num_images, None]
 
     def along(columns: list[list[Tensor]], end: Tensor) -> Tensor:
         return torch.cat([torch.stack([torch.cat(parts) for parts in columns], dim=1), end], dim=1)
 
-    timesteps = torch.tensor(witness.timesteps, dtype=torch.float64)
+    timesteps = torch.tensor(recorder.timesteps, dtype=torch.float64)
     return Reverse(
         class_ids=list(class_ids),
         asked=asked,
         shares=torch.linspace(0, 1, len(timesteps) + 1, dtype=torch.float64),
         log_snr=torch.cat([log_snr(pipeline.scheduler, timesteps), torch.tensor([math.inf])]),
-        clean_verdicts=along(witness.clean_verdicts, verdict.classes[:, None]),
-        noisy_verdicts=along(witness.noisy_verdicts, verdict.classes[:, None]),
-        scores=right_scores(verdict, asked),
-        clean=along(witness.clean, last),
-        noisy=along(witness.noisy, last),
+        clean_verdicts=along(recorder.clean_verdicts, output.classes[:, None]),
+        noisy_verdicts=along(recorder.noisy_verdicts, output.classes[:, None]),
+        scores=right_scores(output, asked),
+        clean=along(recorder.clean, last),
+        noisy=along(recorder.noisy, last),
     )
 
 
@@ -260,13 +260,13 @@ def _recognised(name: str, first: Tensor, reverse: Reverse) -> Recognised:
 
 
 def recognised_share(reverse: Reverse, verdicts: Tensor) -> Tensor:
-    """The share of pictures recognised by each point and for good, (T + 1,) float64."""
+    """The share of images recognised by each point and for good, (T + 1,) float64."""
     first = recognised_from(verdicts, reverse.asked)
     return (first[:, None] <= torch.arange(len(reverse.shares))).double().mean(dim=0)
 
 
 def score_histogram(generated: Tensor, real: Tensor) -> Histogram:
-    """The spread of scores in [0, 1] of generated and of real pictures."""
+    """The spread of scores in [0, 1] of generated and of real images."""
     edges = torch.linspace(0, 1, NUM_BINS + 1)
     ours, theirs = (torch.histogram(scores.float(), edges).hist.double() / len(scores) for scores in (generated, real))
     return Histogram(edges, ours, theirs, len(generated), len(real))

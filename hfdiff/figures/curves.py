@@ -21,7 +21,7 @@ def loss_curves(metrics: Path) -> Figure:
         [p["val_loss"] for p in validated],
         "o-k",
         markersize=4,
-        label="validation loss (averaged weights)",
+        label="validation loss (EMA weights)",
     )
     axes.set(xlabel="training images seen", ylabel="loss", yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")

@@ -9,13 +9,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 def evolution(files: Sequence[Path], seconds: float = 0.8) -> bytes:
     """The samples of a run, images-NUMBER.png, as an animated WebP that says after how many images each was drawn."""
-    pictures = [Image.open(file).convert("RGB") for file in files]
-    width, height = (max(picture.size[i] for picture in pictures) for i in (0, 1))
+    images = [Image.open(file).convert("RGB") for file in files]
+    width, height = (max(image.size[i] for image in images) for i in (0, 1))
     bar = max(24, width // 20)
     frames = []
-    for file, picture in zip(files, pictures, strict=True):
+    for file, image in zip(files, images, strict=True):
         frame = Image.new("RGB", (width, height + bar), "white")
-        frame.paste(picture, (width - picture.width, bar))
+        frame.paste(image, (width - image.width, bar))
         count = int(file.stem.partition("-")[2])
         text = f"after {count:,} training images"
         ImageDraw.Draw(frame).text((bar // 3, bar // 6), text, "black", ImageFont.load_default(size=bar * 0.65))

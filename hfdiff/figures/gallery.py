@@ -1,4 +1,4 @@
-"""`hfdiff show`: a model explained in pictures, each with a text for those who cannot see it, and its numbers."""
+"""`hfdiff show`: a model explained in figures, each with a text for those who cannot see it, and its numbers."""
 
 import inspect
 import math
@@ -16,13 +16,18 @@ from hfdiff.core.errors import first_line
 from hfdiff.core.files import write_file
 from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
 from hfdiff.evaluation.distances import nearest
-from hfdiff.evaluation.judge import Judge, judged, right_scores
-from hfdiff.evaluation.trajectory import Recognised, Reverse, recognition, score_histogram
-from hfdiff.evaluation.trajectory import forward as measure_forward
-from hfdiff.evaluation.trajectory import reverse as measure_reverse
+from hfdiff.evaluation.judge import Judge, predict, right_scores
+from hfdiff.evaluation.trajectory import (
+    Recognised,
+    Reverse,
+    measure_forward,
+    measure_reverse,
+    recognition,
+    score_histogram,
+)
 from hfdiff.figures.curves import loss_curves, quality_curves, quality_points
 from hfdiff.figures.evolution import evolution as animate
-from hfdiff.figures.grids import STRENGTHS, class_style_grid, labelled_grid, save_picture, style_sweep
+from hfdiff.figures.grids import STRENGTHS, class_style_grid, labelled_grid, save_figure, style_sweep
 from hfdiff.figures.trajectory import forward_curve, forward_strip, histogram_figure, recognition_figure, reverse_strip
 from hfdiff.models.objectives import OBJECTIVES
 from hfdiff.models.samplers import process_of, sampler_of
@@ -32,12 +37,12 @@ from hfdiff.training.run_folder import RunFolder
 
 MAX_CLASSES = 10
 FEW_CLASSES = 3  # where each class takes several rows
-SIDE_BY_SIDE = 8  # samples of a class beside what they may be copies of
+SIDE_BY_SIDE = 8  # samples of a class beside their nearest training images
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One picture."""
+class GalleryFigure:
+    """One figure."""
 
     file: str
     content: Figure | bytes
@@ -48,23 +53,23 @@ class Shown:
         if isinstance(self.content, bytes):
             write_file(folder / self.file, self.content)
         else:
-            save_picture(folder / self.file, self.content)
+            save_figure(folder / self.file, self.content)
 
 
 @dataclass(frozen=True)
-class Subject:
+class GalleryInputs:
     """What is shown, and how."""
 
     pipeline: ClassStylePipeline
     judge: Judge
-    real: ImageTable  # pictures that the judge was not trained on
+    real: ImageTable  # images that the judge was not trained on
     training: ImageTable  # what the model was trained on
     run: RunFolder | None
     seed: int
     num_images: int  # of each class, where they are counted
     num_inference_steps: int
     guidance: dict[str, Any]  # arguments of the pipeline
-    say: Callable[[str], None] = print
+    log: Callable[[str], None] = print
 
     @property
     def class_names(self) -> list[str]:
@@ -87,7 +92,7 @@ class Subject:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """How the pictures of the reverse process were drawn."""
+        """How the images of the reverse process were drawn."""
         return {
             "objective": self.objective,
             "sampler": sampler_of(self.pipeline.scheduler),
@@ -116,22 +121,22 @@ def guidance_of(pipeline: ClassStylePipeline, given: dict[str, Any]) -> dict[str
     return {key: given.get(key, defaults[key].default) for key in ("guidance_scale", "style_guidance_scale")}
 
 
-def show(subject: Subject) -> Iterator[Shown]:
-    """Every picture that applies; what does not is said in one line."""
-    for draw in (forward, reverse, scores, grid, sweep, copies, losses, evolution):
-        for shown in draw(subject):
+def show(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
+    """Every figure that applies; what does not is said in one line."""
+    for draw in (forward, reverse, scores, grid, sweep, near_duplicates, losses, evolution):
+        for shown in draw(inputs):
             yield replace(shown, numbers=numbers(shown.numbers))
 
 
-def forward(subject: Subject) -> Iterator[Shown]:
-    scheduler = subject.pipeline.scheduler
-    found = measure_forward(scheduler, subject.judge, subject.real, subject.class_ids, seed=subject.seed)
-    names = [subject.class_names[i] for i in found.class_ids]
-    settings = {"objective": subject.objective, "num_images": found.num_images, "seed": subject.seed}
-    yield Shown(
+def forward(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
+    scheduler = inputs.pipeline.scheduler
+    found = measure_forward(scheduler, inputs.judge, inputs.real, inputs.class_ids, seed=inputs.seed)
+    names = [inputs.class_names[i] for i in found.class_ids]
+    settings = {"objective": inputs.objective, "num_images": found.num_images, "seed": inputs.seed}
+    yield GalleryFigure(
         "forward.png",
-        forward_strip(found, subject.class_names),
-        f"One real picture each of {listed(names)}, left to right ever noisier, until only noise is left.",
+        forward_strip(found, inputs.class_names),
+        f"One real image each of {listed(names)}, left to right ever noisier, until only noise is left.",
         settings | {"places": found.places.tolist(), "log_snr": found.log_snr.tolist()},
     )
     lost = "it never falls half-way to chance"
@@ -140,10 +145,10 @@ def forward(subject: Subject) -> Iterator[Shown]:
             f"it falls half-way to chance at {found.lost.place:.0%} of the process's time, "
             f"at a log-SNR of {found.lost.log_snr:.1f}"
         )
-    yield Shown(
+    yield GalleryFigure(
         "forward_judge.png",
         forward_curve(found),
-        f"Curve of the judge's accuracy on {found.num_images} noised real pictures, from {found.accuracy[0]:.0%} on "
+        f"Curve of the judge's accuracy on {found.num_images} noised real images, from {found.accuracy[0]:.0%} on "
         f"clean ones to {found.accuracy[-1]:.0%} at the end; {lost}.",
         settings
         | {"accuracy": found.accuracy.tolist(), "chance": found.chance}
@@ -151,116 +156,118 @@ def forward(subject: Subject) -> Iterator[Shown]:
     )
 
 
-def reverse(subject: Subject) -> Iterator[Shown]:
-    found, names = subject.reverse, subject.class_names
-    few = subject.few_class_ids
-    yield Shown(
+def reverse(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
+    found, names = inputs.reverse, inputs.class_names
+    few = inputs.few_class_ids
+    yield GalleryFigure(
         "reverse.png",
         reverse_strip(found, names, few),
-        f"A {listed([names[i] for i in few])} out of noise, left to right: above the noisy picture x_t, below it the "
-        "clean picture that the model predicts from it, first blurred, then sharp.",
-        subject.protocol | {"log_snr": found.log_snr.tolist()},
+        f"A {listed([names[i] for i in few])} out of noise, left to right: above the noisy image x_t, below it the "
+        "clean image that the model predicts from it, first blurred, then sharp.",
+        inputs.protocol | {"log_snr": found.log_snr.tolist()},
     )
     clean = recognition(found, found.clean_verdicts, names)
     noisy = recognition(found, found.noisy_verdicts, names)
     of_noise = f"of pure noise the judge says {names[found.said_of_noise]}"
-    subject.say(f"{recognition_table(clean, noisy)}\n{of_noise}: for that class, x_t tells nothing")
-    yield Shown(
+    inputs.log(f"{recognition_table(clean, noisy)}\n{of_noise}: for that class, x_t tells nothing")
+    yield GalleryFigure(
         "recognition.png",
-        recognition_figure(found, clean, noisy, f"{protocol_line(subject)}; {of_noise}"),
-        "When the judge first names the class asked for and keeps to it. In the predicted clean picture the median is "
-        f"{percent(clean[-1].shares[1])} of the reverse process, {extremes(clean)}; in the noisy picture itself "
-        f"{percent(noisy[-1].shares[1])}. Never recognised: {clean[-1].never:.0%} of the pictures.",
-        subject.protocol
+        recognition_figure(found, clean, noisy, f"{protocol_title(inputs)}; {of_noise}"),
+        "When the judge first names the class asked for and keeps to it. In the predicted clean image the median is "
+        f"{percent(clean[-1].shares[1])} of the reverse process, {extremes(clean)}; in the noisy image itself "
+        f"{percent(noisy[-1].shares[1])}. Never recognised: {clean[-1].never:.0%} of the images.",
+        inputs.protocol
         | {"predicted_clean": [asdict(row) for row in clean]}
         | {"noisy": [asdict(row) for row in noisy], "said_of_noise": names[found.said_of_noise]},
     )
 
 
-def scores(subject: Subject) -> Iterator[Shown]:
-    real = right_scores(judged(subject.judge, subject.real.pixels), subject.real.labels)
-    found = score_histogram(subject.reverse.scores, real)
-    means = {"generated": subject.reverse.scores.mean().item(), "real": real.mean().item()}
-    yield Shown(
+def scores(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
+    real = right_scores(predict(inputs.judge, inputs.real.pixels), inputs.real.labels)
+    found = score_histogram(inputs.reverse.scores, real)
+    means = {"generated": inputs.reverse.scores.mean().item(), "real": real.mean().item()}
+    yield GalleryFigure(
         "judge_scores.png",
-        histogram_figure(found, protocol_line(subject)),
+        histogram_figure(found, protocol_title(inputs)),
         f"Histogram of the judge's probability of the right class: on average {means['generated']:.2f} for "
-        f"{found.num_generated} generated pictures and {means['real']:.2f} for {found.num_real} real ones.",
-        subject.protocol
+        f"{found.num_generated} generated images and {means['real']:.2f} for {found.num_real} real ones.",
+        inputs.protocol
         | {"edges": found.edges.tolist(), "means": means}
         | {key: getattr(found, key).tolist() for key in ("generated", "real")}
         | {key: getattr(found, key) for key in ("num_generated", "num_real")},
     )
 
 
-def grid(subject: Subject) -> Iterator[Shown]:
-    yield classes_and_styles(subject.pipeline, subject.class_ids, subject.seed, **subject.guidance)
+def grid(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
+    yield classes_and_styles(inputs.pipeline, inputs.class_ids, inputs.seed, **inputs.guidance)
 
 
-def classes_and_styles(pipeline: ClassStylePipeline, class_ids: Sequence[int], seed: int, **guidance: Any) -> Shown:
+def classes_and_styles(
+    pipeline: ClassStylePipeline, class_ids: Sequence[int], seed: int, **guidance: Any
+) -> GalleryFigure:
     drawn = class_style_grid(pipeline, class_ids, seed=seed, **guidance)
-    return Shown(
+    return GalleryFigure(
         "classes_and_styles.png",
         drawn.figure(),
-        f"Grid of generated pictures. Rows: {listed(drawn.rows)}. Columns: {listed(drawn.columns)}; along a row only "
+        f"Grid of generated images. Rows: {listed(drawn.rows)}. Columns: {listed(drawn.columns)}; along a row only "
         "the style differs.",
         {"seed": seed, **guidance_of(pipeline, guidance)},
     )
 
 
-def sweep(subject: Subject) -> Iterator[Shown]:
-    if not subject.pipeline.style_names:
-        return subject.say("style_strengths.png left out: the model has no styles")
-    drawn = style_sweep(subject.pipeline, subject.few_class_ids, seed=subject.seed, **subject.guidance)
-    yield Shown(
+def sweep(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
+    if not inputs.pipeline.style_names:
+        return inputs.log("style_strengths.png left out: the model has no styles")
+    drawn = style_sweep(inputs.pipeline, inputs.few_class_ids, seed=inputs.seed, **inputs.guidance)
+    yield GalleryFigure(
         "style_strengths.png",
         drawn.figure(),
-        f"Generated pictures whose style grows from strength 0 at the left to 1 at the right. Rows: "
+        f"Generated images whose style grows from strength 0 at the left to 1 at the right. Rows: "
         f"{'; '.join(drawn.rows)}.",
-        {"seed": subject.seed, "strengths": list(STRENGTHS)} | guidance_of(subject.pipeline, subject.guidance),
+        {"seed": inputs.seed, "strengths": list(STRENGTHS)} | guidance_of(inputs.pipeline, inputs.guidance),
     )
 
 
-def copies(subject: Subject) -> Iterator[Shown]:
-    ids, count = subject.few_class_ids, SIDE_BY_SIDE
-    generators = [torch.Generator().manual_seed(subject.seed + i) for i in range(len(ids) * count)]
-    arguments = {"num_images_per_label": count, "generator": generators, **subject.guidance}
-    images = sample_tensors(subject.pipeline, ids, **arguments).images
-    found, training = nearest(to_bytes(images), subject.training.pixels), subject.training
+def near_duplicates(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
+    ids, count = inputs.few_class_ids, SIDE_BY_SIDE
+    generators = [torch.Generator().manual_seed(inputs.seed + i) for i in range(len(ids) * count)]
+    arguments = {"num_images_per_label": count, "generator": generators, **inputs.guidance}
+    images = sample_tensors(inputs.pipeline, ids, **arguments).images
+    found, training = nearest(to_bytes(images), inputs.training.pixels), inputs.training
     blocks = torch.stack([images, to_unit_range(training.pixels[found.rows])]).unflatten(1, (len(ids), count))
-    rows = [text for i in ids for text in (subject.class_names[i], "nearest in training")]
-    yield Shown(
+    rows = [text for i in ids for text in (inputs.class_names[i], "nearest in training")]
+    yield GalleryFigure(
         "nearest.png",
         labelled_grid(blocks.transpose(0, 1).flatten(0, 2), rows, [""], count),
-        f"Rows in pairs: generated pictures, {listed([subject.class_names[i] for i in ids])}, and below each the "
-        f"nearest of {len(training):,} training pictures, mirrored or not. A copy would stand out.",
-        {"seed": subject.seed, "closeness": found.closeness.tolist()} | guidance_of(subject.pipeline, subject.guidance),
+        f"Rows in pairs: generated images, {listed([inputs.class_names[i] for i in ids])}, and below each the "
+        f"nearest of {len(training):,} training images, mirrored or not. A near-duplicate would stand out.",
+        {"seed": inputs.seed, "closeness": found.closeness.tolist()} | guidance_of(inputs.pipeline, inputs.guidance),
     )
 
 
-def losses(subject: Subject) -> Iterator[Shown]:
-    if subject.run is None:
-        return subject.say("losses.png left out: no run's metrics.jsonl beside the model")
-    yield from curves(subject.run.metrics, subject.say)
+def losses(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
+    if inputs.run is None:
+        return inputs.log("losses.png left out: no run's metrics.jsonl beside the model")
+    yield from curves(inputs.run.metrics, inputs.log)
 
 
-def curves(metrics: Path, say: Callable[[str], None]) -> Iterator[Shown]:
+def curves(metrics: Path, log: Callable[[str], None]) -> Iterator[GalleryFigure]:
     """The curves of a run's metrics.jsonl."""
     if not metrics.is_file():
-        return say("losses.png left out: no run's metrics.jsonl beside the model")
+        return log("losses.png left out: no run's metrics.jsonl beside the model")
     try:
         losses, points = loss_curves(metrics), quality_points(metrics)
         quality = quality_curves(points) if len(points) > 1 else None
     except (OSError, ValueError, KeyError, TypeError):
-        return say(f"losses.png left out: {metrics} is damaged")
-    yield Shown(
+        return log(f"losses.png left out: {metrics} is damaged")
+    yield GalleryFigure(
         "losses.png",
         losses,
         "Training and validation loss, and the learning rate, over the training images seen.",
         {},
     )
     if quality:
-        yield Shown(
+        yield GalleryFigure(
             "quality.png",
             quality,
             f"Class accuracy of {points[-1]['quality_n']:,} samples over the training images seen, in the end "
@@ -269,15 +276,15 @@ def curves(metrics: Path, say: Callable[[str], None]) -> Iterator[Shown]:
         )
 
 
-def evolution(subject: Subject) -> Iterator[Shown]:
-    files = samples_of(subject.run) if subject.run else []
+def evolution(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
+    files = samples_of(inputs.run) if inputs.run else []
     if len(files) < 2:
-        return subject.say(f"evolution.webp left out: it needs two pictures of a run on its way, here are {len(files)}")
+        return inputs.log(f"evolution.webp left out: it needs two images of a run on its way, here are {len(files)}")
     try:
         animation = animate(files)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, of damaged files
-        return subject.say(f"evolution.webp left out: {first_line(error)}")
-    yield Shown(
+        return inputs.log(f"evolution.webp left out: {first_line(error)}")
+    yield GalleryFigure(
         "evolution.webp",
         animation,
         f"Animation of {len(files)} grids of classes and styles, drawn from the same noise during training.",
@@ -303,8 +310,8 @@ def recognition_table(clean: list[Recognised], noisy: list[Recognised]) -> str:
     return "\n".join([head, *lines])
 
 
-def protocol_line(subject: Subject) -> str:
-    p = subject.protocol
+def protocol_title(inputs: GalleryInputs) -> str:
+    p = inputs.protocol
     return (
         f"{p['objective']}, {p['sampler']} with {p['num_inference_steps']} steps, guidance {p['guidance_scale']:g}, "
         f"n = {p['num_images_per_class']} for each class, seed {p['seed']}"
@@ -327,7 +334,7 @@ def listed(names: list[str]) -> str:
 
 
 def numbers(value: Any) -> Any:
-    """For JSON, which knows no infinity; rounded to what the measurement is worth."""
+    """For JSON, which knows no infinity; rounded to the measurement's precision."""
     if isinstance(value, dict):
         return {key: numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

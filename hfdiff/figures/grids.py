@@ -1,4 +1,4 @@
-"""Grids. Pictures come in as (N, C, H, W) float32 in [0, 1]."""
+"""Grids. Images come in as (N, C, H, W) float32 in [0, 1]."""
 
 import io
 import warnings
@@ -18,7 +18,7 @@ from hfdiff.pipelines import PLAIN, ClassStylePipeline
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def save_picture(target: Path, figure: Figure, dpi: int = 150) -> None:
+def save_figure(target: Path, figure: Figure, dpi: int = 150) -> None:
     """Write the figure as PNG, complete or not at all."""
     png = io.BytesIO()
     with warnings.catch_warnings():
@@ -28,7 +28,7 @@ def save_picture(target: Path, figure: Figure, dpi: int = 150) -> None:
 
 
 def labelled_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str], per_cell: int = 1) -> Figure:
-    """One block of `per_cell` pictures for each (row, column), given row by row, cell by cell."""
+    """One block of `per_cell` images for each (row, column), given row by row, cell by cell."""
     _, channels, height, width = images.shape
     across = len(columns) * per_cell
     sheet = images.reshape(len(rows), across, channels, height, width)
@@ -58,14 +58,14 @@ def labelled_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str], p
 
 @dataclass(frozen=True)
 class Grid:
-    """Pictures of every (row, column), row by row, with what each shows."""
+    """Images of every (row, column), row by row, with what each shows."""
 
     images: Tensor  # (rows * columns * per_cell, C, H, W) float32 in [0, 1]
     rows: list[str]
     columns: list[str]
     per_cell: int
-    class_labels: list[int | None]  # of each picture
-    styles: list[dict[str, float]]  # of each picture
+    class_labels: list[int | None]  # of each image
+    styles: list[dict[str, float]]  # of each image
     heading: str = ""
 
     def figure(self) -> Figure:
@@ -101,7 +101,7 @@ def class_style_grid(
 
 
 def style_sweep(pipeline: ClassStylePipeline, class_ids: Sequence[int], *, seed: int = 0, **arguments: Any) -> Grid:
-    """Every style at five strengths, for these classes; all pictures of a class begin with the same noise."""
+    """Every style at five strengths, for these classes; all images of a class begin with the same noise."""
     pairs = [(i, style) for i in class_ids for style in pipeline.style_names]
     out = sample_tensors(
         pipeline,

@@ -9,7 +9,7 @@ from hfdiff.evaluation.selection import Selection
 
 
 def selection_figure(rows: Sequence[tuple[str, Tensor, Sequence[str]]]) -> Figure:
-    """Rows of pictures (n, C, H, W) in [0, 1], each with its name and a text under each picture."""
+    """Rows of images (n, C, H, W) in [0, 1], each with its name and a text under each image."""
     across = max(len(images) for _, images, _ in rows)
     figure = Figure(figsize=(0.85 * across + 1.6, 1.05 * len(rows)))
     axes = figure.subplots(len(rows), across, squeeze=False)

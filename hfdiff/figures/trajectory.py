@@ -20,14 +20,14 @@ LOG_SNR = f"log-SNR  ln(α²/σ²), cut at ±{LOG_SNR_LIMIT:g}"
 def forward_strip(forward: Forward, class_names: Sequence[str]) -> Figure:
     """A row for each class, from clean to noise; above each column the share of the time, and the log-SNR."""
     columns = list(range(0, len(forward.places), 2))
-    names = [f"{forward.places[i]:.0%}\n{_number(forward.log_snr[i])}" for i in columns]
+    names = [f"{forward.places[i]:.0%}\n{_log_snr_label(forward.log_snr[i])}" for i in columns]
     images = to_unit_range(forward.images[:, columns].flatten(0, 1))
     figure = labelled_grid(images, [class_names[i] for i in forward.class_ids], names)
     return headed(figure, "share of the process's time, and below it the log-SNR ln(α²/σ²)")
 
 
 def forward_curve(forward: Forward) -> Figure:
-    """The judge's accuracy on noised pictures over the process's time and over log-SNR."""
+    """The judge's accuracy on noised images over the process's time and over log-SNR."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     over_time, over_snr = figure.subplots(1, 2, sharey=True)
     lost = forward.lost
@@ -50,13 +50,13 @@ def forward_curve(forward: Forward) -> Figure:
 
 
 def reverse_strip(reverse: Reverse, class_names: Sequence[str], class_ids: Sequence[int]) -> Figure:
-    """Two rows for each class, x_t and the predicted clean picture, at eleven points from noise to the end."""
+    """Two rows for each class, x_t and the predicted clean image, at eleven points from noise to the end."""
     last = len(reverse.shares) - 1
     points = sorted({round(last * i / 10) for i in range(11)})
     rows = [reverse.class_ids.index(i) for i in class_ids]
     pairs = torch.stack([reverse.noisy[rows], reverse.clean[rows]], dim=1)[:, :, points]
     names = [f"{class_names[i]}: {what}" for i in class_ids for what in ("x_t", "predicted")]
-    columns = [f"{reverse.shares[i]:.0%}\n{_number(reverse.log_snr[i])}" for i in points]
+    columns = [f"{reverse.shares[i]:.0%}\n{_log_snr_label(reverse.log_snr[i])}" for i in points]
     figure = labelled_grid(to_unit_range(pairs.flatten(0, 2)), names, columns)
     return headed(figure, "share of the reverse process, and below it the log-SNR ln(α²/σ²)")
 
@@ -64,9 +64,9 @@ def reverse_strip(reverse: Reverse, class_names: Sequence[str], class_ids: Seque
 def recognition_figure(
     reverse: Reverse, clean: Sequence[Recognised], noisy: Sequence[Recognised], title: str
 ) -> Figure:
-    """The share of pictures recognised over the reverse process, and when each class is, the earliest on top.
+    """The share of images recognised over the reverse process, and when each class is, the earliest on top.
 
-    `clean` and `noisy`: what the judge says of the predicted clean picture and of x_t, class by class, then of all.
+    `clean` and `noisy`: what the judge says of the predicted clean image and of x_t, class by class, then of all.
     """
     order = sorted(range(len(clean) - 1), key=lambda i: (clean[i].shares[1], sum(clean[i].shares)), reverse=True)
     figure = Figure(figsize=(10, 4.2 + 0.32 * len(order)), layout="constrained")
@@ -75,13 +75,13 @@ def recognition_figure(
     axes_of = {"shares": (grid[0, 0], grid[1, 0]), "log_snr": (grid[0, 1], grid[1, 1])}
     for key, (curve, dots) in axes_of.items():
         x = _clipped(getattr(reverse, key))
-        curve.plot(x, recognised_share(reverse, reverse.clean_verdicts), "k-", label="predicted clean picture")
+        curve.plot(x, recognised_share(reverse, reverse.clean_verdicts), "k-", label="predicted clean image")
         curve.plot(x, recognised_share(reverse, reverse.noisy_verdicts), "k--", label="x_t itself")
         curve.set_xlim(*_margins(x))
         _whiskers(dots, [clean[i] for i in order], key, 0.12, "o", filled=True)
         _whiskers(dots, [noisy[i] for i in order], key, -0.18, "s", filled=False)
     grid[0, 0].axvspan(0.3, 0.4, facecolor="none", edgecolor="0.7", hatch="///", label="30–40%: what people report")
-    grid[0, 0].set(ylabel="share of pictures recognised for good", ylim=(0, 1.02))
+    grid[0, 0].set(ylabel="share of images recognised for good", ylim=(0, 1.02))
     legend_below(figure, grid[0, 0])
     names = [f"{clean[i].name}{f' ({clean[i].never:.0%} never)' if clean[i].never else ''}" for i in order]
     grid[1, 0].set_yticks(range(len(order)), names, parse_math=False)
@@ -105,7 +105,7 @@ def _whiskers(axes: Axes, rows: Sequence[Recognised], key: str, offset: float, m
 
 
 def histogram_figure(histogram: Histogram, title: str) -> Figure:
-    """Scores of generated and of real pictures: hatched bars, and a dashed outline."""
+    """Scores of generated and of real images: hatched bars, and a dashed outline."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.stairs(
@@ -116,13 +116,13 @@ def histogram_figure(histogram: Histogram, title: str) -> Figure:
         histogram.real, histogram.edges, color="black", linestyle="--", linewidth=1.5,
         label=f"real (n = {histogram.num_real:,})",
     )  # fmt: skip
-    axes.set(xlabel="judge's probability of the right class", ylabel="share of pictures", xlim=(0, 1))
+    axes.set(xlabel="judge's probability of the right class", ylabel="share of images", xlim=(0, 1))
     axes.set_title(title, fontsize=9)
     axes.legend(fontsize=8, loc="upper left")
     return figure
 
 
-def _number(value: Tensor) -> str:
+def _log_snr_label(value: Tensor) -> str:
     """A log-SNR as a short text."""
     if math.isinf(value):
         return "noise" if value < 0 else "clean"

@@ -25,7 +25,7 @@ class ModelConfig:
     attention_head_dim: int | None = None
     """Channels of an attention head; divides every width that attends."""
     patch_size: int | None = None
-    """Fold pictures by this factor at the input: 1, 2 or 4."""
+    """Fold images by this factor at the input: 1, 2 or 4."""
     dropout: float = 0.0
     """Share of activations dropped in training."""
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
@@ -53,7 +53,7 @@ class ObjectiveConfig:
     flow_shift: float | None = None
     """Time shift of flow towards noise; by default grows with the resolution, from 1 at 32 pixels."""
     loss_weight: str = "auto"
-    """none (auto): of what is predicted; min_snr, edm: of the clean picture, weighted by the signal-to-noise ratio."""
+    """none (auto): of what is predicted; min_snr, edm: of the clean image, weighted by the signal-to-noise ratio."""
     min_snr_gamma: float | None = None
     """Where the weight of min_snr stops growing; by default 5."""
     time_sampling: str = "auto"

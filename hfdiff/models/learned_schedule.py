@@ -2,7 +2,7 @@
 
 gamma(t) = -ln SNR(t) grows with t by construction, between fixed ends. The loss of the variational bound at time t is
 l(t) = gamma'(t) |e - e_hat|^2 / 2; its mean over t does not depend on the schedule, its variance does, and is made
-small: then every time is worth the same.
+small: then every time counts the same.
 """
 
 import torch

@@ -60,7 +60,7 @@ def find_pipeline(model: str) -> str:
     except Exception as error:  # the client's HTTP library has kinds of its own
         name, reason = repr(model[:100]), first_line(error)[:200]
         raise BadInput(
-            f"unknown model {name}: not a folder, and not to be had from the Hugging Face Hub ({reason})"
+            f"unknown model {name}: not a folder, and not found on the Hugging Face Hub ({reason})"
         ) from error
 
 

@@ -1,8 +1,8 @@
 """What a model is trained to predict, and when.
 
-A noised picture is x_t = alpha x_0 + sigma e with noise e ~ N(0, 1), as it enters the model; every target is a linear
-combination a x_0 + b e. So one row of `OBJECTIVES` gives (a, b) and the kind of process, and everything else follows:
-the clean picture, the loss weight, the samplers.
+A noised image is x_t = alpha x_0 + sigma e with noise e ~ N(0, 1), as it enters the model; every target is a linear
+combination a x_0 + b e. So one entry in `OBJECTIVES` gives (a, b) and the kind of process, and everything else follows:
+the clean image, the loss weight, the samplers.
 """
 
 import math
@@ -46,20 +46,20 @@ class Noised:
 class Objective:
     """An objective with all choices made.
 
-    The timestep is what the UNet is told: 0 (clean) to 1000 (noise); for edm ln(sigma) / 4.
+    The timestep is what the UNet is conditioned on: 0 (clean) to 1000 (noise); for edm ln(sigma) / 4.
     """
 
     path: Callable[[Tensor], tuple[Tensor, Tensor]]  # timestep (B,) -> alpha, sigma (B,)
     target: Target
     quantile: Callable[[Tensor], Tensor]  # uniform (B,) in (0, 1) -> timestep (B,)
-    clean_weight: Callable[[Tensor], Tensor] | None  # signal-to-noise ratio -> weight of the clean picture's error
+    clean_weight: Callable[[Tensor], Tensor] | None  # signal-to-noise ratio -> weight of the clean image's error
     process: Callable[[], Process]
     sampler: str = "auto"
     spacing: Spacing = "auto"
     learned: LearnedSchedule | None = None
 
     def noise(self, clean: Tensor, noise: Tensor, timestep: Tensor) -> Noised:
-        """Noise clean pictures (B, C, H, W) in [-1, 1] to their timesteps (B,)."""
+        """Noise clean images (B, C, H, W) in [-1, 1] to their timesteps (B,)."""
         gamma = None
         if self.learned is None:
             alpha, sigma = self.path(timestep)
@@ -71,7 +71,7 @@ class Objective:
         return Noised(sample, timestep, a * clean + b * noise, self.weight(alpha.detach(), sigma.detach()), gamma)
 
     def weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Weight of the target's squared error (B,): that of the clean picture's, times the error there that one of the
+        """Weight of the target's squared error (B,): that of the clean image's, times the error there that one of the
         target makes."""
         if self.clean_weight is None:
             return torch.ones_like(alpha)
@@ -102,7 +102,7 @@ class Objective:
         return (alpha / (alpha * b - sigma * a)) ** 2
 
     def clean(self, sample: Tensor, prediction: Tensor, timestep: Tensor) -> Tensor:
-        """The clean picture that a prediction means."""
+        """The clean image that a prediction means."""
         return solve_clean(self.target, sample, prediction, *map(_column, self.path(timestep)))
 
     def scheduler(self) -> SchedulerMixin:
@@ -114,20 +114,20 @@ def _column(values: Tensor) -> Tensor:
     return values.reshape(-1, 1, 1, 1)
 
 
-def timestep_at(process: Process, place: Tensor) -> Tensor:
+def timestep_at(process: Process, fraction: Tensor) -> Tensor:
     """The timesteps at places in [0, 1] of the process's own time, clean to noise: of a table its index, of a flow
     its t, of EDM ln sigma."""
     if process.kind == "edm":
-        return _edm_timestep(place)
-    return place * (len(process.betas) - 1 if process.kind == "discrete" else NUM_TIMESTEPS)
+        return _edm_timestep(fraction)
+    return fraction * (len(process.betas) - 1 if process.kind == "discrete" else NUM_TIMESTEPS)
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of the table of objectives."""
+class ObjectiveSpec:
+    """An entry in the table of objectives."""
 
     kind: Literal["discrete", "flow", "edm"]
-    prediction_type: str  # a row of the pipeline's `TARGETS`
+    prediction_type: str  # an entry in the pipeline's `TARGETS`
     zero_terminal_snr: bool = False  # can it be trained on pure noise?
 
     @property
@@ -135,12 +135,12 @@ class Row:
         return TARGETS[self.prediction_type]
 
 
-OBJECTIVES: dict[str, Row] = {
-    "flow": Row("flow", "flow_prediction"),
-    "epsilon": Row("discrete", "epsilon"),
-    "v_prediction": Row("discrete", "v_prediction", zero_terminal_snr=True),
-    "sample": Row("discrete", "sample", zero_terminal_snr=True),
-    "edm": Row("edm", "edm"),
+OBJECTIVES: dict[str, ObjectiveSpec] = {
+    "flow": ObjectiveSpec("flow", "flow_prediction"),
+    "epsilon": ObjectiveSpec("discrete", "epsilon"),
+    "v_prediction": ObjectiveSpec("discrete", "v_prediction", zero_terminal_snr=True),
+    "sample": ObjectiveSpec("discrete", "sample", zero_terminal_snr=True),
+    "edm": ObjectiveSpec("edm", "edm"),
 }
 
 # Name -> diffusers' `beta_schedule` and its ends; "learned" is `LearnedSchedule`.
@@ -159,10 +159,10 @@ SCHEDULES: dict[str, dict[str, str | float]] = {
 TIME_SAMPLINGS: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {
     "discrete": {"uniform": lambda u: u, "logit_normal": lambda u: torch.special.ndtri(u).sigmoid()},
     "flow": {"logit_normal": lambda u: torch.special.ndtri(u).sigmoid(), "uniform": lambda u: u},  # Esser et al. 2024
-    "edm": {"log_normal": lambda u: _place(P_MEAN + P_STD * torch.special.ndtri(u)), "uniform": lambda u: u},
+    "edm": {"log_normal": lambda u: _fraction(P_MEAN + P_STD * torch.special.ndtri(u)), "uniform": lambda u: u},
 }
 
-# Name -> weight of the clean picture's squared error, a function of the signal-to-noise ratio; None: of the target's.
+# Name -> weight of the clean image's squared error, a function of the signal-to-noise ratio; None: of the target's.
 LOSS_WEIGHTS: dict[str, Callable[[Tensor, float | None], Tensor] | None] = {
     "none": None,
     "min_snr": lambda snr, gamma: snr.clamp(max=gamma),  # Hang et al. 2023, Equation 10
@@ -170,7 +170,7 @@ LOSS_WEIGHTS: dict[str, Callable[[Tensor, float | None], Tensor] | None] = {
 }
 
 
-def _place(log_sigma: Tensor) -> Tensor:
+def _fraction(log_sigma: Tensor) -> Tensor:
     return ((log_sigma - LOG_SIGMA_MIN) / (LOG_SIGMA_MAX - LOG_SIGMA_MIN)).clamp(0, 1)
 
 
@@ -202,8 +202,8 @@ def _edm_path(timestep: Tensor) -> tuple[Tensor, Tensor]:
     return c_in, c_in * sigma
 
 
-def _edm_timestep(place: Tensor) -> Tensor:
-    return (LOG_SIGMA_MIN + place * (LOG_SIGMA_MAX - LOG_SIGMA_MIN)) / 4
+def _edm_timestep(fraction: Tensor) -> Tensor:
+    return (LOG_SIGMA_MIN + fraction * (LOG_SIGMA_MAX - LOG_SIGMA_MIN)) / 4
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class Axis:
     learned: LearnedSchedule | None = None
 
 
-def _axis(row: Row, config: ObjectiveConfig) -> Axis:
+def _axis(row: ObjectiveSpec, config: ObjectiveConfig) -> Axis:
     """Of choices that are resolved."""
     process, schedule = partial(Process, row.kind, row.prediction_type), config.schedule
     if shift := config.flow_shift:
@@ -235,8 +235,8 @@ def _axis(row: Row, config: ObjectiveConfig) -> Axis:
     return Axis(_table_path(betas), _index, lambda: process(betas=betas))
 
 
-def _index(place: Tensor) -> Tensor:
-    return (place * NUM_TIMESTEPS).floor().clamp(max=NUM_TIMESTEPS - 1)
+def _index(fraction: Tensor) -> Tensor:
+    return (fraction * NUM_TIMESTEPS).floor().clamp(max=NUM_TIMESTEPS - 1)
 
 
 def _choice(what: str, given: str, valid: list[str], objective: str) -> str:
@@ -248,8 +248,8 @@ def _choice(what: str, given: str, valid: list[str], objective: str) -> str:
     return given
 
 
-def resolved(config: Config, side: int = FLOW_SIDE) -> Config:
-    """The same choices with what `auto` and None stand for, for pictures of `side` pixels.
+def resolve_objective(config: Config, side: int = FLOW_SIDE) -> Config:
+    """The same choices with what `auto` and None stand for, for images of `side` pixels.
 
     What the objective has no use for stays `auto` or None. BadInput lists what is valid.
     """
@@ -286,16 +286,16 @@ def resolved(config: Config, side: int = FLOW_SIDE) -> Config:
 
 
 def make_objective(config: ObjectiveConfig, side: int = FLOW_SIDE) -> Objective:
-    """The objective of these choices, for pictures of `side` pixels; BadInput lists what is valid."""
-    config = resolved(config, side)
+    """The objective of these choices, for images of `side` pixels; BadInput lists what is valid."""
+    config = resolve_objective(config, side)
     row = OBJECTIVES[config.objective]
-    place = TIME_SAMPLINGS[row.kind][config.time_sampling]
+    fraction = TIME_SAMPLINGS[row.kind][config.time_sampling]
     weight, gamma = LOSS_WEIGHTS[config.loss_weight], config.min_snr_gamma
     axis = _axis(row, config)
     objective = Objective(
         path=axis.path,
         target=row.target,
-        quantile=lambda u: axis.timestep(place(u)),
+        quantile=lambda u: axis.timestep(fraction(u)),
         clean_weight=None if weight is None else lambda snr: weight(snr, gamma),
         process=axis.process,
         sampler=config.sampler,

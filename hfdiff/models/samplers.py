@@ -1,6 +1,6 @@
 """Samplers: a diffusers scheduler for each kind of process, one row each.
 
-A *process* is what a sampler must know of an objective: how pictures turn into noise, and what the model predicts. It
+A *process* is what a sampler must know of an objective: how images turn into noise, and what the model predicts. It
 is read back from a saved scheduler, so a trained pipeline can be sampled in another way.
 """
 
@@ -36,17 +36,17 @@ Kind = Literal["discrete", "flow", "edm"]
 
 @dataclass(frozen=True)
 class Process:
-    """How pictures turn into noise, and what the model predicts."""
+    """How images turn into noise, and what the model predicts."""
 
     kind: Kind
-    prediction_type: str  # a row of the pipeline's `TARGETS`
+    prediction_type: str  # an entry in the pipeline's `TARGETS`
     betas: tuple[float, ...] = ()  # of a discrete process, one for each timestep
     flow_shift: float = 1.0
 
     @property
     def blows_up(self) -> bool:
         """Does the process end in so little signal (alpha below 0.6%) that an error of the predicted noise there
-        becomes a picture of its own?"""
+        becomes an image of its own?"""
         return self.prediction_type == "epsilon" and math.prod(1 - beta for beta in self.betas) < 3.7e-5
 
 
@@ -83,7 +83,7 @@ def _multistep(p: Process, spacing: Spacing) -> SchedulerMixin:
 
 
 @dataclass(frozen=True)
-class Row:
+class SamplerSpec:
     """How a sampler solves one kind of process."""
 
     build: Callable[[Process, Spacing], SchedulerMixin]
@@ -94,35 +94,39 @@ class Row:
 SPACED: tuple[Spacing, ...] = ("auto", "karras", "exponential")
 
 # Sampler -> kind of process -> how; a kind that is absent is invalid.
-SAMPLERS: Mapping[str, Mapping[Kind, Row]] = {
+SAMPLERS: Mapping[str, Mapping[Kind, SamplerSpec]] = {
     "ddpm": {  # Ho et al. 2020, Algorithm 2
-        "discrete": Row(lambda p, s: DDPMScheduler(**_discrete(p, s, spaced=False, timestep_spacing="trailing"))),
+        "discrete": SamplerSpec(
+            lambda p, s: DDPMScheduler(**_discrete(p, s, spaced=False, timestep_spacing="trailing"))
+        ),
     },
     "ddim": {  # Song et al. 2021, Equation 12
-        "discrete": Row(lambda p, s: DDIMScheduler(**_discrete(p, s, spaced=False, timestep_spacing="trailing"))),
+        "discrete": SamplerSpec(
+            lambda p, s: DDIMScheduler(**_discrete(p, s, spaced=False, timestep_spacing="trailing"))
+        ),
     },
     "heun": {  # Karras et al. 2022, Algorithm 1
-        "discrete": Row(lambda p, s: HeunDiscreteScheduler(**_discrete(p, s)), SPACED, survives=False),
-        "flow": Row(lambda p, s: FlowMatchHeunDiscreteScheduler(shift=p.flow_shift)),
+        "discrete": SamplerSpec(lambda p, s: HeunDiscreteScheduler(**_discrete(p, s)), SPACED, survives=False),
+        "flow": SamplerSpec(lambda p, s: FlowMatchHeunDiscreteScheduler(shift=p.flow_shift)),
     },
     "dpmpp_2m": {  # Lu et al. 2022, Algorithm 2
-        "discrete": Row(_dpmpp_2m, SPACED),
-        "flow": Row(lambda p, s: DPMSolverMultistepScheduler(**_flow(p))),
-        "edm": Row(lambda p, s: EDMDPMSolverMultistepScheduler(**EDM)),
+        "discrete": SamplerSpec(_dpmpp_2m, SPACED),
+        "flow": SamplerSpec(lambda p, s: DPMSolverMultistepScheduler(**_flow(p))),
+        "edm": SamplerSpec(lambda p, s: EDMDPMSolverMultistepScheduler(**EDM)),
     },
     "unipc": {  # Zhao et al. 2023
-        "discrete": Row(lambda p, s: UniPCMultistepScheduler(**_discrete(p, s)), SPACED, survives=False),
-        "flow": Row(lambda p, s: UniPCMultistepScheduler(**_flow(p))),
+        "discrete": SamplerSpec(lambda p, s: UniPCMultistepScheduler(**_discrete(p, s)), SPACED, survives=False),
+        "flow": SamplerSpec(lambda p, s: UniPCMultistepScheduler(**_flow(p))),
     },
     "euler": {
-        "discrete": Row(lambda p, s: EulerDiscreteScheduler(**_discrete(p, s)), SPACED, survives=False),
-        "flow": Row(lambda p, s: FlowMatchEulerDiscreteScheduler(shift=p.flow_shift)),
-        "edm": Row(lambda p, s: EDMEulerScheduler(**EDM)),
+        "discrete": SamplerSpec(lambda p, s: EulerDiscreteScheduler(**_discrete(p, s)), SPACED, survives=False),
+        "flow": SamplerSpec(lambda p, s: FlowMatchEulerDiscreteScheduler(shift=p.flow_shift)),
+        "edm": SamplerSpec(lambda p, s: EDMEulerScheduler(**EDM)),
     },
     "ipndm": {  # Zhang & Chen 2023, with EDM's spacing
-        "discrete": Row(_multistep),
-        "flow": Row(_multistep),
-        "edm": Row(_multistep),
+        "discrete": SamplerSpec(_multistep),
+        "flow": SamplerSpec(_multistep),
+        "edm": SamplerSpec(_multistep),
     },
 }
 

@@ -20,7 +20,7 @@ class Size:
     patch_size: int
 
 
-# For pictures of 28 to 32 pixels a side: the finest level of "tiny" has 8, of "small" 16, of the others 32.
+# For images of 28 to 32 pixels a side: the finest level of "tiny" has 8, of "small" 16, of the others 32.
 SIZES = {
     "tiny": Size((16, 32), (CONV, ATTEND), 1, 8, 16, 4),
     "small": Size((64, 128), (CONV, ATTEND), 1, 8, 32, 2),

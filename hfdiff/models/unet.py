@@ -1,4 +1,4 @@
-"""A UNet2DModel that is told the class and the styles of the picture.
+"""A UNet2DModel conditioned on the class and the styles of the image.
 
 This file is saved beside the weights and loaded from there, so it imports nothing of the project.
 """
@@ -17,20 +17,20 @@ __all__ = ["ClassStyleUNet2DModel", "ModelMixin"]
 class ClassStyleUNet2DModel(UNet2DModel):
     """UNet2DModel whose class and style embeddings are added to the time embedding.
 
-    Besides `UNet2DModel`'s arguments (`in_channels` and `out_channels` count the picture's channels):
+    Besides `UNet2DModel`'s arguments (`in_channels` and `out_channels` count the image's channels):
 
     num_classes: number of classes; the class id `num_classes` means "unspecified".
     num_styles: number of styles, each with a strength in [0, 1]; a row of -1 means "unspecified".
-    num_augments: number of augmentation parameters that training tells the model, 0 when sampling
+    num_augments: number of parameters of the non-leaking augmentation, 0 when sampling
         (Karras et al. 2022, https://arxiv.org/abs/2206.00364, Appendix F.2).
-    patch_size: 1, 2 or 4. The picture is folded into patch_size**2 times the channels at the input and unfolded at
+    patch_size: 1, 2 or 4. The image is folded into patch_size**2 times the channels at the input and unfolded at
         the output, which makes every layer patch_size**2 times cheaper.
     conditioning: "add" sums the embeddings of class and style, "concat" concatenates and projects them.
     class_embedding: "table" (one row for each class) or "one_hot_mlp".
     skip_connections: False hands the way up zeros in place of what the way down saw; the layers stay the same.
-    time_conditioning: False tells every layer that the time is 0, whatever it is.
+    time_conditioning: False gives every layer time 0, whatever the time is.
 
-    Pictures whose size is no multiple of the total downsampling are padded with zeros inside and cropped again.
+    Images whose size is no multiple of the total downsampling are padded with zeros inside and cropped again.
     """
 
     @register_to_config
@@ -119,7 +119,7 @@ class ClassStyleUNet2DModel(UNet2DModel):
         else:
             self.class_embed = nn.Sequential(nn.Linear(num_classes + 1, dim), nn.SiLU(), nn.Linear(dim, dim))
         if num_styles:
-            # One input for each strength, and one that says that the styles are told.
+            # One input for each strength, and one that says that the styles are given.
             self.style_embed = nn.Sequential(nn.Linear(num_styles + 1, dim), nn.SiLU(), nn.Linear(dim, dim))
         if num_augments:
             self.augment_embed = nn.Linear(num_augments, dim, bias=False)
@@ -147,8 +147,8 @@ class ClassStyleUNet2DModel(UNet2DModel):
         if config.num_styles:
             if style_weights is None:
                 style_weights = torch.full((batch_size, config.num_styles), -1.0, device=self.device)
-            told = (style_weights >= 0).all(dim=1, keepdim=True)  # (B, 1)
-            inputs = torch.cat([style_weights.where(told, 0.0), told], dim=1).to(self.dtype)  # (B, S + 1)
+            given = (style_weights >= 0).all(dim=1, keepdim=True)  # (B, 1)
+            inputs = torch.cat([style_weights.where(given, 0.0), given], dim=1).to(self.dtype)  # (B, S + 1)
             parts.append(self.style_embed(inputs))
         vector = self.condition_proj(torch.cat(parts, dim=1)) if config.conditioning == "concat" else sum(parts)
         if config.num_augments:
@@ -166,7 +166,7 @@ class ClassStyleUNet2DModel(UNet2DModel):
         return_dict: bool = True,
         augment_labels: Tensor | None = None,
     ) -> UNet2DOutput | tuple[Tensor]:
-        """Predict, from noisy pictures (B, C, H, W), what the objective asks for, in the same shape.
+        """Predict, from noisy images (B, C, H, W), what the objective asks for, in the same shape.
 
         timestep: (B,) or a scalar; fractions are kept. class_labels: (B,) int64, `num_classes` for unspecified.
         style_weights: (B, S) in [0, 1], a row of -1 for unspecified. None means that all are unspecified.

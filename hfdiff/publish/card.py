@@ -1,6 +1,6 @@
 """A model's card, written from the files of its run: every number in it stands in one of them.
 
-What was not measured does not appear; what was measured of other weights is left out, with a word.
+What was not measured does not appear; what was measured of other weights is left out, and the program says so.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from hfdiff.core.errors import BadInput, as_bad_input
 from hfdiff.core.files import file_to_write, folder_to_write, slug, write_file
 from hfdiff.evaluation.protocol import SETTINGS
-from hfdiff.figures.gallery import MAX_CLASSES, Shown, classes_and_styles, curves
+from hfdiff.figures.gallery import MAX_CLASSES, GalleryFigure, classes_and_styles, curves
 from hfdiff.models.loading import find_pipeline
-from hfdiff.publish.records import PICTURES, Facts, check_picture, read_card
+from hfdiff.publish.records import IMAGES, ModelRecords, check_image, read_card
 from hfdiff.publish.sections import (
     code,
     data_section,
@@ -24,7 +24,7 @@ from hfdiff.publish.sections import (
     hub_id,
     metrics_table,
     plain,
-    protocol_line,
+    protocol_sentence,
     selection_line,
     selection_table,
     some_styles,
@@ -39,99 +39,99 @@ TAGS = ("diffusers", "hfdiff", "image-generation", "class-conditional", "style")
 NEEDS = ("diffusers>=0.42.1", "torch>=2.10", "transformers>=5.0", "safetensors", "numpy", "pillow")  # to draw
 
 
-def write_card(facts: Facts, name: str | None = None) -> Path:
-    """Write README.md and its pictures into the model's home; `name` is what others load the model by."""
-    folder_to_write(str(facts.home / PICTURES), "MODEL")
-    file_to_write(str(facts.readme), "MODEL")
+def write_card(records: ModelRecords, name: str | None = None) -> Path:
+    """Write README.md and its figures into the model's home; `name` is what others load the model by."""
+    folder_to_write(str(records.home / IMAGES), "MODEL")
+    file_to_write(str(records.readme), "MODEL")
     with as_bad_input():  # a sampler that this pipeline cannot draw with
-        pictures = list(draw_pictures(facts))
-    chosen = facts.picture_of_choice if facts.selection else None
+        images = list(draw_figures(records))
+    chosen = records.selection_image if records.selection else None
     if chosen:
-        check_picture(chosen, "hfdiff select makes it")
-    with facts.damage_named():
-        card = str(render(facts, pictures, name or find_pipeline(facts.model), bool(chosen))).encode()
-    warn_of_licence(facts)
-    for shown in pictures:
-        shown.write(facts.home / PICTURES)
+        check_image(chosen, "hfdiff select makes it")
+    with records.damage_named():
+        card = str(render(records, images, name or find_pipeline(records.model), bool(chosen))).encode()
+    warn_of_licence(records)
+    for shown in images:
+        shown.write(records.home / IMAGES)
     if chosen:
-        write_file(facts.home / PICTURES / "selection.png", chosen.read_bytes())
-    write_file(facts.readme, card)
-    return facts.readme
+        write_file(records.home / IMAGES / "selection.png", chosen.read_bytes())
+    write_file(records.readme, card)
+    return records.readme
 
 
-def warn_of_licence(facts: Facts) -> None:
+def warn_of_licence(records: ModelRecords) -> None:
     """Say so where the card that is there names another license than the configuration, which counts."""
     with contextlib.suppress(BadInput):
-        old = read_card(facts.readme).data.get("license") if facts.readme.is_file() else None
-        if old and old != facts.licence:
-            facts.say(f"warning: the card said license {old}; {facts.home / 'config.yaml'} says {facts.licence}")
+        old = read_card(records.readme).data.get("license") if records.readme.is_file() else None
+        if old and old != records.licence:
+            records.log(f"warning: the card said license {old}; {records.home / 'config.yaml'} says {records.licence}")
 
 
-def draw_pictures(facts: Facts) -> Iterator[Shown]:
+def draw_figures(records: ModelRecords) -> Iterator[GalleryFigure]:
     """The grid of classes and styles, and the curves where a run has left any."""
-    pipeline = facts.pipeline
+    pipeline = records.pipeline
     pipeline.set_progress_bar_config(disable=True)
     if device := torch.accelerator.current_accelerator():
         pipeline.to(device)
     yield classes_and_styles(pipeline, range(min(MAX_CLASSES, len(pipeline.class_names))), seed=0)
-    yield from curves(facts.home / "metrics.jsonl", lambda text: None)
+    yield from curves(records.home / "metrics.jsonl", lambda text: None)
 
 
-def render(facts: Facts, pictures: Sequence[Shown], name: str, chosen: bool) -> ModelCard:
-    """The card; the first picture is the grid, the others are curves. `chosen`: is there one of CLIP's choice?"""
-    pipeline, training, report, selection = facts.pipeline, facts.training, facts.report, facts.selection
+def render(records: ModelRecords, images: Sequence[GalleryFigure], name: str, chosen: bool) -> ModelCard:
+    """The card; the first figure is the grid, the others are curves. `chosen`: is there one of CLIP's choice?"""
+    pipeline, training, report, selection = records.pipeline, records.training, records.report, records.selection
     title = Path(name).name
-    title = facts.name if title in ("", "pipeline") else title
+    title = records.name if title in ("", "pipeline") else title
     return ModelCard.from_template(
-        card_data(facts, title),
+        card_data(records, title),
         template_path=str(TEMPLATE),
         title=plain(title),
         summary=summary(pipeline),
-        grid=pictures[0],
-        alt=plain(pictures[0].alt),
-        curves=pictures[1:],
+        grid=images[0],
+        alt=plain(images[0].alt),
+        curves=images[1:],
         needs=" ".join(map(code, NEEDS)),
         name=code(name),
         some_classes=code(pipeline.class_names[:2]),
         one_class=code(pipeline.class_names[:1]),
         some_styles=code(some_styles(pipeline)),
-        picture=f"{slug(pipeline.class_names[0]) or 'picture'}.png",
+        image=f"{slug(pipeline.class_names[0]) or 'image'}.png",
         clip=pipeline.clip_model is not None,
         classes=", ".join(map(plain, pipeline.class_names)),
         styles=", ".join(map(plain, pipeline.style_names)),
-        data=data_section(facts),
-        training=training_section(facts),
+        data=data_section(records),
+        training=training_section(records),
         command=training and training["command"],
         versions=training and plain(", ".join(f"{key} {value}" for key, value in training["versions"].items())),
-        protocol=report and protocol_line(report),
+        protocol=report and protocol_sentence(report),
         metrics=report and metrics_table(report),
         per_style=report and style_table(report),
         selection=selection and selection_table(selection),
         selection_protocol=selection and selection_line(selection),
         chosen=chosen,
-        findings=list(findings(facts)),
-        notes=facts.notes,
+        findings=list(findings(records)),
+        notes=records.notes,
     )
 
 
-def card_data(facts: Facts, title: str) -> ModelCardData:
+def card_data(records: ModelRecords, title: str) -> ModelCardData:
     """What the Hub reads: the words it sorts by, and every metric with its circumstances."""
-    dataset = hub_id(facts.training["data"]["name"]) if facts.training else None
+    dataset = hub_id(records.training["data"]["name"]) if records.training else None
     return ModelCardData(
         library_name="diffusers",
         pipeline_tag=TASK,
-        license=facts.licence,
+        license=records.licence,
         tags=list(TAGS),
         datasets=[dataset] if dataset else None,
         model_name=title,
-        eval_results=eval_results(facts.report) if facts.report else None,
-        weights=facts.fingerprint,
-        records=facts.digest,
+        eval_results=eval_results(records.report) if records.report else None,
+        weights=records.fingerprint,
+        records=records.digest,
     )
 
 
 def eval_results(report: Mapping[str, Any]) -> list[EvalResult]:
-    """A row of the Hub's model-index for each metric."""
+    """An entry in the Hub's model-index for each metric."""
     protocol = report["protocol"]
     settings = ("seed", "weights", "selection", "sampler", "spacing", *SETTINGS)
     return [

@@ -11,7 +11,7 @@ from hfdiff.core.config import to_mapping
 from hfdiff.core.errors import BadInput
 from hfdiff.core.files import folder_to_write, stations
 from hfdiff.models.loading import load_pipeline, without_bars
-from hfdiff.publish.records import NOTES, PICTURES, RECORDS, Facts, check_picture, read_card
+from hfdiff.publish.records import IMAGES, NOTES, RECORDS, ModelRecords, check_image, read_card
 from hfdiff.publish.redaction import check_secrets
 from hfdiff.publish.sections import code
 
@@ -19,42 +19,42 @@ CARD_FIELDS = ("license", "library_name", "pipeline_tag")
 LOADED_BY = re.compile(r'DiffusionPipeline\.from_pretrained\(("(?:\\.|[^"\\])*")')
 
 
-def collect(facts: Facts, folder: Path, name: str | None = None, half: bool = False) -> None:
-    """Write what others get into a folder that is empty: the pipeline at its root, card, pictures, records.
+def write_model_folder(records: ModelRecords, folder: Path, name: str | None = None, half: bool = False) -> None:
+    """Write what others get into a folder that is empty: the pipeline at its root, card, figures, records.
 
     The card is the model's README.md, which must be there; it says how to load `name`, where that is given. `half`
     saves the weights in half precision; they load as float32. Of the model's own folder, nothing else leaves.
     """
-    pipeline = load_pipeline(facts.model)
+    pipeline = load_pipeline(records.model)
     if half and not all(weight.half().isfinite().all() for weight in pipeline.unet.parameters()):
         raise BadInput(
-            f"half precision cannot hold the weights of {facts.model}: some are above 65,504; leave half out"
+            f"half precision cannot hold the weights of {records.model}: some are above 65,504; leave half out"
         )
     if half:
         pipeline.unet.half()
     with without_bars():
         pipeline.save_pretrained(folder)
-    text = card_text(facts)
+    text = card_text(records)
     if name:
         text = loaded_by(text, name)
     (folder / "README.md").write_text(text, encoding="utf-8")
-    (folder / PICTURES).mkdir()
-    for picture in re.findall(rf"\]\({PICTURES}/([\w.-]+)\)", text):
-        file = facts.home / PICTURES / picture
+    (folder / IMAGES).mkdir()
+    for image in re.findall(rf"\]\({IMAGES}/([\w.-]+)\)", text):
+        file = records.home / IMAGES / image
         if not file.is_file():
-            raise BadInput(f"the card {facts.readme} shows {file}, which is not there; hfdiff card makes it")
-        check_picture(file, "hfdiff card makes it")
-        (folder / PICTURES / picture).write_bytes(file.read_bytes())
-    if facts.notes:
-        (folder / NOTES).write_text(f"{facts.notes}\n", encoding="utf-8")
-    if facts.config:
-        (folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(facts.config), sort_keys=False))
-    if points := facts.curves:
+            raise BadInput(f"the card {records.readme} shows {file}, which is not there; hfdiff card makes it")
+        check_image(file, "hfdiff card makes it")
+        (folder / IMAGES / image).write_bytes(file.read_bytes())
+    if records.notes:
+        (folder / NOTES).write_text(f"{records.notes}\n", encoding="utf-8")
+    if records.config:
+        (folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(records.config), sort_keys=False))
+    if points := records.curves:
         (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(point)}\n" for point in points))
-    for record, known in facts.records.items():
+    for record, known in records.by_name.items():
         if known is not None:
             (folder / record).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
-    check_secrets(folder, facts.home)
+    check_secrets(folder, records.home)
 
 
 def loaded_by(card: str, name: str) -> str:
@@ -66,21 +66,21 @@ def loaded_by(card: str, name: str) -> str:
     return card
 
 
-def card_text(facts: Facts) -> str:
+def card_text(records: ModelRecords) -> str:
     """The card; BadInput names what it lacks."""
-    data = read_card(facts.readme).data
+    data = read_card(records.readme).data
     lacking = [field for field in CARD_FIELDS if not data.get(field)]
     if lacking:
         raise BadInput(
-            f"{facts.readme} lacks {', '.join(lacking)} at its head; add them there (a license also in config.yaml, "
+            f"{records.readme} lacks {', '.join(lacking)} at its head; add them there (a license also in config.yaml, "
             "where there is one)"
         )
-    if not facts.has_current_card:
+    if not records.has_current_card:
         raise BadInput(
-            f"{facts.readme} is of other weights or numbers than this model's ({', '.join(RECORDS)}, config.yaml); "
+            f"{records.readme} is of other weights or numbers than this model's ({', '.join(RECORDS)}, config.yaml); "
             "hfdiff card writes it again"
         )
-    return facts.readme.read_text(encoding="utf-8")
+    return records.readme.read_text(encoding="utf-8")
 
 
 def listing(folder: Path) -> list[str]:
@@ -104,7 +104,7 @@ def new_folder(path: str, home: Path) -> Path:
     except OSError as error:
         raise BadInput(f"output_dir {path[:60]!r} cannot be written: {error.strerror}; give another folder") from error
     if taken:
-        raise BadInput(f"output_dir {path} is there already; give a new folder")
+        raise BadInput(f"output_dir {path} already exists; give a new folder")
     if beside:
         raise BadInput(f"{beside[0]} is there, a name that output_dir {path} needs; give another, or take it away")
     return out

@@ -21,20 +21,20 @@ from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import write_folder
 from hfdiff.models.loading import without_bars
 from hfdiff.publish.card import write_card
-from hfdiff.publish.folder import collect, listing
-from hfdiff.publish.records import NOTES, PICTURES, RECORDS, Facts
+from hfdiff.publish.folder import listing, write_model_folder
+from hfdiff.publish.records import IMAGES, NOTES, RECORDS, ModelRecords
 from hfdiff.publish.redaction import on_screen
-from hfdiff.publish.space import collect_space
+from hfdiff.publish.space import write_space_folder
 
 LOAD_BACK = Path(__file__).parent / "load_back.py"
 OF_CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_MODULES_CACHE", "HF_ASSETS_CACHE")
-PATIENCE = 120.0  # seconds without a word from the Hub, in which its client would wait for ever
+TIMEOUT_SECONDS = 120.0  # seconds without a word from the Hub, in which its client would wait for ever
 # What an earlier push of a model may have sent; taken back where this one does not send it.
-MINE = (f"{PICTURES}/*", NOTES, *RECORDS, "config.yaml", "metrics.jsonl", "clip_*/*", "guide_unet/*")
+OWNED_PATTERNS = (f"{IMAGES}/*", NOTES, *RECORDS, "config.yaml", "metrics.jsonl", "clip_*/*", "guide_unet/*")
 AGAIN = "nothing on this machine is lost, and the same command tries again"
 
 
-class HubFailed(OSError):
+class HubError(OSError):
     """The Hub did not do what was asked: one line, exit code 1; nothing on this machine is lost."""
 
 
@@ -84,17 +84,17 @@ def one_line_errors(repo_id: str) -> Iterator[None]:
             ) from error
         if 400 <= status < 500 and status not in (408, 409, 412, 429):
             raise BadInput(f"the Hub does not take this ({reason})") from error
-        raise HubFailed(f"the Hub failed ({reason}); {AGAIN}") from error
+        raise HubError(f"the Hub failed ({reason}); {AGAIN}") from error
     except json.JSONDecodeError as error:
-        raise HubFailed(f"what answers at {ENDPOINT} is no Hub (HF_ENDPOINT says where it is); {AGAIN}") from error
+        raise HubError(f"what answers at {ENDPOINT} is no Hub (HF_ENDPOINT says where it is); {AGAIN}") from error
     except ValueError as error:  # the Hub's word on a card
         raise BadInput(f"the Hub does not take this: {' '.join(str(error).split())[:300]}") from error
     except Exception as error:  # the client's HTTP library has kinds of its own for a Hub that is not there
-        raise HubFailed(f"the Hub cannot be reached ({first_line(error)[:200]}); {AGAIN}") from error
+        raise HubError(f"the Hub cannot be reached ({first_line(error)[:200]}); {AGAIN}") from error
 
 
 def push(
-    facts: Facts,
+    records: ModelRecords,
     repo_id: str | None = None,
     *,
     private: bool = True,
@@ -102,47 +102,47 @@ def push(
     space: bool = False,
     dry_run: bool = False,
     confirm: Callable[[], bool] = lambda: True,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> str | None:
     """Publish a model: its address, or None where nothing was sent. `confirm` is asked when all is listed."""
-    name = repo_name(repo_id, facts.name)
-    get_session().timeout = PATIENCE
+    name = repo_name(repo_id, records.name)
+    get_session().timeout = TIMEOUT_SECONDS
     if not dry_run:
         name = with_owner(name)
-    if not facts.readme.is_file():
-        say(f"the card: {write_card(facts)}")
-    parcels: dict[str, Callable[[Path], None]] = {"model": lambda path: collect(facts, path, name, half)}
+    if not records.readme.is_file():
+        log(f"the card: {write_card(records)}")
+    parcels: dict[str, Callable[[Path], None]] = {"model": lambda path: write_model_folder(records, path, name, half)}
     if space:
-        parcels["space"] = lambda path: collect_space(facts, path, name)
+        parcels["space"] = lambda path: write_space_folder(records, path, name)
     with tempfile.TemporaryDirectory(prefix="hfdiff-push-") as place:
         folders = {kind: Path(place) / kind for kind in parcels}
-        repos: dict[str, Found] = {}
+        repos: dict[str, RemoteRepo] = {}
         for kind, folder in folders.items():
             write_folder(folder, parcels[kind])
             if not dry_run:
                 with one_line_errors(name):
-                    repos[kind] = find_repo(name, kind, private, say)
-        old = taken_back(folders["model"], repos["model"].files) if repos else []
+                    repos[kind] = find_repo(name, kind, private, log)
+        old = stale_files(folders["model"], repos["model"].files) if repos else []
         for kind, folder in folders.items():
             deleted = (f"{'deleted':>12}  {on_screen(file)}" for file in old if kind == "model")
-            say("\n".join([f"the {kind}:", *listing(folder), *deleted]))
+            log("\n".join([f"the {kind}:", *listing(folder), *deleted]))
         if dry_run or not confirm():
-            say("nothing was sent")
+            log("nothing was sent")
             return None
         with one_line_errors(name):
             address = send(folders["model"], name, repos["model"], old=old)
         load_back(folders["model"], name)
-        say(f"{address}: loaded back in a process of its own, and its pictures are the same")
+        log(f"{address}: loaded back in a process of its own, and its images are the same")
         if space:
             with one_line_errors(name):
-                say(f"the Space: {send(folders['space'], name, repos['space'], 'space', space_sdk='gradio')}")
+                log(f"the Space: {send(folders['space'], name, repos['space'], 'space', space_sdk='gradio')}")
             if repos["model"].private:
-                say("the Space reads a private model: give it a token in its settings, as the secret HF_TOKEN")
+                log("the Space reads a private model: give it a token in its settings, as the secret HF_TOKEN")
     return address
 
 
 @dataclass(frozen=True)
-class Found:
+class RemoteRepo:
     """A repository as a push finds it, or would make it."""
 
     private: bool
@@ -150,34 +150,40 @@ class Found:
     commit: str | None = None
 
 
-def find_repo(name: str, kind: str, private: bool, say: Callable[[str], None]) -> Found:
+def find_repo(name: str, kind: str, private: bool, log: Callable[[str], None]) -> RemoteRepo:
     """BadInput for a public one where a private one is meant; one that is private stays so, and that is said."""
     try:
-        info = HfApi().repo_info(name, repo_type=kind, timeout=PATIENCE)
+        info = HfApi().repo_info(name, repo_type=kind, timeout=TIMEOUT_SECONDS)
     except RepositoryNotFoundError:
-        return Found(private)
+        return RemoteRepo(private)
     if private and not info.private:
         raise BadInput(f"the {kind} {name} is there and public; if it is yours, give --no_private")
     if info.private and not private:
-        say(f"the {kind} {name} is there and private, and stays so; its settings on the Hub change that")
-    return Found(bool(info.private), frozenset(file.rfilename for file in info.siblings or ()), info.sha)
+        log(f"the {kind} {name} is there and private, and stays so; its settings on the Hub change that")
+    return RemoteRepo(bool(info.private), frozenset(file.rfilename for file in info.siblings or ()), info.sha)
 
 
-def taken_back(folder: Path, files: Iterable[str]) -> list[str]:
+def stale_files(folder: Path, files: Iterable[str]) -> list[str]:
     """What an earlier push of a model has sent, and this one does not."""
     sent = {str(path.relative_to(folder)) for path in folder.rglob("*")}
     gone = (file for file in files if file not in sent)
-    return sorted(filter_repo_objects(gone, allow_patterns=list(MINE)))
+    return sorted(filter_repo_objects(gone, allow_patterns=list(OWNED_PATTERNS)))
 
 
 def send(
-    folder: Path, name: str, found: Found, kind: str = "model", *, space_sdk: str | None = None, old: Sequence[str] = ()
+    folder: Path,
+    name: str,
+    found: RemoteRepo,
+    kind: str = "model",
+    *,
+    space_sdk: str | None = None,
+    old: Sequence[str] = (),
 ) -> str:
     """One commit with all that is new, and without what is old, on what was found; the repository's address."""
     api = HfApi()
     ModelCard.load(folder / "README.md").validate(kind)
     address = str(api.create_repo(name, repo_type=kind, private=found.private, exist_ok=True, space_sdk=space_sdk))
-    if found.private and not api.repo_info(name, repo_type=kind, timeout=PATIENCE).private:
+    if found.private and not api.repo_info(name, repo_type=kind, timeout=TIMEOUT_SECONDS).private:
         raise BadInput(f"the {kind} {name} has just become public; if it is yours, give --no_private")
     with without_bars():
         api.upload_folder(
@@ -192,7 +198,7 @@ def send(
 
 
 def load_back(folder: Path, name: str) -> None:
-    """Load what was sent, in a process of its own and with an empty cache; HubFailed where it draws otherwise."""
+    """Load what was sent, in a process of its own and with an empty cache; HubError where it draws otherwise."""
     environment = {key: value for key, value in os.environ.items() if key not in OF_CACHES}
     with tempfile.TemporaryDirectory(prefix="hfdiff-cache-") as cache:
         environment |= {"HF_HOME": cache, "HF_TOKEN": get_token() or "", "CUDA_VISIBLE_DEVICES": ""}
@@ -200,4 +206,4 @@ def load_back(folder: Path, name: str) -> None:
         done = subprocess.run(words, env=environment, capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise HubFailed(f"{name} was sent, and does not load back as it is here: {reason[:300]}; {AGAIN}")
+        raise HubError(f"{name} was sent, and does not load back as it is here: {reason[:300]}; {AGAIN}")

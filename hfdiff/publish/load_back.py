@@ -1,4 +1,4 @@
-"""python load_back.py FOLDER REPO_ID: do both draw the same? As for a stranger, nothing of the project is imported."""
+"""python load_back.py FOLDER REPO_ID: do both draw the same? In a clean environment: nothing of hfdiff is imported."""
 
 import sys
 
@@ -15,4 +15,4 @@ def drawn(name: str) -> torch.Tensor:
 
 here, there = (drawn(name) for name in sys.argv[1:3])
 if not torch.equal(here, there):
-    sys.exit(f"pictures differ by up to {(here - there).abs().max().item():g}")
+    sys.exit(f"images differ by up to {(here - there).abs().max().item():g}")

@@ -1,6 +1,6 @@
 """A web page to play with a class-and-style pipeline: choose, watch it draw, see the scores, download.
 
-A leaf: `hfdiff demo` serves it on this machine, and `hfdiff push --space` sends it to a Space as it is.
+A standalone module: `hfdiff demo` serves it on this machine, and `hfdiff push --space` sends it to a Space as it is.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-MOST_PICTURES = 64  # of one request
+MOST_IMAGES = 64  # of one request
 MOST_STEPS = 100
 MOST_WAITING = 16  # requests in the queue
-SHOWN_SIDE = 112  # pixels that a picture takes on the sheet that is watched
+SHOWN_SIDE = 112  # pixels that an image takes on the sheet that is watched
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a visitor asks for; ValueError for what is not to be had."""
+class PageRequest:
+    """What a visitor asks for; ValueError for what is not valid."""
 
     class_labels: list[str]
     styles: dict[str, float]
@@ -49,8 +49,8 @@ class Asked:
         if len(set(self.class_labels)) < len(self.class_labels):
             raise ValueError("a class is named twice")
         total = len(self.class_labels) * self.num_candidates
-        if not 1 <= total <= MOST_PICTURES:
-            raise ValueError(f"{total} pictures; valid: 1 to {MOST_PICTURES} at once")
+        if not 1 <= total <= MOST_IMAGES:
+            raise ValueError(f"{total} images; valid: 1 to {MOST_IMAGES} at once")
         if not 1 <= self.num_inference_steps <= MOST_STEPS:
             raise ValueError(f"{self.num_inference_steps} steps; valid: 1 to {MOST_STEPS}")
         if not 0 <= self.seed < 2**32:
@@ -58,8 +58,8 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Pictures label by label, with CLIP the best of each first."""
+class PageImages:
+    """Images label by label, with CLIP the best of each first."""
 
     images: list[Image.Image]
     class_labels: list[str]
@@ -67,11 +67,11 @@ class Drawn:
     candidates: list[int]
 
 
-def draw(pipe: DiffusionPipeline, asked: Asked, watch: Any = None) -> Drawn:
-    """All that is asked for; `watch` is called with the predicted clean pictures (B, C, H, W) of each step."""
-    given = asdict(asked)
+def draw_images(pipe: DiffusionPipeline, request: PageRequest, watch: Any = None) -> PageImages:
+    """All that is asked for; `watch` is called with the predicted clean images (B, C, H, W) of each step."""
+    given = asdict(request)
     count, seed = given.pop("num_candidates"), given.pop("seed")
-    total = count * len(asked.class_labels)
+    total = count * len(request.class_labels)
     scored = pipe.clip_model is not None
 
     def step(pipe: Any, index: int, t: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
@@ -85,20 +85,20 @@ def draw(pipe: DiffusionPipeline, asked: Asked, watch: Any = None) -> Drawn:
         **({"num_candidates": count, "top_k": count} if scored else {"num_images_per_label": count}),
     )
     labels = [pipe.class_names[label] for label in out.class_labels]
-    return Drawn(out.images, labels, out.scores, out.candidates or [i % count for i in range(total)])
+    return PageImages(out.images, labels, out.scores, out.candidates or [i % count for i in range(total)])
 
 
-def sheet(pictures: torch.Tensor, across: int) -> np.ndarray:
-    """Pictures (N, C, H, W) in [-1, 1], `across` to a row, as one of uint8 (H', W', 3)."""
-    pixels = ((pictures.float().cpu().nan_to_num(0).clamp(-1, 1) + 1) * 127.5).round().byte()
+def sheet(images: torch.Tensor, across: int) -> np.ndarray:
+    """Images (N, C, H, W) in [-1, 1], `across` to a row, as one of uint8 (H', W', 3)."""
+    pixels = ((images.float().cpu().nan_to_num(0).clamp(-1, 1) + 1) * 127.5).round().byte()
     factor = max(1, SHOWN_SIDE // pixels.shape[-1])
     pixels = pixels.expand(-1, 3, -1, -1).repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     rows = [torch.cat(list(row), dim=-1) for row in pixels.split(across)]
     return torch.cat(rows, dim=-2).permute(1, 2, 0).numpy()
 
 
-def pack(drawn: Drawn, asked: Asked, model: str, folder: Path) -> str:
-    """A zip of the pictures and of settings.json, which says how each was made; its path."""
+def pack(drawn: PageImages, request: PageRequest, model: str, folder: Path) -> str:
+    """A zip of the images and of settings.json, which says how each was made; its path."""
     records = []
     file = folder / "pictures.zip"
     with zipfile.ZipFile(file, "w") as archive:
@@ -107,10 +107,10 @@ def pack(drawn: Drawn, asked: Asked, model: str, folder: Path) -> str:
             image.save(content, "PNG")
             name = f"{i:03d}.png"
             archive.writestr(name, content.getvalue())
-            number = asked.class_labels.index(label) * asked.num_candidates + drawn.candidates[i]
+            number = request.class_labels.index(label) * request.num_candidates + drawn.candidates[i]
             scores = drawn.scores[i] if drawn.scores else None
-            records.append({"file": name, "class": label, "seed": asked.seed + number, "scores": scores})
-        settings = {"model": model, **asdict(asked), "pictures": records}
+            records.append({"file": name, "class": label, "seed": request.seed + number, "scores": scores})
+        settings = {"model": model, **asdict(request), "pictures": records}
         archive.writestr("settings.json", json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
     return str(file)
 
@@ -133,10 +133,10 @@ class Turns:
             pass
 
 
-def painting(pipe: DiffusionPipeline, turns: Turns, asked: Asked) -> Iterator[torch.Tensor | Drawn]:
-    """The predicted clean pictures of each step as they come, and at the end what was drawn.
+def painting(pipe: DiffusionPipeline, turns: Turns, request: PageRequest) -> Iterator[torch.Tensor | PageImages]:
+    """The predicted clean images of each step as they come, and at the end what was drawn.
 
-    Where nobody takes the next picture any more, drawing stops.
+    Where nobody takes the next image any more, drawing stops.
     """
     items: queue.Queue = queue.Queue(maxsize=4)
     left = threading.Event()
@@ -151,7 +151,7 @@ def painting(pipe: DiffusionPipeline, turns: Turns, asked: Asked) -> Iterator[to
         with turns.lock, contextlib.suppress(Gone):
             try:
                 put(None)  # is anybody there still?
-                result: Any = draw(pipe, asked, put)
+                result: Any = draw_images(pipe, request, put)
             except Gone:
                 raise
             except Exception as error:
@@ -160,7 +160,7 @@ def painting(pipe: DiffusionPipeline, turns: Turns, asked: Asked) -> Iterator[to
 
     threading.Thread(target=work, daemon=True).start()
     try:
-        while not isinstance(item := items.get(), Drawn | Exception):
+        while not isinstance(item := items.get(), PageImages | Exception):
             if item is not None:
                 yield item
         if isinstance(item, Exception):
@@ -184,25 +184,27 @@ def answering(pipe: DiffusionPipeline, model: str, turns: Turns) -> Callable[...
         *strengths: float,
     ) -> Iterator[tuple[Any, ...]]:
         try:
-            told = {name: strength for name, strength in zip(styles, strengths) if strength > 0}
-            asked = Asked(list(classes), told, guidance, style_guidance, int(steps), int(seed or 0), int(count))
-            yield from show(asked)
+            wanted = {name: strength for name, strength in zip(styles, strengths) if strength > 0}
+            request = PageRequest(
+                list(classes), wanted, guidance, style_guidance, int(steps), int(seed or 0), int(count)
+            )
+            yield from show(request)
         except (TypeError, ValueError) as error:  # an emptied field is no number
             raise gr.Error(str(error), duration=None, print_exception=False) from error
 
-    def show(asked: Asked) -> Iterator[tuple[Any, ...]]:
-        for number, item in enumerate(painting(pipe, turns, asked), start=1):
-            if not isinstance(item, Drawn):
-                yield sheet(item, asked.num_candidates), f"step {number}", [], [], [], None
+    def show(request: PageRequest) -> Iterator[tuple[Any, ...]]:
+        for number, item in enumerate(painting(pipe, turns, request), start=1):
+            if not isinstance(item, PageImages):
+                yield sheet(item, request.num_candidates), f"step {number}", [], [], [], None
                 continue
-            best = [i for i in range(len(item.images)) if i % asked.num_candidates == 0] if scored else []
-            every = gr.Gallery(captioned(item, range(len(item.images))), columns=asked.num_candidates)
+            best = [i for i in range(len(item.images)) if i % request.num_candidates == 0] if scored else []
+            every = gr.Gallery(with_captions(item, range(len(item.images))), columns=request.num_candidates)
             with tempfile.TemporaryDirectory() as place:  # Gradio keeps a copy of its own
-                file = pack(item, asked, model, Path(place))
+                file = pack(item, request, model, Path(place))
                 yield (
                     gr.skip(),
-                    f"done: {len(item.images)} pictures",
-                    captioned(item, best),
+                    f"done: {len(item.images)} images",
+                    with_captions(item, best),
                     every,
                     score_rows(item),
                     file,
@@ -219,7 +221,7 @@ def build(pipe: DiffusionPipeline, model: str, turns: Turns) -> gr.Blocks:
         title=f"{model}: draw by class and style", analytics_enabled=False, delete_cache=(600, 3600)
     ) as page:
         gr.Markdown(
-            f"# {model}\n\nPictures by class and by style. Move a style above 0 to ask for it; several act at once."
+            f"# {model}\n\nImages by class and by style. Move a style above 0 to ask for it; several act at once."
         )
         with gr.Row():
             with gr.Column(scale=1):
@@ -230,24 +232,24 @@ def build(pipe: DiffusionPipeline, model: str, turns: Turns) -> gr.Blocks:
                 steps = gr.Slider(2, MOST_STEPS, 10, step=1, label="steps")
                 count = gr.Slider(
                     1,
-                    MOST_PICTURES // 4,
+                    MOST_IMAGES // 4,
                     4,
                     step=1,
-                    label="candidates of each class" if scored else "pictures of each class",
+                    label="candidates of each class" if scored else "images of each class",
                 )
                 seed = gr.Number(0, precision=0, minimum=0, label="seed")
                 start = gr.Button("Draw", variant="primary")
             with gr.Column(scale=2):
                 status = gr.Textbox(label="status", interactive=False)
                 watched = gr.Image(
-                    label="while it is drawn: the clean pictures that the model expects",
+                    label="while it is drawn: the clean images that the model expects",
                     interactive=False,
                     buttons=["download", "fullscreen"],
                 )
                 best = gr.Gallery(label="the best of each class, by CLIP", columns=4, visible=scored)
-                every = gr.Gallery(label="all pictures", columns=8)
+                every = gr.Gallery(label="all images", columns=8)
                 table = gr.Dataframe(headers=score_heads(scored), label="scores", interactive=False, visible=scored)
-                download = gr.File(label="pictures and the settings that made them", interactive=False)
+                download = gr.File(label="images and the settings that made them", interactive=False)
         start.click(
             answering(pipe, model, turns),
             [classes, guidance, style_guidance, steps, seed, count, *sliders],
@@ -277,8 +279,8 @@ def serve(pipe: DiffusionPipeline, model: str, **given: Any) -> None:
             turns.close()
 
 
-def captioned(drawn: Drawn, rows: Sequence[int]) -> list[tuple[Image.Image, str]]:
-    """Pictures of a gallery, large enough to be seen, with what they show."""
+def with_captions(drawn: PageImages, rows: Sequence[int]) -> list[tuple[Image.Image, str]]:
+    """Images of a gallery, large enough to be seen, with what they show."""
     shown = []
     for i in rows:
         image = drawn.images[i]
@@ -292,7 +294,7 @@ def score_heads(scored: bool) -> list[str]:
     return ["class", "prompt", "class score", "quality", "total"] if scored else ["class"]
 
 
-def score_rows(drawn: Drawn) -> list[list[Any]]:
+def score_rows(drawn: PageImages) -> list[list[Any]]:
     if drawn.scores is None:
         return []
     return [

@@ -24,22 +24,22 @@ from hfdiff.publish.redaction import public, public_path
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.run_folder import home_of, run_config
 
-PICTURES = "card"  # the folder beside README.md
+IMAGES = "card"  # the folder beside README.md
 NOTES = "notes.md"  # what the author says in words
 RECORDS = ("training.json", "metrics.json", "selection.json")
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelRecords:
     """What is known of a model, as its files say it."""
 
     model: str  # as the user named it
     home: Path  # the folder of those files
     pipeline: ClassStylePipeline
-    say: Callable[[str], None] = print
+    log: Callable[[str], None] = print
 
     @classmethod
-    def of(cls, model: str, say: Callable[[str], None] = print) -> "Facts":
+    def of(cls, model: str, log: Callable[[str], None] = print) -> "ModelRecords":
         """BadInput for what is no folder with a pipeline that knows classes."""
         if existing_folder(model) is None:
             raise BadInput(f"{model[:100]!r} is no folder on this machine; valid: a run's folder, or a pipeline's")
@@ -48,7 +48,7 @@ class Facts:
         check_links(home, Path(find_pipeline(model)))
         if not pipeline.class_names:
             raise BadInput(f"{model} knows no classes, so there is nothing to say of it; valid: a model with classes")
-        return cls(model, home, pipeline, say)
+        return cls(model, home, pipeline, log)
 
     @property
     def name(self) -> str:
@@ -64,12 +64,12 @@ class Facts:
         if not self.readme.is_file():
             return False
         data = read_card(self.readme).data
-        told = [(result.metric_type, str(result.metric_value)) for result in data.eval_results or ()]
+        stated = [(result.metric_type, str(result.metric_value)) for result in data.eval_results or ()]
         with self.damage_named():
             metrics = self.report["metrics"] if self.report else {}
             measured = [(name, str(metric["value"])) for name, metric in metrics.items()]
         of_these = data.get("weights") in (None, self.fingerprint) and data.get("records") in (None, self.digest)
-        return of_these and (not told or told == measured)
+        return of_these and (not stated or stated == measured)
 
     @property
     def licence(self) -> str | None:
@@ -114,17 +114,17 @@ class Facts:
                 return [public(point) for point in points]
         except (OSError, ValueError, RecursionError):
             pass
-        self.say(f"warning: {file} is damaged, and left out")
+        self.log(f"warning: {file} is damaged, and left out")
         return []
 
     @property
-    def records(self) -> dict[str, dict[str, Any] | None]:
+    def by_name(self) -> dict[str, dict[str, Any] | None]:
         return dict(zip(RECORDS, (self.training, self.report, self.selection)))
 
     @property
     def digest(self) -> str:
         """Of what the records and the configuration say: 16 hexadecimal digits."""
-        said = {**self.records, "config": self.config and to_mapping(self.config)}
+        said = {**self.by_name, "config": self.config and to_mapping(self.config)}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     @contextlib.contextmanager
@@ -138,10 +138,10 @@ class Facts:
             raise BadInput(f"{self.home}: one of {', '.join(RECORDS)} is damaged ({error!r}); make it again") from error
 
     @property
-    def picture_of_choice(self) -> Path | None:
-        """The picture that was written with selection.json."""
+    def selection_image(self) -> Path | None:
+        """The figure that was written with selection.json."""
         record = self.find("selection.json")
-        folders = (record.parent, record.parent / PICTURES) if record else ()
+        folders = (record.parent, record.parent / IMAGES) if record else ()
         return next((file for folder in folders if (file := folder / "selection.png").is_file()), None)
 
     @cached_property
@@ -159,7 +159,7 @@ class Facts:
 
     def find(self, name: str) -> Path | None:
         """One of the files: in the model's home, or where `make demo` lets `hfdiff select` put what it chose."""
-        places = (self.home / name, self.home / "best" / name, self.home / PICTURES / name)
+        places = (self.home / name, self.home / "best" / name, self.home / IMAGES / name)
         return next((place for place in places if place.is_file()), None)
 
     def read(self, name: str) -> dict[str, Any] | None:
@@ -183,14 +183,14 @@ class Facts:
                 return found
         except (KeyError, TypeError):
             pass
-        self.say(f"warning: {self.find(name)} is of other weights than this model's, and left out; measure again")
+        self.log(f"warning: {self.find(name)} is of other weights than this model's, and left out; measure again")
         return None
 
 
 def check_links(home: Path, pipeline: Path) -> None:
-    """BadInput where a link in a stranger's folder leads to what is none of theirs, and would be published."""
+    """BadInput where a link in an untrusted folder leads to what is not part of it, and would be published."""
     own = (home / name for name in ("README.md", "config.yaml", "metrics.jsonl", NOTES, *RECORDS))
-    folders = (pipeline, home / PICTURES, home / "best")
+    folders = (pipeline, home / IMAGES, home / "best")
     out = [link for folder in folders if (link := link_out(folder))]
     if out := [*out, *(path for path in (*folders, *own) if not is_inside(path, (home,)))]:
         raise BadInput(f"{out[0]} is a link that leads out of the folder {home}; copy what it stands for")
@@ -204,10 +204,10 @@ def read_card(readme: Path) -> ModelCard:
         raise BadInput(f"{readme} is no model card: {first_line(error)[:200]}; hfdiff card writes one") from error
 
 
-def check_picture(file: Path, mend: str) -> None:
-    """BadInput for what is no picture, whatever it is called."""
+def check_image(file: Path, mend: str) -> None:
+    """BadInput for what is no image, whatever it is called."""
     try:
         with Image.open(file) as image:
             image.verify()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{file} is no picture: {first_line(error)}; {mend}") from error
+        raise BadInput(f"{file} is no image: {first_line(error)}; {mend}") from error

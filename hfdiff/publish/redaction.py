@@ -56,5 +56,5 @@ def check_secrets(folder: Path, home: Path) -> None:
 
 
 def on_screen(name: str) -> str:
-    """A stranger's name, with nothing that moves the cursor or that a screen cannot show."""
+    """An untrusted name, with nothing that moves the cursor or that a screen cannot show."""
     return name if name.isascii() and name.isprintable() else ascii(name)

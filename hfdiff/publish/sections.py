@@ -17,10 +17,10 @@ from hfdiff.data.registry import DATASETS
 from hfdiff.evaluation.metrics import METRICS
 from hfdiff.evaluation.protocol import SETTINGS
 from hfdiff.evaluation.report import chosen_by
-from hfdiff.models.objectives import resolved
+from hfdiff.models.objectives import resolve_objective
 from hfdiff.models.samplers import sampler_of
 from hfdiff.pipelines import ClassStylePipeline
-from hfdiff.publish.records import Facts
+from hfdiff.publish.records import ModelRecords
 
 RECIPE = (
     "objective schedule zero_terminal_snr flow_shift loss_weight min_snr_gamma time_sampling stratified learning_rate "
@@ -30,7 +30,7 @@ RECIPE = (
 
 
 def hub_id(dataset: str) -> str | None:
-    """The id on the Hub of a data set by the name of its table; None for a folder, whose name ends in a slash."""
+    """The id on the Hub of a dataset by the name of its table; None for a folder, whose name ends in a slash."""
     if dataset in DATASETS:
         return DATASETS[dataset].hub_id
     try:
@@ -48,7 +48,7 @@ def summary(pipeline: ClassStylePipeline) -> str:
     classes, styles = len(pipeline.class_names), len(pipeline.style_names)
     by_style = f"**by class and by style**: {classes} classes, {styles} styles with strengths"
     return (
-        f"A diffusion model of {pipeline.unet.num_parameters():,} parameters that draws {kind} pictures of "
+        f"A diffusion model of {pipeline.unet.num_parameters():,} parameters that draws {kind} images of "
         f"{width}x{height} pixels {by_style if styles else f'**by class**: {classes} classes'}. Made with hfdiff."
     )
 
@@ -60,27 +60,27 @@ def some_styles(pipeline: ClassStylePipeline) -> list[Any]:
     return styles[: len(pipeline.class_names)]
 
 
-def data_section(facts: Facts) -> str:
-    if facts.training is None:
+def data_section(records: ModelRecords) -> str:
+    if records.training is None:
         return "Not recorded."
-    data = facts.training["data"]
+    data = records.training["data"]
     dataset = hub_id(data["name"])
     source = f"a folder called {plain(data['name'])}"
     if dataset:
         source = f"[{dataset}](https://huggingface.co/datasets/{dataset})"
-    text = f"{data['pictures']:,} pictures of {source}, {range_of(data['classes'])} of each class."
-    return f"{text}{origin_of_styles(facts)} Fingerprint `{data['fingerprint']}`."
+    text = f"{data['pictures']:,} images of {source}, {range_of(data['classes'])} of each class."
+    return f"{text}{origin_of_styles(records)} Fingerprint `{data['fingerprint']}`."
 
 
-def origin_of_styles(facts: Facts) -> str:
-    """Which styles are transforms of the pictures, and which the data told."""
-    if not facts.config:
+def origin_of_styles(records: ModelRecords) -> str:
+    """Which styles are transforms of the images, and which came with the data."""
+    if not records.config:
         return ""
-    names = facts.pipeline.style_names
-    made = ", ".join(plain(name) for name in names if name in facts.config.styles)
-    told = ", ".join(plain(name) for name in names if name not in facts.config.styles)
-    text = f" Transforms of the pictures at random strengths, which the model is told, make the styles {made}."
-    return (text if made else "") + (f" With the data come the styles {told}." if told else "")
+    names = records.pipeline.style_names
+    made = ", ".join(plain(name) for name in names if name in records.config.styles)
+    said = ", ".join(plain(name) for name in names if name not in records.config.styles)
+    text = f" Transforms of the images at random strengths, which the model is conditioned on, make the styles {made}."
+    return (text if made else "") + (f" With the data come the styles {said}." if said else "")
 
 
 def range_of(counts: Mapping[str, int]) -> str:
@@ -88,41 +88,41 @@ def range_of(counts: Mapping[str, int]) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
-def training_section(facts: Facts) -> str:
+def training_section(records: ModelRecords) -> str:
     """How the weights came about, as a table."""
     rows: list[tuple[str, Any]] = []
-    if record := facts.training:
+    if record := records.training:
         processes = f", {record['processes']} processes" if record["processes"] > 1 else ""
         rows += [
-            ("training pictures seen", f"{record['images']:,} in {record['steps']:,} steps"),
-            ("weights kept", f"averaged, at {record['best_images']:,}: the best by {record['best_by']}"),
+            ("training images seen", f"{record['images']:,} in {record['steps']:,} steps"),
+            ("weights kept", f"EMA, at {record['best_images']:,}: the best by {record['best_by']}"),
             ("time of all launches", f"{record['seconds'] / 60:.1f} minutes"),
             ("hardware of the last", record["device"] + processes),
             ("precision", {"no": "float32"}.get(record["precision"], record["precision"])),
         ]
-    if facts.config:
-        side = facts.pipeline.unet.config.sample_size
+    if records.config:
+        side = records.pipeline.unet.config.sample_size
         try:
-            choices = asdict(resolved(facts.config, side if isinstance(side, int) else max(side)))
+            choices = asdict(resolve_objective(records.config, side if isinstance(side, int) else max(side)))
         except BadInput as error:
-            raise BadInput(f"{facts.home / 'config.yaml'}: {error}") from error
+            raise BadInput(f"{records.home / 'config.yaml'}: {error}") from error
         used = {key: value for key, value in choices.items() if value not in (None, "auto") and value is not False}
         rows += [(key, used[key]) for key in RECIPE if key in used]
-    rows += [("sampler", sampler_of(facts.pipeline.scheduler))]
+    rows += [("sampler", sampler_of(records.pipeline.scheduler))]
     return table(["", ""], [[name, plain(str(value))] for name, value in rows])
 
 
-def protocol_line(report: Mapping[str, Any]) -> str:
+def protocol_sentence(report: Mapping[str, Any]) -> str:
     protocol, judge = report["protocol"], report["protocol"]["judge"]
-    seen = f", trained on the {judge['half_seen']} half of the training pictures" if judge["half_seen"] else ""
-    mind = "".join(f" Mind that {line}." for line in chosen_by(protocol))
+    seen = f", trained on the {judge['half_seen']} half of the training images" if judge["half_seen"] else ""
+    mind = "".join(f" Note that {line}." for line in chosen_by(protocol))
     return (
-        f"{protocol['n']:,} plain samples and {protocol['num_styled']:,} in styles, drawn blindly: none was chosen. "
+        f"{protocol['n']:,} plain samples and {protocol['num_styled']:,} in styles, unselected. "
         f"Seed {protocol['seed']:d}, sampler {plain(protocol['sampler'])}, {plain(settings_line(protocol))}; against "
-        f"{protocol['reference_n']:,} real pictures of the {plain(protocol['split'])} split of "
+        f"{protocol['reference_n']:,} real images of the {plain(protocol['split'])} split of "
         f"{plain(protocol['dataset'])}. "
-        f"The judge is a small classifier that never chose any of them{seen}; it is right on "
-        f"{number(judge['accuracy'])} of those real pictures. Its distances compare with no other network's, "
+        f"The judge, the evaluation classifier{seen}, chose none of them; it is right on "
+        f"{number(judge['accuracy'])} of those real images. Its distances compare with no other network's, "
         f"Inception's among them.{mind}"
     )
 
@@ -145,7 +145,7 @@ def metrics_table(report: Mapping[str, Any]) -> str:
         real = f"{number(metric['real'])} (n {metric['real_n']:,})" if metric["real"] is not None else ""
         measured = [number(metric["value"]), interval, f"{metric['n']:,}", real]
         rows.append([f"`{plain(name)}`", about, better, *measured])
-    return table(["metric", "is", "better", "samples", "95%", "n", "real pictures"], rows)
+    return table(["metric", "is", "better", "samples", "95%", "n", "real images"], rows)
 
 
 def style_table(report: Mapping[str, Any]) -> str | None:
@@ -158,20 +158,20 @@ def style_table(report: Mapping[str, Any]) -> str | None:
     heads = [
         "style",
         "strength asked and measured (Spearman)",
-        "real pictures",
+        "real images",
         "class accuracy in it",
-        "real pictures",
+        "real images",
     ]
     return table([*heads, "n"], rows)
 
 
 def selection_line(selection: Mapping[str, Any]) -> str:
-    judge, told, clip = selection["judge"], "", selection["clip"]
+    judge, said, clip = selection["judge"], "", selection["clip"]
     known = clip.get("trained_on")
     by = f"a small CLIP model that was trained on {plain(known)}" if known else plain(clip["name"])
     if judge and selection["judge_is_independent"]:
-        told = (
-            " What the judge says of them is told beside: it saw other pictures than CLIP, and is right on "
+        said = (
+            " What the judge predicts for them stands beside: it saw other images than CLIP, and is right on "
             f"{number(judge['accuracy_on_real'])} of real ones."
         )
     prompts = selection["prompts"]["quality"]
@@ -179,8 +179,8 @@ def selection_line(selection: Mapping[str, Any]) -> str:
         " and ".join(f"“{plain(text)}”" for text in prompts if prompts[text] is kind) for kind in (True, False)
     )
     return (
-        f"the {selection['top_k']:d} of {selection['num_candidates']:d} candidates of each class that {by} likes best "
-        f"(seed {selection['seed']:d}).{told} Good by CLIP: the share of the candidates that are nearer to {good} "
+        f"the {selection['top_k']:d} of {selection['num_candidates']:d} candidates of a class that {by} ranks highest "
+        f"(seed {selection['seed']:d}).{said} Good by CLIP: the share of the candidates that are nearer to {good} "
         f"than to {bad}."
     )
 
@@ -198,53 +198,53 @@ def selection_table(selection: Mapping[str, Any]) -> str:
 
 def share_of(right: Mapping[str, Any], kind: str) -> str:
     """A share and what it is of; nothing where it is not known."""
-    told, count = number(right[kind]), right.get(f"n_{kind}")
-    return f"{told} (n {count})" if told and count else told
+    said, count = number(right[kind]), right.get(f"n_{kind}")
+    return f"{said} (n {count})" if said and count else said
 
 
-def findings(facts: Facts) -> Iterator[str]:
+def findings(records: ModelRecords) -> Iterator[str]:
     """What a reader must know before use, from the report."""
-    metrics = facts.report["metrics"] if facts.report else {}
+    metrics = records.report["metrics"] if records.report else {}
     if accuracy := metrics.get("class_accuracy"):
         worst = sorted(accuracy["per_class"].items(), key=lambda item: item[1])[:3]
-        told = [f"{plain(name)} {number(share)}{mistaken(facts, accuracy, name)}" for name, share in worst]
-        yield f"Classes that come out right least often: {', '.join(told)}."
+        said = [f"{plain(name)} {number(share)}{mistaken(records, accuracy, name)}" for name, share in worst]
+        yield f"Classes that come out right least often: {', '.join(said)}."
     if fidelity := metrics.get("style_fidelity"):
         style, row = min(fidelity["per_style"].items(), key=lambda item: item[1]["spearman"])
         yield f"The style that is followed least: {plain(style)}, Spearman {number(row['spearman'])}."
     if precision := metrics.get("precision"):
-        weak = "A weak model: only " if precision["value"] < precision["real"] / 2 else ""
+        weak = "Low quality: only " if precision["value"] < precision["real"] / 2 else ""
         yield (
-            f"{weak}{number(precision['value'])} of samples lie among real pictures in the judge's features (of other "
+            f"{weak}{number(precision['value'])} of samples lie among real images in the judge's features (of other "
             f"real ones {number(precision['real'])}): a judge is easier to please than an eye."
         )
     if recall := metrics.get("recall"):
-        weak = "A weak model in its variety" if recall["value"] < recall["real"] / 2 else "Variety"
+        weak = "Low variety" if recall["value"] < recall["real"] / 2 else "Variety"
         yield (
-            f"{weak}: samples come near to {number(recall['value'])} of real pictures (other real ones: "
+            f"{weak}: samples come near to {number(recall['value'])} of real images (other real ones: "
             f"{number(recall['real'])}); stronger guidance makes this worse."
         )
     if copied := metrics.get("memorisation"):
-        others = plain(copied.get("threshold_of", "real pictures"))
+        others = plain(copied.get("threshold_of", "real images"))
         yield (
             f"Memorisation: {number(copied['value'])} of {copied['n']:,} samples are nearer to one of "
-            f"{copied['searched_n']:,} training pictures than 99% of {others} are "
+            f"{copied['searched_n']:,} training images than 99% of {others} are "
             f"(other real ones: {number(copied['real'])})."
         )
     else:
-        yield "Whether the model repeats training pictures was not measured."
-    if facts.training:
+        yield "Whether the model repeats training images was not measured."
+    if records.training:
         yield (
-            "The pictures are like the training data and share its bias; its classes have "
-            f"{range_of(facts.training['data']['classes'])} pictures each, and drawing asks for each class alike."
+            "The images are like the training data and share its bias; its classes have "
+            f"{range_of(records.training['data']['classes'])} images each, and drawing asks for each class alike."
         )
-    if facts.selection:
+    if records.selection:
         yield "CLIP chooses by what it knows: classes, styles, blur and noise, and not by taste or by truth."
 
 
-def mistaken(facts: Facts, accuracy: Mapping[str, Any], name: str) -> str:
+def mistaken(records: ModelRecords, accuracy: Mapping[str, Any], name: str) -> str:
     """Of how many samples of a class, and what the judge most often takes them for."""
-    names = facts.pipeline.class_names
+    names = records.pipeline.class_names
     counts = dict(zip(names, accuracy["confusion"][names.index(name)]))
     others = counts | {name: 0}
     other = max(others, key=lambda key: others[key])

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import SpaceCardData
 
 from hfdiff.publish.card import NEEDS
-from hfdiff.publish.records import Facts, read_card
+from hfdiff.publish.records import ModelRecords, read_card
 from hfdiff.publish.redaction import check_secrets
 
 GRADIO = "6.31.0"  # that the page was tried with
@@ -19,7 +19,7 @@ serve(DiffusionPipeline.from_pretrained(MODEL, trust_remote_code=True), MODEL)
 PAGE = Path(__file__).parent / "page.py"
 
 
-def collect_space(facts: Facts, folder: Path, name: str) -> None:
+def write_space_folder(records: ModelRecords, folder: Path, name: str) -> None:
     """Write a Space into an empty folder: the page, and a program that shows the model `name` on it."""
     (folder / "page.py").write_bytes(PAGE.read_bytes())
     (folder / "app.py").write_text(APP.format(name=name))
@@ -30,9 +30,9 @@ def collect_space(facts: Facts, folder: Path, name: str) -> None:
         sdk_version=GRADIO,
         app_file="app.py",
         python_version="3.11",  # the least that diffusers takes
-        license=read_card(facts.readme).data.license,
+        license=read_card(records.readme).data.license,
         models=[name],
     )
     text = f"---\n{data.to_yaml()}\n---\n\nDraw with [{name}](https://huggingface.co/{name}) by class and by style.\n"
     (folder / "README.md").write_text(text, encoding="utf-8")
-    check_secrets(folder, facts.home)
+    check_secrets(folder, records.home)

@@ -56,7 +56,7 @@ def make_state(
     accelerator: Accelerator,
     learned: LearnedSchedule | None = None,
 ) -> TrainState:
-    """Optimizer, averaged weights and scaler around a UNet, and an optimizer for a schedule that is learned."""
+    """Optimizer, EMA weights and scaler around a UNet, and an optimizer for a schedule that is learned."""
     unet = unet.to(accelerator.device).train()
     # A power-function average (Karras et al. 2024, https://arxiv.org/abs/2312.02696, Equation 127): its mean age grows
     # in proportion to the run; diffusers' warm-up with power 1 is that average.
@@ -72,8 +72,8 @@ def make_state(
     )
     ema_unet = copy.deepcopy(unet).requires_grad_(False)
     prepared, optimizer = accelerator.prepare(unet, optimizer)
-    parts = config.gradient_accumulation_steps
-    state = TrainState(prepared, ema_unet, ema, optimizer, accelerator.scaler, parts=parts)
+    num_micro_batches = config.gradient_accumulation_steps
+    state = TrainState(prepared, ema_unet, ema, optimizer, accelerator.scaler, num_micro_batches=num_micro_batches)
     if learned is not None:
         state.learned = learned.to(accelerator.device)
         state.learned_optimizer = torch.optim.Adam(learned.parameters(), lr=SCHEDULE_LEARNING_RATE)

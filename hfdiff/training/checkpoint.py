@@ -111,7 +111,7 @@ def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> Checkpoint
 
 
 def check_same_data(numbers: dict[str, Any], fingerprint: str, config: TrainConfig) -> None:
-    """BadInput where a checkpoint was trained on other pictures than those of `fingerprint`."""
+    """BadInput where a checkpoint was trained on other images than those of `fingerprint`."""
     if numbers["data"] != fingerprint:
         raise BadInput(
             f"dataset {config.dataset!r} has changed since the run in {config.output_dir} began "
@@ -135,7 +135,7 @@ def check_resume(run: RunFolder, config: TrainConfig) -> TrainConfig:
     saved = saved_config(run.config)
     if not (list_checkpoints(run.checkpoints) or run.pipeline.exists()):
         return config  # that run ended before it had anything to lose
-    if config.init_from:  # the model that the run began with decided its shape
+    if config.init_from:  # the model that the run was initialised from decided its shape
         config = replace(config, **{key: getattr(saved, key) for key in SHAPE_KEYS})
     old, new = to_mapping(saved), to_mapping(config)
     differing = [

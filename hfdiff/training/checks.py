@@ -35,13 +35,13 @@ RANGES = (
 )
 
 
-def resolve_config(config: TrainConfig, say: Callable[[str], None] = lambda text: None) -> TrainConfig:
+def resolve_config(config: TrainConfig, log: Callable[[str], None] = lambda text: None) -> TrainConfig:
     """The configuration with the shape of its size, and the precision of this machine; BadInput for values that cannot
     work together."""
     process = PartialState(cpu=not torch.accelerator.is_available())
     config = check_config(config, process.num_processes)
     precision, reason = precision_of(config.mixed_precision, process.device)
-    say(f"precision: {precision} ({reason}); device: {process.device}")
+    log(f"precision: {precision} ({reason}); device: {process.device}")
     return replace(config, mixed_precision=precision)
 
 
@@ -79,7 +79,7 @@ def check_outputs(config: TrainConfig) -> None:
     """BadInput where the run cannot be written, or the tracker that it is to report to is not installed."""
     folder, data_folder = folder_to_write(config.output_dir), existing_folder(config.dataset)
     if data_folder and folder.resolve().is_relative_to(data_folder.resolve()):
-        raise BadInput(f"output_dir {folder} lies inside the data set {data_folder}; its pictures would become data")
+        raise BadInput(f"output_dir {folder} lies inside the dataset {data_folder}; its images would become data")
     if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
         raise BadInput(
             f"report_to {config.report_to!r} is not installed; pip install 'hfdiff[trackers]', or report_to none"

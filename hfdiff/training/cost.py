@@ -33,7 +33,7 @@ class Cost:
     step_gflops: float  # of one image: forward and backward
     peak_memory_gib: float  # of the GPU, or of the whole process where there is none
     images_per_second: float
-    parts: int  # micro-batches of a step
+    num_micro_batches: int  # micro-batches of a step
 
     def describe(self) -> str:
         batch = self.config.batch_size
@@ -44,7 +44,7 @@ class Cost:
             f"computing: {self.forward_gflops:.4f} GFLOPs an image forward, {self.step_gflops:.4f} in a training step "
             "(counted by torch.utils.flop_counter; a multiply-add is two)\n"
             f"memory:    {self.peak_memory_gib:.3f} GiB at the peak of {where}, batches of {batch} in micro-batches "
-            f"of {batch // self.parts}, validation and samples included\n"
+            f"of {batch // self.num_micro_batches}, validation and samples included\n"
             f"time:      {hours:.2f} hours per million images, {self.images_per_second:.1f} images/s on {self.device} "
             f"in precision {self.config.mixed_precision}; as measured in a few steps, not promised"
         )
@@ -61,7 +61,7 @@ def measure(config: TrainConfig, draw: Callable[[ClassStylePipeline, int], objec
     session = open_session(config)
     config, state, device = session.config, session.state, session.accelerator.device
     seconds = seconds_of_a_step(session.steps(), device)
-    few = torch.arange(min(len(session.validation), config.batch_size // state.parts))
+    few = torch.arange(min(len(session.validation), config.batch_size // state.num_micro_batches))
     replace(session, validation=session.validation.part(few)).validate()  # takes the memory that a chunk takes
     draw(session.pipeline(), config.seed)
     memory = peak_memory_gib(device)
@@ -74,7 +74,7 @@ def measure(config: TrainConfig, draw: Callable[[ClassStylePipeline, int], objec
         step_gflops=step,
         peak_memory_gib=memory,
         images_per_second=config.batch_size / seconds,
-        parts=state.parts,
+        num_micro_batches=state.num_micro_batches,
     )
 
 

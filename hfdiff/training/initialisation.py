@@ -1,4 +1,4 @@
-"""Start a run from a trained model: the user with three hundred pictures begins where another run ended."""
+"""Initialise a run from a trained model: fine-tuning, for the user with three hundred images."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from hfdiff.core.errors import BadInput
 from hfdiff.data.table import ImageTable
 from hfdiff.models.loading import load_pipeline
-from hfdiff.models.objectives import make_objective, resolved
+from hfdiff.models.objectives import make_objective, resolve_objective
 from hfdiff.models.samplers import process_of
 from hfdiff.models.unet import ClassStyleUNet2DModel
 from hfdiff.pipelines import ClassStylePipeline, find_name
@@ -19,13 +19,13 @@ from hfdiff.training.build import build_unet
 from hfdiff.training.config import SHAPE_KEYS, TrainConfig
 
 
-def start_from(config: TrainConfig, table: ImageTable) -> tuple[TrainConfig, ClassStyleUNet2DModel]:
+def initialise_from(config: TrainConfig, table: ImageTable) -> tuple[TrainConfig, ClassStyleUNet2DModel]:
     """A UNet for `table` with the weights of `config.init_from`, and the configuration with that model's shape.
 
     Classes and styles are kept by name (case does not matter); a new class starts as "any class".
     """
     source = load_pipeline(str(config.init_from))
-    check_fits(source, config, table)
+    check_init_from(source, config, table)
     saved = {key: source.unet.config[key] for key in SHAPE_KEYS}
     shape: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()}
     config = replace(config, **shape)
@@ -58,14 +58,14 @@ def keep_rows(old: Tensor, old_names: Sequence[str], new_names: Sequence[str], f
     return torch.stack([*rows, old[-1]])
 
 
-def check_fits(source: ClassStylePipeline, config: TrainConfig, table: ImageTable) -> None:
-    """BadInput where the model makes pictures of another kind, or was trained for another objective."""
+def check_init_from(source: ClassStylePipeline, config: TrainConfig, table: ImageTable) -> None:
+    """BadInput where the model makes images of another kind, or was trained for another objective."""
     kinds = {1: "grey", 3: "colour"}
     channels = source.unet.config.in_channels
     if channels != table.channels:
         raise BadInput(
-            f"init_from {config.init_from}: it makes {kinds.get(channels, channels)} pictures, "
-            f"the data set {config.dataset!r} is {kinds[table.channels]}"
+            f"init_from {config.init_from}: it makes {kinds.get(channels, channels)} images, "
+            f"the dataset {config.dataset!r} is {kinds[table.channels]}"
         )
     found, wanted = process_of(source.scheduler), make_objective(config).process()
     if found.prediction_type != wanted.prediction_type:
@@ -79,5 +79,5 @@ def check_fits(source: ClassStylePipeline, config: TrainConfig, table: ImageTabl
     if not same:
         raise BadInput(
             f"init_from {config.init_from}: its noise schedule is another than the one that objective "
-            f"{config.objective!r} has with schedule {resolved(config).schedule!r}"
+            f"{config.objective!r} has with schedule {resolve_objective(config).schedule!r}"
         )

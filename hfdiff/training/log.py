@@ -88,7 +88,7 @@ class RunLog:
         self._track(lambda: self.accelerator.log(numbers, step=step.step))
         self._restart_clock()
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         """Print a line above the progress bar."""
         if self.accelerator.is_main_process:
             tqdm.write(text)
@@ -107,7 +107,7 @@ class RunLog:
             action()
         except Exception as error:  # whatever a tracker raises, training goes on
             self.tracks = False
-            self.say(f"warning: the tracker failed and is given up: {error}")
+            self.print(f"warning: the tracker failed and is given up: {error}")
 
 
 def write_record(

@@ -1,6 +1,6 @@
 """Training: a configuration, a state, and a generator that yields after every optimizer step.
 
-Everything random in step k (pictures, flips, styles, noise, times, dropout) is drawn for the whole batch by one
+Everything random in step k (images, flips, styles, noise, times, dropout) is drawn for the whole batch by one
 generator seeded with (seed, k); processes and micro-batches take their slices. So a resumed run, more accumulation or
 another number of processes learns the same. (Model dropout is seeded for each micro-batch: there the split matters.)
 """
@@ -16,13 +16,13 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from hfdiff.core.errors import TrainingFailed
-from hfdiff.core.seeds import seed_of
+from hfdiff.core.seeds import derive_seed
 from hfdiff.data.table import ImageTable
 from hfdiff.models.objectives import Objective
 from hfdiff.training.batch import Inputs, draw_batch, make_inputs
 from hfdiff.training.build import SCHEDULE_LEARNING_RATE
 from hfdiff.training.config import TrainConfig
-from hfdiff.training.memory import Attempt, fitting_parts, is_out_of_memory, parts_after_failure
+from hfdiff.training.memory import Attempt, fitting_micro_batches, is_out_of_memory, micro_batches_after_failure
 from hfdiff.training.progress import agreed_seconds, decays_by_time, lr_factor, out_of_time
 from hfdiff.training.state import TrainState
 
@@ -49,8 +49,12 @@ def train(
     micro-batches; nothing else moves meanwhile.
     """
     share = config.batch_size // accelerator.num_processes
-    state.parts = fitting_parts(
-        state.parts, share, _attempt(config, table, state, objective, accelerator), state.optimizer, accelerator
+    state.num_micro_batches = fitting_micro_batches(
+        state.num_micro_batches,
+        share,
+        _attempt(config, table, state, objective, accelerator),
+        state.optimizer,
+        accelerator,
     )
     started = time.monotonic() - state.seconds
     skipped = 0
@@ -61,7 +65,9 @@ def train(
             group["lr"] = learning_rate
         done = _gradients(config, table, state, objective, accelerator)
         if done is None:
-            state.parts = parts_after_failure(state.parts, share, state.optimizer, accelerator)
+            state.num_micro_batches = micro_batches_after_failure(
+                state.num_micro_batches, share, state.optimizer, accelerator
+            )
             continue
         loss, data_seconds = done
         accelerator.unscale_gradients()
@@ -91,36 +97,41 @@ def _gradients(
     config: TrainConfig, table: ImageTable, state: TrainState, objective: Objective, accelerator: Accelerator
 ) -> tuple[Tensor, float] | None:
     """Leave a step's gradients in the UNet; this process's loss, and the seconds spent on data. None: out of memory."""
-    rows = config.batch_size // (state.parts * accelerator.num_processes)
+    rows = config.batch_size // (state.num_micro_batches * accelerator.num_processes)
     data_seconds, loss = 0.0, torch.zeros((), device=accelerator.device)
     tick = time.perf_counter()
     if state.learned_optimizer is not None:
         state.learned_optimizer.zero_grad()  # what a step that was not taken left
     try:
-        draw = draw_batch(config, table, config.batch_size, state.step, accelerator.device)
-        for part in range(state.parts):
+        randomness = draw_batch(config, table, config.batch_size, state.step, accelerator.device)
+        for part in range(state.num_micro_batches):
             start = (part * accelerator.num_processes + accelerator.process_index) * rows
-            inputs = make_inputs(config, table, objective, draw[start : start + rows])
+            inputs = make_inputs(config, table, objective, randomness[start : start + rows])
             data_seconds += time.perf_counter() - tick
             if config.dropout:
-                torch.manual_seed(seed_of(config.seed, state.step, start))
-            last = part == state.parts - 1
+                torch.manual_seed(derive_seed(config.seed, state.step, start))
+            last = part == state.num_micro_batches - 1
             with nullcontext() if last else accelerator.no_sync(state.unet):
                 errors = errors_of(state.unet, inputs, accelerator)
-                part_loss = (inputs.noised.weight * errors).mean() / state.parts
+                part_loss = (inputs.noised.weight * errors).mean() / state.num_micro_batches
                 accelerator.backward(part_loss)
             loss += part_loss.detach()
             if state.learned is not None:
                 scale = state.scaler.get_scale() if state.scaler else 1.0
-                objective.learn(inputs.noised, errors.detach(), scale / (rows * state.parts), 1 / state.parts)
+                objective.learn(
+                    inputs.noised,
+                    errors.detach(),
+                    scale / (rows * state.num_micro_batches),
+                    1 / state.num_micro_batches,
+                )
             tick = time.perf_counter()
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         if accelerator.num_processes > 1:  # the others wait for these gradients, and cannot be told
             raise TrainingFailed(
-                f"step {state.step + 1}: out of memory with micro-batches of {rows} pictures; "
-                f"raise gradient_accumulation_steps above {state.parts}"
+                f"step {state.step + 1}: out of memory with micro-batches of {rows} images; "
+                f"raise gradient_accumulation_steps above {state.num_micro_batches}"
             ) from error
         return None
     return loss, data_seconds
@@ -129,12 +140,12 @@ def _gradients(
 def _attempt(
     config: TrainConfig, table: ImageTable, state: TrainState, objective: Objective, accelerator: Accelerator
 ) -> Attempt:
-    """Forward and backward on the first pictures of the next step, in this process alone."""
+    """Forward and backward on the first images of the next step, in this process alone."""
     unet = accelerator.unwrap_model(state.unet)
-    draw = draw_batch(config, table, config.batch_size, state.step, accelerator.device)
+    randomness = draw_batch(config, table, config.batch_size, state.step, accelerator.device)
 
     def attempt(rows: int) -> None:
-        loss_of(unet, make_inputs(config, table, objective, draw[:rows]), accelerator).backward()
+        loss_of(unet, make_inputs(config, table, objective, randomness[:rows]), accelerator).backward()
 
     return attempt
 
@@ -170,7 +181,7 @@ def _learn_schedule(state: TrainState, factor: float, accelerator: Accelerator) 
 
 
 def errors_of(unet: torch.nn.Module, inputs: Inputs, accelerator: Accelerator) -> Tensor:
-    """Mean squared error of each picture (B,) in float32; only the UNet runs in the autocast precision."""
+    """Mean squared error of each image (B,) in float32; only the UNet runs in the autocast precision."""
     noised = inputs.noised
     with accelerator.autocast():
         prediction = unet(noised.sample, noised.timestep, return_dict=False, **inputs.conditions)[0]
@@ -186,24 +197,24 @@ def loss_of(unet: torch.nn.Module, inputs: Inputs, accelerator: Accelerator) -> 
 def validate(
     config: TrainConfig, table: ImageTable, state: TrainState, objective: Objective, accelerator: Accelerator
 ) -> float:
-    """Loss of the averaged weights on the validation pictures (at most 1,000), with fixed noise, times and styles.
+    """Loss of the EMA weights on the validation images (at most 1,000), with fixed noise, times and styles.
 
-    Every condition is told. The times are the mid-points of equal shares of the objective's distribution. Where the
+    No condition is dropped. The times are the mid-points of equal shares of the objective's distribution. Where the
     schedule is learned, it is the loss of the variational bound, which moves only with the model.
     """
-    unet = state.averaged()
+    unet = state.ema_model()
     count = min(1000, len(table))
-    told = replace(config, drop_class=0.0, drop_style=0.0, drop_both=0.0, flip=False, augment=0.0, seed=0)
-    draw = draw_batch(told, table, count, "validation", accelerator.device)
+    eval_config = replace(config, drop_class=0.0, drop_style=0.0, drop_both=0.0, flip=False, augment=0.0, seed=0)
+    randomness = draw_batch(eval_config, table, count, "validation", accelerator.device)
     order = torch.linspace(0, len(table) - 1, count).round().long()
-    times = (draw.times.argsort() + 0.5) / count
-    draw = replace(draw, rows=order, times=times)
-    chunk = max(1, config.batch_size // (state.parts * accelerator.num_processes))
+    times = (randomness.times.argsort() + 0.5) / count
+    randomness = replace(randomness, rows=order, times=times)
+    chunk = max(1, config.batch_size // (state.num_micro_batches * accelerator.num_processes))
     total = 0.0
     starts = range(0, count, chunk)
     for start in starts[accelerator.process_index :: accelerator.num_processes]:
-        part = draw[start : min(start + chunk, count)]
-        inputs = make_inputs(told, table, objective, part)
+        part = randomness[start : min(start + chunk, count)]
+        inputs = make_inputs(eval_config, table, objective, part)
         weight = inputs.noised.weight if state.learned is None else objective.bound_weight(inputs.noised.timestep)
         total += (weight * errors_of(unet, inputs, accelerator)).sum().item()
     return accelerator.reduce(torch.tensor(total, device=accelerator.device)).item() / count

@@ -24,7 +24,7 @@ ESTIMATED = ("cpu",)  # devices on which too much memory raises nothing: the sys
 SLACK = 1.25  # of the system's over the tensors': workspaces of the kernels and gaps between allocations
 
 Attempt = Callable[[int], None]
-"""Runs forward and backward on that many pictures, and leaves gradients behind."""
+"""Runs forward and backward on that many images, and leaves gradients behind."""
 
 
 def peak_memory_gib(device: torch.device) -> float:
@@ -80,7 +80,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def bytes_of(attempt: Attempt, rows: int) -> float:
-    """Peak bytes of the tensors that an attempt makes, in proportion from two pictures; the gradients are there."""
+    """Peak bytes of the tensors that an attempt makes, in proportion from two images; the gradients are there."""
     few = min(rows, 2)
     with LiveBytes() as memory:
         attempt(few)
@@ -107,47 +107,49 @@ def fits(attempt: Attempt, rows: int, optimizer: Any, device: torch.device) -> b
         return False
 
 
-def fitting_parts(parts: int, share: int, attempt: Attempt, optimizer: Any, accelerator: Accelerator) -> int:
-    """The least number of micro-batches, from `parts` up, in which every process can take its `share` of a step.
+def fitting_micro_batches(
+    num_micro_batches: int, share: int, attempt: Attempt, optimizer: Any, accelerator: Accelerator
+) -> int:
+    """The least number of micro-batches, from `num_micro_batches` up, with which every process can take its `share`.
 
     Only gradients are touched, and cleared. All processes try the same numbers together, so none waits for another.
     """
-    device, fewest = accelerator.device, parts
+    device, fewest = accelerator.device, num_micro_batches
     while True:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            fitting = fits(attempt, share // parts, optimizer, device)
+            fitting = fits(attempt, share // num_micro_batches, optimizer, device)
         release(optimizer, device)
         if accelerator.reduce(torch.tensor(float(fitting), device=device), "sum") == accelerator.num_processes:
             break
-        parts = more_parts(parts, share, device)
-    if parts > fewest:
-        announce(share // fewest, share // parts, parts, accelerator)
-    return parts
+        num_micro_batches = more_micro_batches(num_micro_batches, share, device)
+    if num_micro_batches > fewest:
+        announce(share // fewest, share // num_micro_batches, num_micro_batches, accelerator)
+    return num_micro_batches
 
 
-def parts_after_failure(parts: int, share: int, optimizer: Any, accelerator: Accelerator) -> int:
+def micro_batches_after_failure(num_micro_batches: int, share: int, optimizer: Any, accelerator: Accelerator) -> int:
     """The next larger number of micro-batches, after one that ran out of memory; its gradients are cleared."""
     release(optimizer, accelerator.device)
-    more = more_parts(parts, share, accelerator.device)
-    announce(share // parts, share // more, more, accelerator)
+    more = more_micro_batches(num_micro_batches, share, accelerator.device)
+    announce(share // num_micro_batches, share // more, more, accelerator)
     return more
 
 
-def more_parts(parts: int, share: int, device: torch.device) -> int:
-    """The next larger number of parts of equal size; TrainingFailed where a part is one picture already."""
-    if parts >= share:
+def more_micro_batches(num_micro_batches: int, share: int, device: torch.device) -> int:
+    """The next larger number of parts of equal size; TrainingFailed where a part is one image already."""
+    if num_micro_batches >= share:
         raise TrainingFailed(
-            f"a step does not fit into the memory of {device}, even in micro-batches of one picture; "
-            "take a smaller size of model, smaller pictures, or gradient_checkpointing"
+            f"a step does not fit into the memory of {device}, even in micro-batches of one image; "
+            "take a smaller size of model, smaller images, or gradient_checkpointing"
         )
-    return next(number for number in range(parts + 1, share + 1) if share % number == 0)
+    return next(number for number in range(num_micro_batches + 1, share + 1) if share % number == 0)
 
 
-def announce(old: int, new: int, parts: int, accelerator: Accelerator) -> None:
+def announce(old: int, new: int, num_micro_batches: int, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         tqdm.write(
-            f"micro-batches of {old} pictures do not fit into the memory of {accelerator.device}: "
-            f"going on with {new}, {parts} for each step and process, which learns the same"
+            f"micro-batches of {old} images do not fit into the memory of {accelerator.device}: "
+            f"going on with {new}, {num_micro_batches} for each step and process, which learns the same"
         )
 
 

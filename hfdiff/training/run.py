@@ -51,7 +51,7 @@ class Run:
     def is_finished(self) -> bool:
         return is_finished(self.session.config, self.session.state)
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         self.session.accelerator.print(text)
 
     def export(self) -> None:
@@ -73,7 +73,7 @@ class Run:
         write_record(self.folder, session.config, session.state, session.table, session.accelerator)
 
 
-def open_run(config: TrainConfig, locks: contextlib.ExitStack, say: Callable[[str], None]) -> Run:
+def open_run(config: TrainConfig, locks: contextlib.ExitStack, print_line: Callable[[str], None]) -> Run:
     """The run of a resolved configuration, new or resumed; `locks` holds its folder. Nothing is written yet."""
     folder = RunFolder(Path(config.output_dir))
     config = check_resume(folder, config)
@@ -82,8 +82,8 @@ def open_run(config: TrainConfig, locks: contextlib.ExitStack, say: Callable[[st
     if locked and process.is_main_process:
         locks.enter_context(run_lock(folder))
     with process.main_process_first():
-        saved = newest_checkpoint(folder, warn=lambda text: say(f"warning: {text}"))
-    session = open_session(config, saved=saved, say=say)
+        saved = newest_checkpoint(folder, warn=lambda text: print_line(f"warning: {text}"))
+    session = open_session(config, saved=saved, log=print_line)
     if saved and not (folder.pipeline / MODEL_INDEX).is_file():
         session.state.best_score = float("inf")  # the pipeline is gone: the next validation saves one
     return Run(session, folder, locks, locked)
@@ -94,7 +94,7 @@ def train_run(run: Run) -> int:
     session, folder = run.session, run.folder
     config, state = session.config, session.state
     if run.is_finished:
-        run.say(f"the run in {folder.path} is finished; its pipeline is {folder.pipeline}")
+        run.print(f"the run in {folder.path} is finished; its pipeline is {folder.pipeline}")
         if run.is_main:
             save_config(folder, config)
             repair_finished_run(run)
@@ -112,11 +112,11 @@ def train_run(run: Run) -> int:
             stopping = signals.received()
             after_step(run, step, log, due_after(run, step, stopping=bool(stopping)))
             if stopping:
-                log.say(f"stopped by signal {stopping} after {step.images:,} images; the same command resumes")
+                log.print(f"stopped by signal {stopping} after {step.images:,} images; the same command resumes")
                 return 128 + stopping
-    run.say(f"done: {state.step * config.batch_size:,} images, best {config.best_by} {state.best_score:.4f}")
+    run.print(f"done: {state.step * config.batch_size:,} images, best {config.best_by} {state.best_score:.4f}")
     for what in (folder.pipeline, folder.samples, folder.losses, folder.metrics):
-        run.say(f"  {what}")
+        run.print(f"  {what}")
     return 0
 
 
@@ -175,7 +175,7 @@ def keep_best(run: Run, step: Step, score: float | None) -> None:
 def repair_finished_run(run: Run) -> None:
     """Put back what a crash after the last checkpoint, or a user, took from a finished run."""
     if not (run.folder.pipeline / MODEL_INDEX).is_file():
-        run.say("warning: its pipeline is gone; the last averaged weights are saved in its place")
+        run.print("warning: its pipeline is gone; the last EMA weights are saved in its place")
         run.session.state.best_step = run.session.state.step
         run.export()
         run.write_record()

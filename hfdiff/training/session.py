@@ -16,7 +16,7 @@ from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.training.build import build_unet, make_state
 from hfdiff.training.checkpoint import Checkpoint, check_same_data
 from hfdiff.training.config import TrainConfig
-from hfdiff.training.initialisation import start_from
+from hfdiff.training.initialisation import initialise_from
 from hfdiff.training.loop import Step, train, validate
 from hfdiff.training.state import TrainState
 
@@ -31,20 +31,20 @@ class Session:
     objective: Objective
     state: TrainState
     accelerator: Accelerator
-    fingerprint: str  # of the training pictures
+    fingerprint: str  # of the training images
 
     def steps(self) -> Iterator[Step]:
         """Take the steps that are left, one at a time."""
         return train(self.config, self.table, self.state, self.objective, self.accelerator)
 
     def validate(self) -> float:
-        """The loss of the averaged weights on the validation pictures."""
+        """The loss of the EMA weights on the validation images."""
         return validate(self.config, self.validation, self.state, self.objective, self.accelerator)
 
     def pipeline(self) -> ClassStylePipeline:
-        """A pipeline around the averaged weights, without progress bars."""
+        """A pipeline around the EMA weights, without progress bars."""
         table, scheduler, styles = self.table, self.objective.scheduler(), self.config.styles
-        pipeline = make_pipeline(self.state.averaged(), scheduler, table.class_names, table.style_names, styles)
+        pipeline = make_pipeline(self.state.ema_model(), scheduler, table.class_names, table.style_names, styles)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -54,30 +54,30 @@ def open_session(
     data: tuple[ImageTable, ImageTable] | None = None,
     accelerator: Accelerator | None = None,
     saved: Checkpoint | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Session:
     """Set up training by a configuration from `resolve_config`; nothing is written.
 
-    data: training and validation pictures, by default those of the configuration. saved: the state to go on from;
+    data: training and validation images, by default those of the configuration. saved: the state to go on from;
     without, the weights are new, or those of `init_from`. BadInput where the data does not fit the configuration.
     """
     cpu = not torch.accelerator.is_available()
     if data is None:
         with PartialState(cpu=cpu).main_process_first():
-            data = load_training_data(config.dataset, config.reading)
+            data = load_training_data(config.dataset, config.read_options)
     table, validation = data
     check_styles(config.styles, table.channels, table.style_names)
-    say(describe(table))
-    say(f"styles: {', '.join(table.style_names + config.styles) or 'none'}")
+    log(describe(table))
+    log(f"styles: {', '.join(table.style_names + config.styles) or 'none'}")
     fingerprint = table.fingerprint
     if saved:
         check_same_data(saved.numbers, fingerprint, config)
     if saved or config.init_from is None:
         unet = build_unet(config, table)
     else:
-        config, unet = start_from(config, table)
-        say(f"starting from {config.init_from}, which decides the model's shape")
-    say(f"model: {unet.num_parameters():,} parameters, {describe_shape(config)}")
+        config, unet = initialise_from(config, table)
+        log(f"initialised from {config.init_from}, which decides the model's shape")
+    log(f"model: {unet.num_parameters():,} parameters, {describe_shape(config)}")
     if accelerator is None:
         tracker = None if config.report_to == "none" else config.report_to
         accelerator = Accelerator(
@@ -87,6 +87,6 @@ def open_session(
     state = make_state(config, unet, accelerator, objective.learned)
     if saved:
         state.load(saved.tensors, saved.numbers, accelerator)
-        say(f"resuming after {state.step * config.batch_size:,} images, from {saved.path}")
+        log(f"resuming after {state.step * config.batch_size:,} images, from {saved.path}")
     table, validation = table.to(accelerator.device), validation.to(accelerator.device)
     return Session(config, table, validation, objective, state, accelerator, fingerprint)

@@ -17,10 +17,10 @@ from hfdiff.models.unet import ClassStyleUNet2DModel
 
 @dataclass
 class TrainState:
-    """All that changes while training, and so all that a checkpoint holds, but for `parts`: a matter of the machine."""
+    """All that changes in training, and so all that a checkpoint holds, but for `num_micro_batches`, the machine's."""
 
     unet: torch.nn.Module  # as prepared by accelerate
-    ema_unet: ClassStyleUNet2DModel  # the averaged weights as a model, refreshed by `averaged`
+    ema_unet: ClassStyleUNet2DModel  # the EMA weights as a model, refreshed by `ema_model`
     ema: EMAModel
     optimizer: Any
     scaler: torch.amp.GradScaler | None
@@ -36,15 +36,15 @@ class TrainState:
     loss_steps: int = 0
     seconds: float = 0.0  # spent training, earlier launches included
     decays_by_time: bool | None = None  # max_minutes ends the run before max_train_images; None: not yet known
-    parts: int = 1  # micro-batches that a process takes its share of a step in
+    num_micro_batches: int = 1  # micro-batches that a process takes its share of a step in
 
-    def averaged(self) -> ClassStyleUNet2DModel:
-        """The UNet with the averaged weights; the weights in training are not touched."""
+    def ema_model(self) -> ClassStyleUNet2DModel:
+        """The UNet with the EMA weights; the weights in training are not touched."""
         self.ema.copy_to(self.ema_unet.parameters())
         return self.ema_unet.eval()
 
     def tensors(self, accelerator: Accelerator) -> dict[str, dict[str, Tensor]]:
-        """Weights, averaged weights and optimizer moments by name, in groups; two more for a learned schedule."""
+        """Weights, EMA weights and optimizer moments by name, in groups; two more for a learned schedule."""
         model = accelerator.unwrap_model(self.unet)
         names = [name for name, _ in model.named_parameters()]
         groups = {

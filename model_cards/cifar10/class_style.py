@@ -54,7 +54,7 @@ def is_size(size: Any) -> bool:
 
 
 PLAIN = "plain"
-UNSPECIFIED = -1.0  # a strength that stands for "not told"
+UNSPECIFIED = -1.0  # a strength that stands for "unspecified"
 
 StyleSpec = str | Mapping[str, float] | None
 
@@ -143,7 +143,7 @@ TARGETS: Mapping[str, Target] = {
 
 
 def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(alpha, sigma) of the network's input alpha x_0 + sigma e at timesteps as the network is told them.
+    """(alpha, sigma) of the network's input alpha x_0 + sigma e at timesteps as the network takes them.
 
     timestep: of any shape, fractions welcome; alpha and sigma: float64 of that shape, on the CPU. At pure noise alpha
     may be 0: divide by it as a tensor, and the noise level is infinite. ValueError for an unknown kind of scheduler.
@@ -167,7 +167,7 @@ def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> t
 
 
 def prediction_type(scheduler: SchedulerMixin) -> str:
-    """The row of `TARGETS` that the model of a saved scheduler predicts; ValueError for another."""
+    """The entry in `TARGETS` that the model of a saved scheduler predicts; ValueError for another."""
     given, kind = scheduler.config.get("prediction_type"), type(scheduler).__name__
     if given not in (*TARGETS, None):
         raise ValueError(f"unknown prediction_type {given!r}; valid: {', '.join(TARGETS)}")
@@ -177,9 +177,9 @@ def prediction_type(scheduler: SchedulerMixin) -> str:
 def predicted_clean(
     scheduler: SchedulerMixin, model_input: torch.Tensor, prediction: torch.Tensor, timestep: torch.Tensor | float
 ) -> torch.Tensor:
-    """The clean pictures (B, C, H, W) that a model's predictions at its inputs mean, whatever it predicts.
+    """The clean images (B, C, H, W) that a model's predictions at its inputs mean, whatever it predicts.
 
-    At an input without signal, a predicted noise says nothing of the picture: the quotient is not finite.
+    At an input without signal, a predicted noise says nothing of the image: the quotient is not finite.
     """
     alpha, sigma = (level.to(model_input) for level in noise_levels(scheduler, timestep))
     return solve_clean(TARGETS[prediction_type(scheduler)], model_input, prediction, alpha, sigma)
@@ -193,38 +193,38 @@ def solve_clean(
     return (b * sample - sigma * prediction) / (alpha * b - sigma * a)
 
 
-Pictures: TypeAlias = Image.Image | np.ndarray | torch.Tensor | Sequence[Image.Image | np.ndarray | torch.Tensor]
+ImageInput: TypeAlias = Image.Image | np.ndarray | torch.Tensor | Sequence[Image.Image | np.ndarray | torch.Tensor]
 
 
-def read_pictures(what: str, pictures: Pictures, channels: int, height: int, width: int) -> torch.Tensor:
-    """PIL, numpy NHWC, torch NCHW, one picture or a list, of any size -> (N, channels, height, width) in [0, 1].
+def read_images(what: str, images: ImageInput, channels: int, height: int, width: int) -> torch.Tensor:
+    """PIL, numpy NHWC, torch NCHW, one image or a list, of any size -> (N, channels, height, width) in [0, 1].
 
-    diffusers' `VaeImageProcessor` resizes arrays by the nearest neighbour, converts the channels of PIL pictures only,
+    diffusers' `VaeImageProcessor` resizes arrays by the nearest neighbour, converts the channels of PIL images only,
     and takes what has four channels for latents; here every kind of input goes one way.
     """
-    items = list(split_images(pictures, several=4))
+    items = list(split_images(images, several=4))
     if not items:
-        raise ValueError(f"{what} is an empty list; valid: one picture or more")
-    return torch.cat([fit_to_size(_pixels(what, item, channels)[None], height, width) for item in items])
+        raise ValueError(f"{what} is an empty list; valid: one image or more")
+    return torch.cat([fit_to_size(_to_pixels(what, item, channels)[None], height, width) for item in items])
 
 
-def split_images(pictures: Any, several: int = 3) -> Any:
-    """A list of single pictures; arrays of `several` dimensions and more hold many."""
-    if isinstance(pictures, np.ndarray | torch.Tensor):
-        return list(pictures) if pictures.ndim >= several else [pictures]
-    return pictures if isinstance(pictures, list | tuple) else [pictures]
+def split_images(images: Any, several: int = 3) -> Any:
+    """A list of single images; arrays of `several` dimensions and more hold many."""
+    if isinstance(images, np.ndarray | torch.Tensor):
+        return list(images) if images.ndim >= several else [images]
+    return images if isinstance(images, list | tuple) else [images]
 
 
-def _pixels(what: str, picture: Any, channels: int) -> torch.Tensor:
-    """One picture, PIL or array (H, W), (H, W, C) numpy or (C, H, W) torch -> (channels, H, W) float32 in [0, 1]."""
-    if isinstance(picture, Image.Image):
-        picture = _decode(what, picture, channels)
-    if isinstance(picture, np.ndarray) and picture.ndim in (2, 3):
-        pixels = torch.tensor(picture if picture.ndim == 3 else picture[..., None]).permute(2, 0, 1)
-    elif isinstance(picture, torch.Tensor) and picture.ndim in (2, 3):
-        pixels = (picture if picture.ndim == 3 else picture[None]).cpu()
+def _to_pixels(what: str, image: Any, channels: int) -> torch.Tensor:
+    """One image, PIL or array (H, W), (H, W, C) numpy or (C, H, W) torch -> (channels, H, W) float32 in [0, 1]."""
+    if isinstance(image, Image.Image):
+        image = _decode(what, image, channels)
+    if isinstance(image, np.ndarray) and image.ndim in (2, 3):
+        pixels = torch.tensor(image if image.ndim == 3 else image[..., None]).permute(2, 0, 1)
+    elif isinstance(image, torch.Tensor) and image.ndim in (2, 3):
+        pixels = (image if image.ndim == 3 else image[None]).cpu()
     else:
-        raise ValueError(f"{what} of type {type(picture).__name__}; valid: PIL, numpy NHWC, torch NCHW, or a list")
+        raise ValueError(f"{what} of type {type(image).__name__}; valid: PIL, numpy NHWC, torch NCHW, or a list")
     pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
     if not pixels.numel() or not (pixels.min() >= 0 and pixels.max() <= 1):
         raise ValueError(f"{what} with values outside [0, 1]; valid: [0, 1], or uint8")
@@ -244,24 +244,24 @@ def with_channels(what: str, pixels: torch.Tensor, channels: int) -> torch.Tenso
     return pixels
 
 
-def _decode(what: str, picture: Image.Image, channels: int) -> np.ndarray:
+def _decode(what: str, image: Image.Image, channels: int) -> np.ndarray:
     """PIL -> uint8 (H, W) or (H, W, 3), as in training."""
-    if picture.mode == "F":
+    if image.mode == "F":
         raise ValueError(f"{what} of mode F; valid: 8 or 16 bits a channel")
-    return np.array(plain_picture(picture).convert("L" if channels == 1 else "RGB"))
+    return np.array(to_8bit(image).convert("L" if channels == 1 else "RGB"))
 
 
-def plain_picture(picture: Image.Image) -> Image.Image:
+def to_8bit(image: Image.Image) -> Image.Image:
     """PIL of any mode -> L or RGB; transparent parts become white, 16 bits become 8."""
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture).astype(np.int64)
-        picture = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
-    if "A" in picture.mode or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    if picture.mode in ("L", "RGB"):
-        return picture
-    return picture.convert("L" if picture.mode == "1" else "RGB")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
+    if "A" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode in ("L", "RGB"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def fit_to_size(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -276,19 +276,19 @@ def fit_to_size(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return F.interpolate(cut, size=(height, width), mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def one_for_each(what: str, pictures: torch.Tensor, count: int, num_images_per_label: int) -> torch.Tensor:
-    """One for all, one for each label, or one for each picture -> one for each of `count` pictures."""
-    if len(pictures) == count // num_images_per_label:
-        return pictures.repeat_interleave(num_images_per_label, dim=0)
-    if len(pictures) not in (1, count):
+def one_for_each(what: str, images: torch.Tensor, count: int, num_images_per_label: int) -> torch.Tensor:
+    """One for all, one for each label, or one for each image -> one for each of `count` images."""
+    if len(images) == count // num_images_per_label:
+        return images.repeat_interleave(num_images_per_label, dim=0)
+    if len(images) not in (1, count):
         raise ValueError(
-            f"{len(pictures)} {what} for {count // num_images_per_label} labels and {count} pictures; "
-            "valid: one for all, one for each label, or one for each picture"
+            f"{len(images)} {what} for {count // num_images_per_label} labels and {count} images; "
+            "valid: one for all, one for each label, or one for each image"
         )
-    return pictures.expand(count, -1, -1, -1)
+    return images.expand(count, -1, -1, -1)
 
 
-# Template of a prompt -> does it speak well of a picture? {} is the subject, "a thick sneaker".
+# Template of a prompt -> is it a positive prompt (or a negative one)? {} is the subject, "a thick sneaker".
 QUALITY_PROMPTS: Mapping[str, bool] = {
     "a good photo of {}": True,
     "a clear photo of {}": True,
@@ -299,8 +299,8 @@ QUALITY_PROMPTS: Mapping[str, bool] = {
 
 def subject(class_name: str, strengths: Mapping[str, float], phrases: Mapping[str, str]) -> str:
     """What a prompt is about: ("Sneaker", {"thick": 0.8}, {"thick": "thick"}) -> "a thick sneaker"."""
-    told = [("slightly " if value < 1 / 3 else "") + phrases[name] for name, value in strengths.items() if value > 0]
-    return with_article(" ".join([*told, class_name.lower()]))
+    words = [("slightly " if value < 1 / 3 else "") + phrases[name] for name, value in strengths.items() if value > 0]
+    return with_article(" ".join([*words, class_name.lower()]))
 
 
 def prompt(subject: str, quality: str = "clear") -> str:
@@ -313,8 +313,8 @@ def with_article(words: str) -> str:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a picture should show, in words."""
+class PromptTarget:
+    """What an image should show, in words."""
 
     subjects: tuple[str, ...]  # of each class in these styles: "a thick sneaker"
     class_id: int
@@ -330,10 +330,10 @@ SCORE_WEIGHTS: Mapping[str, float] = {"class": 1.0, "quality": 1.0}
 
 
 class Scorer:
-    """What a CLIP or SigLIP model of transformers says of pictures and prompts; pictures are prepared in torch, so that
+    """What a CLIP or SigLIP model of transformers says of images and prompts; images are prepared in torch, so that
     scores have a gradient. A model of half precision on the CPU becomes one of float32: it is ten times as fast.
 
-    ValueError for a model or a processor that has no way from pictures or prompts to one common space.
+    ValueError for a model or a processor that has no way from images or prompts to one common space.
     """
 
     def __init__(self, model: Any, processor: Any):
@@ -355,12 +355,12 @@ class Scorer:
         return self.model.logit_scale.detach().float().exp()
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, C, H, W) in [0, 1] -> unit vectors (B, D) float32."""
+        """Images (B, C, H, W) in [0, 1] -> unit vectors (B, D) float32."""
         prepare = self.processor.image_processor
         size = prepare.crop_size if getattr(prepare, "do_center_crop", False) else prepare.size
         height, width = (size.get(key) or size.get("shortest_edge") for key in ("height", "width"))
         channels = getattr(self.model.config.vision_config, "num_channels", 3)
-        pixels = fit_to_size(with_channels("pictures", images.float(), channels), height, width)
+        pixels = fit_to_size(with_channels("images", images.float(), channels), height, width)
         mean, std = (pixels.new_tensor(v).reshape(-1, 1, 1) for v in (prepare.image_mean, prepare.image_std))
         pixels = ((pixels - mean) / std).to(self.model.device, self.model.dtype)
         return _unit(self.model.get_image_features(pixel_values=pixels))
@@ -402,28 +402,28 @@ class Scorer:
         return {key: tokens[key].to(self.model.device) for key in keys}
 
     def softmax(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Unit vectors of pictures (B, D) -> the share of each prompt (B, P)."""
+        """Unit vectors of images (B, D) -> the share of each prompt (B, P)."""
         return (self.scale * images @ self.texts(prompts).T).softmax(dim=1)
 
 
-def _prompt_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
+def _prompt_score(scorer: Scorer, features: torch.Tensor, asked: PromptTarget) -> torch.Tensor:
     return features @ scorer.texts([prompt(asked.subject)])[0]
 
 
-def _class_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
+def _class_score(scorer: Scorer, features: torch.Tensor, asked: PromptTarget) -> torch.Tensor:
     return scorer.softmax(features, [prompt(rival) for rival in asked.subjects])[:, asked.class_id]
 
 
-def _quality_score(scorer: Scorer, features: torch.Tensor, asked: Asked) -> torch.Tensor:
+def _quality_score(scorer: Scorer, features: torch.Tensor, asked: PromptTarget) -> torch.Tensor:
     shares = scorer.softmax(features, [template.replace("{}", asked.subject) for template in asked.quality_prompts])
     return shares[:, list(asked.quality_prompts.values())].sum(dim=1)
 
 
-# Name -> score of pictures' unit vectors (B, D), float32 (B,); more is better.
-SCORES: Mapping[str, Callable[[Scorer, torch.Tensor, Asked], torch.Tensor]] = {
+# Name -> score of images' unit vectors (B, D), float32 (B,); more is better.
+SCORES: Mapping[str, Callable[[Scorer, torch.Tensor, PromptTarget], torch.Tensor]] = {
     "prompt": _prompt_score,  # cosine with the prompt of class and styles
     "class": _class_score,  # probability of the class among all
-    "quality": _quality_score,  # share of the prompts that speak well of it
+    "quality": _quality_score,  # share of the positive prompts
 }
 
 
@@ -449,7 +449,7 @@ class Choice:
         if len(set(self.quality_prompts.values())) < 2 or not all("{}" in text for text in self.quality_prompts):
             raise ValueError(
                 f"quality_prompts {dict(self.quality_prompts)}; valid: templates with {{}} for the subject, one at "
-                "least that speaks well of a picture (True) and one that does not (False)"
+                "least that is positive (True) and one that is negative (False)"
             )
 
     def survivors(self, labels: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
@@ -464,10 +464,14 @@ class Choice:
         return torch.cat(kept).sort().values
 
 
-def score_pictures(
-    scorer: Scorer, images: torch.Tensor, asked: Sequence[Asked], labels: torch.Tensor, weights: Mapping[str, float]
+def score_images(
+    scorer: Scorer,
+    images: torch.Tensor,
+    asked: Sequence[PromptTarget],
+    labels: torch.Tensor,
+    weights: Mapping[str, float],
 ) -> torch.Tensor:
-    """Pictures (B, C, H, W) in [0, 1], each asked for by one of the labels (B,) -> (B, len(SCORES) + 1): every score,
+    """Images (B, C, H, W) in [0, 1], each asked for by one of the labels (B,) -> (B, len(SCORES) + 1): every score,
     and their weighted sum; float32, on the CPU."""
     features = scorer.images(images)
     scores = torch.empty(len(images), len(SCORES) + 1)
@@ -475,8 +479,8 @@ def score_pictures(
         rows = (labels == label).nonzero().squeeze(1)
         for column, score in enumerate(SCORES.values()):
             scores[rows.cpu(), column] = score(scorer, features[rows.to(features.device)], asked[label]).cpu()
-    told = torch.tensor([weights.get(name, 0.0) for name in SCORES])
-    scores[:, -1] = scores[:, :-1] @ told
+    weighting = torch.tensor([weights.get(name, 0.0) for name in SCORES])
+    scores[:, -1] = scores[:, :-1] @ weighting
     return scores
 
 
@@ -485,11 +489,11 @@ def _unit(features: Any) -> torch.Tensor:
 
 
 class Branch(NamedTuple):
-    """One condition that a step evaluates: its share of the prediction, what the UNet is told, and which UNet."""
+    """One condition that a step evaluates: its share of the prediction, its conditions, and which UNet."""
 
     weight: float
-    class_told: bool = True
-    styles_told: bool = True
+    with_class: bool = True
+    with_styles: bool = True
     by_guide: bool = False
 
 
@@ -520,9 +524,14 @@ class Guidance:
         w_c, w_s, w_a = self.guidance_scale, self.style_guidance_scale, self.autoguidance_scale
         if not styled:
             w_s = w_c
-        told = Branch(w_s + (w_a - 1))
-        branches = [Branch(1 - w_c, False, False), Branch(w_c - w_s, True, False), told, Branch(1 - w_a, by_guide=True)]
-        return [branch for branch in branches if branch.weight or (branch is told and self.guidance_rescale)]
+        conditional = Branch(w_s + (w_a - 1))
+        branches = [
+            Branch(1 - w_c, False, False),
+            Branch(w_c - w_s, True, False),
+            conditional,
+            Branch(1 - w_a, by_guide=True),
+        ]
+        return [branch for branch in branches if branch.weight or (branch is conditional and self.guidance_rescale)]
 
     def plan(self, scheduler: SchedulerMixin, timesteps: torch.Tensor, styled: bool = True) -> list[list[Branch]]:
         """The branches of each timestep."""
@@ -532,22 +541,22 @@ class Guidance:
         alpha, sigma = noise_levels(scheduler, timesteps)
         return [self.branches(styled) if low <= level <= high else [Branch(1.0)] for level in (sigma / alpha).tolist()]
 
-    def rescale(self, guided: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+    def rescale(self, guided: torch.Tensor, conditional: torch.Tensor) -> torch.Tensor:
         """Bring the contrast of a guided prediction (B, C, H, W) back towards that of v(c,s).
 
         Lin et al. 2023, https://arxiv.org/abs/2305.08891, Equations 15 and 16.
         """
-        before, after = (p.std(dim=(1, 2, 3), keepdim=True) for p in (told, guided))  # (B, 1, 1, 1)
+        before, after = (p.std(dim=(1, 2, 3), keepdim=True) for p in (conditional, guided))  # (B, 1, 1, 1)
         rescaled = guided * (before / after.clamp_min(torch.finfo(after.dtype).tiny))
         return self.guidance_rescale * rescaled + (1 - self.guidance_rescale) * guided
 
 
 @dataclass(frozen=True)
-class Push:
+class ClipGuidance:
     """Guidance by the gradient of CLIP's cosine with a prompt (Bansal et al. 2023, https://arxiv.org/abs/2302.07121,
-    Section 3.1, on the predicted clean picture itself, so that no gradient goes through the UNet).
+    Section 3.1, on the predicted clean image itself, so that no gradient goes through the UNet).
 
-    `scale`: the root mean square of the push, of pictures in [-1, 1], is `scale` times the coefficient sigma of the
+    `scale`: the root mean square of the push, of images in [-1, 1], is `scale` times the coefficient sigma of the
     noise in the network's input.
     """
 
@@ -567,7 +576,7 @@ class Push:
         prediction: torch.Tensor,
         t: torch.Tensor,
     ) -> torch.Tensor:
-        """The prediction (B, C, H, W) at the network's inputs x that means the clean pictures pushed towards the unit
+        """The prediction (B, C, H, W) at the network's inputs x that means the clean images pushed towards the unit
         vectors `wanted` (B, D)."""
         alpha, sigma = noise_levels(scheduler, t)
         if not (alpha > 0 and self.interval[0] <= sigma / alpha <= self.interval[1]):
@@ -588,7 +597,7 @@ Watcher = Callable[[int, torch.Tensor, dict[str, torch.Tensor]], Mapping | None]
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """What is to be drawn, one row for each of B pictures."""
+    """What is to be drawn, one row for each of B images."""
 
     row: torch.Tensor  # (B,), from 0
     noise: torch.Tensor  # (B, C, H, W), the e of the whole trajectory
@@ -596,12 +605,12 @@ class SamplingRequest:
     weights: torch.Tensor  # (B, S)
     generator: torch.Generator | list[torch.Generator] | None
     image: torch.Tensor | None = None  # (B, C, H, W) float32 in [0, 1]
-    mask: torch.Tensor | None = None  # (B, 1, H, W) bool: True where the picture is drawn anew
+    mask: torch.Tensor | None = None  # (B, 1, H, W) bool: True where the image is drawn anew
     wanted: torch.Tensor | None = None  # (B, D): unit vector of the prompt that each is steered to
 
     @property
     def clean(self) -> torch.Tensor:
-        """`image` as the UNet sees pictures: (B, C, H, W) in [-1, 1]."""
+        """`image` as the UNet sees images: (B, C, H, W) in [-1, 1]."""
         assert self.image is not None
         return (2 * self.image - 1).to(self.noise.dtype)
 
@@ -616,21 +625,21 @@ class SamplingRequest:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """How pictures are drawn; see `ClassStylePipeline.__call__`."""
+    """How images are drawn; see `ClassStylePipeline.__call__`."""
 
     guidance: Guidance
     num_inference_steps: int
     strength: float
     choice: Choice | None = None
-    push: Push | None = None
+    clip_guidance: ClipGuidance | None = None
     scorer: Scorer | None = None  # for the two before it
-    asked: Sequence[Asked] = ()  # of each label, for the choice
+    asked: Sequence[PromptTarget] = ()  # of each label, for the choice
     watcher: Watcher | None = None
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Finished pictures, on the CPU."""
+    """Finished images, on the CPU."""
 
     rows: torch.Tensor  # (n,) of the request
     images: torch.Tensor  # (n, C, H, W) float32 in [0, 1]
@@ -671,7 +680,7 @@ class Denoiser:
             predictions += evaluate(self.guide_unet, model_input, t, request, branches[len(main) :])
         prediction: Any = sum(branch.weight * p for branch, p in zip(branches, predictions, strict=True))
         if guidance.guidance_rescale and len(branches) > 1:
-            prediction = guidance.rescale(prediction, told=predictions[len(main) - 1])
+            prediction = guidance.rescale(prediction, conditional=predictions[len(main) - 1])
         return prediction
 
 
@@ -682,16 +691,16 @@ def make_request(
     strengths: Sequence[Sequence[float]],
     num_images_per_label: int,
     generator: torch.Generator | list[torch.Generator] | None,
-    image: Pictures | None,
-    mask: Pictures | None,
+    image: ImageInput | None,
+    mask: ImageInput | None,
 ) -> SamplingRequest:
-    """The conditions and pictures as tensors on the device, and the noise of each; strengths: (B, num_styles)."""
+    """The conditions and images as tensors on the device, and the noise of each; strengths: (B, num_styles)."""
     count, config = len(class_ids), unet.config
     if isinstance(generator, list) and len(generator) != count:
-        raise ValueError(f"{len(generator)} generators for {count} pictures; valid: one for all, or one for each")
+        raise ValueError(f"{len(generator)} generators for {count} images; valid: one for all, or one for each")
     height, width = config.sample_size if isinstance(config.sample_size, Sequence) else [config.sample_size] * 2
-    pixels = None if image is None else read_pictures("image", image, config.in_channels, height, width)
-    repaint = None if mask is None else read_pictures("mask", split_images(mask), 1, height, width) >= 0.5
+    pixels = None if image is None else read_images("image", image, config.in_channels, height, width)
+    repaint = None if mask is None else read_images("mask", split_images(mask), 1, height, width) >= 0.5
     shape = (count, config.in_channels, height, width)
     return SamplingRequest(
         row=torch.arange(count, device=device),
@@ -724,14 +733,14 @@ def scaled(scheduler: SchedulerMixin, sample: torch.Tensor, t: torch.Tensor) -> 
 
 
 def noised(scheduler: SchedulerMixin, request: SamplingRequest, t: torch.Tensor) -> torch.Tensor:
-    """The given pictures as the scheduler's state at t: the state that it scales to alpha x_0 + sigma e."""
+    """The given images as the scheduler's state at t: the state that it scales to alpha x_0 + sigma e."""
     alpha, sigma = (float(level) for level in noise_levels(scheduler, t))
     scale = float(scaled(scheduler, torch.ones(()), t))
     return (alpha * request.clean + sigma * request.noise) / scale
 
 
 def finished(request: SamplingRequest, clean: torch.Tensor) -> torch.Tensor:
-    """The pictures in [0, 1] that clean ones (B, C, H, W) in [-1, 1] make, with what the mask keeps."""
+    """The images in [0, 1] that clean ones (B, C, H, W) in [-1, 1] make, with what the mask keeps."""
     images = (clean.float() / 2 + 0.5).clamp(0, 1)
     if request.image is None or request.mask is None:
         return images
@@ -739,17 +748,17 @@ def finished(request: SamplingRequest, clean: torch.Tensor) -> torch.Tensor:
 
 
 def score(request: SamplingRequest, plan: SamplingPlan, images: torch.Tensor) -> torch.Tensor:
-    """Every score of pictures (B, C, H, W) in [0, 1] by the plan's choice, and the total: (B, K) on the CPU."""
+    """Every score of images (B, C, H, W) in [0, 1] by the plan's choice, and the total: (B, K) on the CPU."""
     assert plan.choice is not None
     assert plan.scorer is not None
     labels = request.row // plan.choice.num_candidates
-    return score_pictures(plan.scorer, images, plan.asked, labels, plan.choice.score_weights)
+    return score_images(plan.scorer, images, plan.asked, labels, plan.choice.score_weights)
 
 
-def draw(
+def draw_part(
     request: SamplingRequest, plan: SamplingPlan, scheduler: SchedulerMixin, denoiser: Denoiser, progress: Any
 ) -> Samples:
-    """Finish a part of the pictures, or those of its candidates that are worth it."""
+    """Finish a part of the images, or those of its candidates that are worth finishing."""
     choice = plan.choice
     timesteps = set_timesteps(scheduler, plan.num_inference_steps, plan.strength, request.row.device)
     step = {"generator"} & set(inspect.signature(scheduler.step).parameters)
@@ -758,16 +767,16 @@ def draw(
     else:
         sample = noised(scheduler, request, timesteps[0])
     branches = plan.guidance.plan(scheduler, timesteps, styled=bool(denoiser.unet.config.num_styles))
-    # Not at the first evaluation, where a model of the noise says nothing of the picture.
+    # Not at the first evaluation, where a model of the noise says nothing of the image.
     stop = max(1, math.ceil(STOPPING_SHARE * len(timesteps)) - 1) if choice and choice.early_stopping else None
-    for index, (t, told) in enumerate(zip(timesteps, branches, strict=True)):
+    for index, (t, step_branches) in enumerate(zip(timesteps, branches, strict=True)):
         # Between the two evaluations of a second-order step, the state belongs to the scheduler.
         if request.mask is not None and getattr(scheduler, "state_in_first_order", True):
             sample = torch.where(request.mask, sample, noised(scheduler, request, t))
         x = scaled(scheduler, sample, t)
-        prediction = denoiser.predict(x, t, request, told, plan.guidance)
-        if plan.push and plan.scorer and request.wanted is not None:
-            prediction = plan.push(plan.scorer, request.wanted, scheduler, x, prediction, t)
+        prediction = denoiser.predict(x, t, request, step_branches, plan.guidance)
+        if plan.clip_guidance and plan.scorer and request.wanted is not None:
+            prediction = plan.clip_guidance(plan.scorer, request.wanted, scheduler, x, prediction, t)
         if choice and index == stop:
             totals = score(request, plan, finished(request, predicted_clean(scheduler, x, prediction, t)))[:, -1]
             rows = choice.survivors((request.row // choice.num_candidates).cpu(), totals)
@@ -791,15 +800,15 @@ def evaluate(
     if not branches:
         return []
     anything = torch.full_like(request.class_ids, unet.config.num_classes)
-    untold = torch.full_like(request.weights, UNSPECIFIED)
-    class_ids = torch.cat([request.class_ids if branch.class_told else anything for branch in branches])
-    weights = torch.cat([request.weights if branch.styles_told else untold for branch in branches])
+    unspecified = torch.full_like(request.weights, UNSPECIFIED)
+    class_ids = torch.cat([request.class_ids if branch.with_class else anything for branch in branches])
+    weights = torch.cat([request.weights if branch.with_styles else unspecified for branch in branches])
     rows = model_input.repeat(len(branches), 1, 1, 1)
     return list(unet(rows, t, class_ids, weights).sample.chunk(len(branches)))
 
 
 def keep_rows(scheduler: SchedulerMixin, rows: torch.Tensor, count: int) -> None:
-    """Drop what a scheduler remembers of all but these of `count` pictures."""
+    """Drop what a scheduler remembers of all but these of `count` images."""
 
     def kept(value: Any) -> Any:
         if isinstance(value, torch.Tensor) and value.ndim == 4 and len(value) == count:
@@ -967,11 +976,11 @@ def name_installed(cls: type, config: dict[str, Any]) -> None:
 
 @dataclass
 class ClassStylePipelineOutput(BaseOutput):
-    """Pictures, label by label.
+    """Images, label by label.
 
-    `images`: a list of PIL pictures, or NHWC numpy, or NCHW torch, in [0, 1]; `class_labels`: the class id of each
+    `images`: a list of PIL images, or NHWC numpy, or NCHW torch, in [0, 1]; `class_labels`: the class id of each
     (None: unspecified); `styles`: the strengths of each, by name. Chosen ones come best first for each label, with
-    `scores`, a row of `SCORES` and "total" each, and `candidates`, the number of each among its label's, from 0.
+    `scores`, an entry in `SCORES` and "total" each, and `candidates`, the number of each among its label's, from 0.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor
@@ -982,7 +991,7 @@ class ClassStylePipelineOutput(BaseOutput):
 
 
 class ClassStylePipeline(DiffusionPipeline):
-    """Pictures from noise, by class and style.
+    """Images from noise, by class and style.
 
     Args:
         unet: a `ClassStyleUNet2DModel`.
@@ -1062,13 +1071,13 @@ class ClassStylePipeline(DiffusionPipeline):
     def conditions(
         self, class_labels: Any, styles: Any, num_images_per_label: int = 1
     ) -> tuple[list[int | None], list[dict[str, float]]]:
-        """One class id and one dictionary of strengths for each picture, label by label; see `__call__`."""
+        """One class id and one dictionary of strengths for each image, label by label; see `__call__`."""
         if class_labels is None or isinstance(class_labels, str | Integral):
             class_labels = [class_labels]
         ids = [self.class_id(label) for label in list(class_labels)]
         specs = list(styles) if isinstance(styles, Sequence) and not isinstance(styles, str) else [styles]
         if not ids or num_images_per_label < 1:
-            raise ValueError(f"{len(ids)} labels with {num_images_per_label} pictures each; valid: at least 1 of 1")
+            raise ValueError(f"{len(ids)} labels with {num_images_per_label} images each; valid: at least 1 of 1")
         if len(specs) not in (1, len(ids)):
             raise ValueError(f"{len(specs)} styles for {len(ids)} labels; valid: one for all, or one for each label")
         strengths = [resolve_styles(spec, self.config.styles) for spec in specs]
@@ -1090,9 +1099,9 @@ class ClassStylePipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         max_batch_size: int = 256,
-        image: Pictures | None = None,
+        image: ImageInput | None = None,
         strength: float | None = None,
-        mask: Pictures | None = None,
+        mask: ImageInput | None = None,
         autoguidance_scale: float = 1.0,
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, math.inf),
@@ -1106,26 +1115,26 @@ class ClassStylePipeline(DiffusionPipeline):
         clip_prompt: str = "a clear photo of {}",
         clip_guidance_interval: tuple[float, float] = (0.0, math.inf),
     ) -> ClassStylePipelineOutput | tuple:
-        """Draw pictures, from noise or from pictures given.
+        """Draw images, from noise or from images given.
 
         Args:
             class_labels: names or ids; None for a label means "any class".
-            styles: None for plain pictures; "thick:0.8+slanted" or {"thick": 0.8}; one for all or one for each label.
-            num_images_per_label: pictures for each label; they come label by label.
+            styles: None for plain images; "thick:0.8+slanted" or {"thick": 0.8}; one for all or one for each label.
+            num_images_per_label: images for each label; they come label by label.
             guidance_scale, style_guidance_scale: w_c and w_s of the module's formula; 1 is no guidance.
             num_inference_steps: steps of the scheduler (second order: one evaluation each).
-            generator: one for all pictures, or one for each picture.
+            generator: one for all images, or one for each image.
             output_type: "pil", "np" (NHWC float32 in [0, 1]) or "pt" (NCHW float32 in [0, 1]).
             return_dict: False for the plain tuple (images,).
             max_batch_size: the most rows that go through the UNet at once; it bounds the memory, but for the noise
-                of all pictures, which is drawn first so that no batch size changes it.
-            image: begin with these pictures, to vary them, restyle them, change their class or repair a part: PIL,
+                of all images, which is drawn first so that no batch size changes it.
+            image: begin with these images, to vary them, restyle them, change their class or repair a part: PIL,
                 numpy NHWC or torch NCHW in [0, 1] (or uint8), or a list; one for all, one for each label, or one for
-                each picture drawn. Another size is cut at the centre to the model's aspect and resized, transparency
+                each image drawn. Another size is cut at the centre to the model's aspect and resized, transparency
                 becomes white, and grey and colour are converted to what the model draws.
-            strength: how far to go back to noise, from just above 0 (the picture as it is) to 1 (only a trace of it);
+            strength: how far to go back to noise, from just above 0 (the image as it is) to 1 (only a trace of it);
                 the last `strength` of the steps are taken. By default 0.6, and 1 with a mask.
-            mask: 1 where the picture is drawn anew, 0 where it is kept exactly (cut at 0.5): PIL, arrays (H, W) or
+            mask: 1 where the image is drawn anew, 0 where it is kept exactly (cut at 0.5): PIL, arrays (H, W) or
                 (N, H, W), or a list; as many as of `image`.
             autoguidance_scale: w_a of the module's formula; other than 1 it needs a `guide_unet`.
             guidance_rescale: 0 to 1; how far the contrast that guidance adds is taken back (`Guidance.rescale`).
@@ -1136,13 +1145,13 @@ class ClassStylePipeline(DiffusionPipeline):
                 tensors (B, C, H, W): "model_input", the UNet's input alpha x_0 + sigma e; "prediction", what guidance
                 made of its outputs; "latents", the scheduler's state after the step, which a returned dictionary may
                 replace. What `max_batch_size` divides comes part by part, counted from 0 each time.
-            num_candidates, top_k: draw so many pictures for each label and keep the best by the `clip_model`; then
+            num_candidates, top_k: draw so many images for each label and keep the best by the `clip_model`; then
                 `generator` as a list holds one for each candidate, and num_images_per_label stays 1.
-            early_stopping: score the predicted clean pictures after a third of the steps, and finish only the best
+            early_stopping: score the predicted clean images after a third of the steps, and finish only the best
                 third of the candidates, and top_k at least.
-            score_weights: the weight of each row of `SCORES` in the total; by default 1 for "class" and "quality".
-            quality_prompts: {template: does it speak well of a picture?}, with {} for the subject, "a thick sneaker".
-            clip_guidance_scale: how far each predicted clean picture is pushed up the gradient of its cosine with
+            score_weights: the weight of each entry in `SCORES` in the total; by default 1 for "class" and "quality".
+            quality_prompts: {template: is it positive (or negative)?}, with {} for the subject, "a thick sneaker".
+            clip_guidance_scale: how far each predicted clean image is pushed up the gradient of its cosine with
                 `clip_prompt`, as a share of the noise at that step; 0 is no push.
             clip_prompt: what to steer to, with {} for the subject.
             clip_guidance_interval: the noise levels between which it acts.
@@ -1157,24 +1166,26 @@ class ClassStylePipeline(DiffusionPipeline):
         guidance = Guidance(
             guidance_scale, style_guidance_scale, autoguidance_scale, guidance_rescale, guidance_interval
         )
-        push = Push(clip_guidance_scale, clip_guidance_interval) if clip_guidance_scale else None
-        plan = SamplingPlan(guidance, num_inference_steps, strength, choice, push)
+        clip_guidance = ClipGuidance(clip_guidance_scale, clip_guidance_interval) if clip_guidance_scale else None
+        plan = SamplingPlan(guidance, num_inference_steps, strength, choice, clip_guidance)
         self._check(plan, output_type, max_batch_size, num_images_per_label, image, mask)
         per_label = num_images_per_label if choice is None else choice.num_candidates
         ids, strengths = self.conditions(class_labels, styles, per_label)
-        asked: list[Asked] = []
-        if choice or (push and "{}" in clip_prompt):
-            asked = [self.asked(*label, quality_prompts) for label in zip(ids[::per_label], strengths[::per_label])]
+        asked: list[PromptTarget] = []
+        if choice or (clip_guidance and "{}" in clip_prompt):
+            asked = [
+                self.prompt_target(*label, quality_prompts) for label in zip(ids[::per_label], strengths[::per_label])
+            ]
         if choice:
             self.check_prompts(asked)
         weights = [[given.get(name, 0.0) for name in self.style_names] for given in strengths]
         device = self._execution_device
         request = make_request(self.unet, device, ids, weights, per_label, generator, image, mask)
-        if push:
+        if clip_guidance:
             subjects = [label.subject for label in asked] or [""] * (len(ids) // per_label)
             wanted = self.scorer.texts([clip_prompt.replace("{}", subject) for subject in subjects])
             request = replace(request, wanted=wanted.repeat_interleave(per_label, dim=0))
-        if choice or push:
+        if choice or clip_guidance:
             plan = replace(plan, scorer=self.scorer, asked=asked)
         if callback_on_step_end:
             plan = replace(plan, watcher=partial(callback_on_step_end, self))
@@ -1185,14 +1196,14 @@ class ClassStylePipeline(DiffusionPipeline):
         with self.progress_bar(total=steps * len(parts)) as progress:
             for part in parts:
                 denoiser = Denoiser(self.unet, self.guide_unet)
-                drawn = drawn.joined(draw(request.part(part), plan, self.scheduler, denoiser, progress))
+                drawn = drawn.joined(draw_part(request.part(part), plan, self.scheduler, denoiser, progress))
                 if choice:
                     drawn = drawn.best(choice)
         return self._output(drawn, ids, strengths, choice, output_type, return_dict)
 
     @property
     def scorer(self) -> Scorer:
-        """What scores pictures; ValueError where the pipeline has no CLIP model."""
+        """What scores images; ValueError where the pipeline has no CLIP model."""
         if self.clip_model is None or self.clip_processor is None:
             raise ValueError(
                 "this pipeline has no clip_model and clip_processor; give both, by hfdiff.load_clip() or transformers"
@@ -1204,27 +1215,27 @@ class ClassStylePipeline(DiffusionPipeline):
             self._scorer = Scorer(self.clip_model, self.clip_processor)
         return self._scorer
 
-    def asked(
+    def prompt_target(
         self,
         class_id: int | None,
         strengths: Mapping[str, float],
         quality_prompts: Mapping[str, bool] = QUALITY_PROMPTS,
-    ) -> Asked:
-        """What a picture of this class and these styles should show."""
+    ) -> PromptTarget:
+        """What an image of this class and these styles should show."""
         if class_id is None:
-            raise ValueError("pictures of class None cannot be scored; give each label a class")
+            raise ValueError("images of class None cannot be scored; give each label a class")
         phrases = {name: style["phrase"] for name, style in self.config.styles.items()}
-        return Asked(
+        return PromptTarget(
             tuple(subject(name, strengths, phrases) for name in self.class_names), class_id, dict(quality_prompts)
         )
 
     def predicted_clean(
         self, model_input: torch.Tensor, prediction: torch.Tensor, timestep: torch.Tensor
     ) -> torch.Tensor:
-        """The clean pictures (B, C, H, W) in [-1, 1] that the tensors of a `callback_on_step_end` mean."""
+        """The clean images (B, C, H, W) in [-1, 1] that the tensors of a `callback_on_step_end` mean."""
         return predicted_clean(self.scheduler, model_input, prediction, timestep)
 
-    def check_prompts(self, asked: Sequence[Asked]) -> None:
+    def check_prompts(self, asked: Sequence[PromptTarget]) -> None:
         """ValueError for a prompt that the CLIP model cannot read whole, before anything is drawn."""
         for label in asked:
             self.scorer.texts([template.replace("{}", label.subject) for template in label.quality_prompts])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CATS, picture
+from conftest import CATS, make_image
 from PIL import Image
 
 from hfdiff.cli import COMMANDS, main
@@ -36,7 +36,7 @@ def hfdiff(*words: str) -> int:
     return stop.value.code
 
 
-def test_sample_writes_each_picture_and_a_sheet(model, tmp_path):
+def test_sample_writes_each_image_and_a_sheet(model, tmp_path):
     flags = ["--class_labels", "sneaker", "bag", "--styles", "thick:0.8", "plain", "--num_images", "3"]
     for name in ("a", "b"):
         assert hfdiff("sample", model, *flags, "--num_inference_steps", "2", "--output_dir", str(tmp_path / name)) == 0
@@ -62,10 +62,10 @@ def test_sample_draws_the_table_of_classes_and_styles(model, tmp_path):
     assert len(images) == 9
 
 
-def test_sample_repairs_a_part_of_a_picture(model, tmp_path):
+def test_sample_repairs_a_part_of_an_image(model, tmp_path):
     half = np.zeros((28, 28), dtype=np.uint8)
     half[:, 14:] = 255
-    picture(3, (28, 28)).save(tmp_path / "shoe.png")
+    make_image(3, (28, 28)).save(tmp_path / "shoe.png")
     Image.fromarray(half).save(tmp_path / "half.png")
     files = ["--image", str(tmp_path / "shoe.png"), "--mask", str(tmp_path / "half.png")]
     flags = ["--strength", "0.7", "--guidance_interval", "0.2", "inf", "--guidance_rescale", "0.5"]
@@ -75,7 +75,7 @@ def test_sample_repairs_a_part_of_a_picture(model, tmp_path):
     record = json.loads((out / "samples.json").read_text(), parse_constant=pytest.fail)
     assert (record["image"], record["strength"]) == (str(tmp_path / "shoe.png"), 0.7)
     assert record["guidance_interval"] == [0.2, "inf"]
-    original = np.asarray(picture(3, (28, 28)))
+    original = np.asarray(make_image(3, (28, 28)))
     first, second = (np.asarray(Image.open(out / image["file"])) for image in record["images"])
     for drawn in (first, second):
         assert np.array_equal(drawn[:, :14], original[:, :14])
@@ -83,8 +83,8 @@ def test_sample_repairs_a_part_of_a_picture(model, tmp_path):
     assert not np.array_equal(first, second)
 
 
-def test_sample_reads_a_picture_as_training_does(model, tmp_path):
-    values = np.asarray(picture(3, (28, 28)))
+def test_sample_reads_an_image_as_training_does(model, tmp_path):
+    values = np.asarray(make_image(3, (28, 28)))
     orientation = Image.Exif()
     orientation[0x0112] = 6  # to be turned a quarter to the right
     Image.fromarray(values.astype(np.uint16) * 256).save(tmp_path / "deep.tif", exif=orientation)
@@ -95,8 +95,8 @@ def test_sample_reads_a_picture_as_training_does(model, tmp_path):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "0000-bag-plain.png")), np.rot90(values, -1))
 
 
-def test_sample_begins_the_whole_table_with_one_picture(model, tmp_path):
-    picture(3, (40, 30), "RGB").save(tmp_path / "shoe.jpg")
+def test_sample_begins_the_whole_table_with_one_image(model, tmp_path):
+    make_image(3, (40, 30), "RGB").save(tmp_path / "shoe.jpg")
     words = ["--num_images", "1", "--num_inference_steps", "2", "--output_dir", str(tmp_path / "out")]
     assert hfdiff("sample", model, "--image", str(tmp_path / "shoe.jpg"), *words) == 0
     assert len(json.loads((tmp_path / "out" / "samples.json").read_text())["images"]) == 9
@@ -107,12 +107,12 @@ def test_sample_begins_the_whole_table_with_one_picture(model, tmp_path):
     [
         (("--image", "absent.png"), "image 'absent.png' cannot be read: No such file or directory"),
         (("--image", __file__), "test_cli.py' cannot be read: cannot identify image file"),
-        (("--image", "{pipe}"), "pipe' cannot be read: it is no regular file; valid: a picture"),
-        (("--image", "{picture}", "--strength", "1.5"), "strength 1.5; valid: above 0, to 1"),
-        (("--image", "{picture}", "--strength", "0"), "strength 0.0; valid: above 0, to 1"),
+        (("--image", "{pipe}"), "pipe' cannot be read: it is no regular file; valid: an image"),
+        (("--image", "{image}", "--strength", "1.5"), "strength 1.5; valid: above 0, to 1"),
+        (("--image", "{image}", "--strength", "0"), "strength 0.0; valid: above 0, to 1"),
         (("--strength", "0.5"), "strength 0.5 without an image"),
-        (("--mask", "{picture}"), "mask without an image"),
-        (("--image", "{picture}", "--mask", "absent.png"), "mask 'absent.png' cannot be read"),
+        (("--mask", "{image}"), "mask without an image"),
+        (("--image", "{image}", "--mask", "absent.png"), "mask 'absent.png' cannot be read"),
         (("--guidance_interval", "5", "1"), "guidance_interval (5.0, 1.0); valid: two noise levels, 0 <= low < high"),
         (("--guidance_interval", "5"), "guidance_interval"),
         (("--guidance_rescale", "2"), "guidance_rescale 2.0; valid: 0 to 1"),
@@ -128,9 +128,9 @@ def test_sample_begins_the_whole_table_with_one_picture(model, tmp_path):
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(model, tmp_path, capsys, flags, message):
-    picture(0).save(tmp_path / "picture.png")
+    make_image(0).save(tmp_path / "picture.png")
     os.mkfifo(tmp_path / "pipe")
-    flags = [flag.format(picture=tmp_path / "picture.png", pipe=tmp_path / "pipe") for flag in flags]
+    flags = [flag.format(image=tmp_path / "picture.png", pipe=tmp_path / "pipe") for flag in flags]
     assert hfdiff("sample", model, "--output_dir", str(tmp_path / "out"), *flags) == 2
     error = "".join(line for line in capsys.readouterr().err.splitlines(keepends=True) if "it/s" not in line)
     assert message in error
@@ -159,7 +159,7 @@ def test_plan_says_what_training_costs_and_writes_nothing(tmp_path, capsys, monk
         (("--size", "huge"), "unknown size 'huge'"),
         (("--config", "absent.yaml"), "configuration 'absent.yaml' cannot be read"),
         (("--block_out_channels", "8"), "block_out_channels [8] and down_block_types"),
-        (("--styles", "warm"), "needs colour pictures"),
+        (("--styles", "warm"), "needs colour images"),
         (("--lerning_rate", "1"), "Perhaps you meant: --learning_rate"),
         (("--size", "tiny", "--norm_num_groups", "5"), "not divisible by norm_num_groups 5"),
         (("--output_dir", "/proc/x"), "output_dir '/proc/x' cannot be written"),
@@ -291,10 +291,10 @@ def test_evaluate_within_a_time(pets, tmp_path, capsys):
         (["--autoguidance_scale", "2"], "autoguidance_scale 2.0 without a guide_unet"),
         (["--judge", "nowhere"], "unknown judge 'nowhere'"),
         (["--judge", "fashion_mnist"], "the judge knows the classes T"),
-        (["--dataset", "fashion_mnist_12k"], "draws the classes cat, dog; data set 'fashion_mnist_12k' has T"),
+        (["--dataset", "fashion_mnist_12k"], "draws the classes cat, dog; dataset 'fashion_mnist_12k' has T"),
         (
             ["--resolution", "32"],
-            "draws pictures of 28x28 with 1 channels.*32x32 with 1 channels; give --resolution 28",
+            "draws images of 28x28 with 1 channels.*32x32 with 1 channels; give --resolution 28",
         ),
     ],
 )
@@ -308,14 +308,14 @@ def test_evaluate_refuses(pets, tmp_path, capsys, flags, message):
 
 def test_evaluate_knows_the_data_of_a_run_only(pets, capsys):
     assert hfdiff("evaluate", pets["model"]) == 2
-    assert "which would tell its data set; give --dataset" in capsys.readouterr().err
+    assert "which would name its dataset; give --dataset" in capsys.readouterr().err
 
 
 def select_pets(pets: dict[str, str], out: Path, *flags: str) -> int:
     return hfdiff("select", pets["model"], "--output_dir", str(out), "--num_inference_steps", "2", *flags)
 
 
-def test_select_keeps_the_best_and_says_what_the_scores_are_worth(pets, clip, tmp_path, capsys):
+def test_select_keeps_the_best_and_says_what_the_scores_mean(pets, clip, tmp_path, capsys):
     out, beside = tmp_path / "best", ["--dataset", pets["data"], "--judge", pets["judge"]]
     flags = ["--clip", clip, "--num_candidates", "6", "--top_k", "2", "--score_weights", "class:2", "quality"]
     beside += ["--guidance_interval", "0", "inf"]
@@ -336,7 +336,7 @@ def test_select_keeps_the_best_and_says_what_the_scores_are_worth(pets, clip, tm
     assert "right: random" in capsys.readouterr().out
 
 
-def test_select_without_real_pictures_or_a_judge(pets, clip, tmp_path):
+def test_select_without_real_images_or_a_judge(pets, clip, tmp_path):
     flags = ["--clip", clip, "--num_candidates", "4", "--top_k", "1", "--early_stopping", "--class_labels", "cat"]
     assert select_pets(pets, tmp_path / "judged", *flags, "--dataset", pets["data"], "--judge", pets["judge"]) == 0
     judged = json.loads((tmp_path / "judged" / "selection.json").read_text())["classes"]["cat"]["by_style"]["plain"]
@@ -350,7 +350,7 @@ def test_select_without_real_pictures_or_a_judge(pets, clip, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "no CLIP model is embedded for data set None; train one in minutes"),
+        ([], "no CLIP model is embedded for dataset None; train one in minutes"),
         (["--clip", "nowhere"], "'nowhere' gives no CLIP model"),
         (["--top_k", "11"], "top_k is 11; valid: 1 to 10"),
         (["--good_prompts", "a sharp photo of {}"], "the CLIP model does not know 'sharp'"),
@@ -404,7 +404,7 @@ def run(pets, tmp_path) -> str:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
     (folder / "samples").mkdir()
     for count in (100, 200):
-        picture(count, (60, 50)).save(folder / "samples" / f"images-{count:09d}.png")
+        make_image(count, (60, 50)).save(folder / "samples" / f"images-{count:09d}.png")
     return str(folder)
 
 
@@ -417,7 +417,7 @@ ALWAYS = {"forward.png", "forward_judge.png", "reverse.png", "recognition.png", 
 GRIDS = {"classes_and_styles.png", "style_strengths.png", "nearest.png"}
 
 
-def test_show_writes_every_picture_with_its_text_and_numbers(pets, run, tmp_path, capsys):
+def test_show_writes_every_figure_with_its_text_and_numbers(pets, run, tmp_path, capsys):
     out = tmp_path / "out"
     assert show(pets, run, out, "--seed", "5") == 0
     records = json.loads((out / "show.json").read_text(), parse_constant=pytest.fail)
@@ -450,7 +450,7 @@ def test_show_leaves_out_what_does_not_apply(pets, run, tmp_path, capsys):
 def test_show_goes_on_where_a_runs_files_are_damaged(pets, run, tmp_path, capsys):
     out, folder = tmp_path / "out", tmp_path / "run"
     (folder / "metrics.jsonl").write_text('{"images": 1, "lo')
-    (folder / "samples" / "images-000000200.png").write_bytes(b"no picture")
+    (folder / "samples" / "images-000000200.png").write_bytes(b"no image")
     assert show(pets, f"{run}/pipeline", out) == 0
     assert set(json.loads((out / "show.json").read_text())) == ALWAYS | GRIDS
     said = capsys.readouterr().out
@@ -461,9 +461,9 @@ def test_show_goes_on_where_a_runs_files_are_damaged(pets, run, tmp_path, capsys
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("{model}",), "is no run's folder, which would tell its data set; give --dataset"),
+        (("{model}",), "is no run's folder, which would name its dataset; give --dataset"),
         (("{run}", "--dataset", "fashion_mnist_12k"), "draws the classes cat, dog"),
-        (("{run}", "--dataset", "nowhere/nothing/"), "unknown data set 'nowhere/nothing/'"),
+        (("{run}", "--dataset", "nowhere/nothing/"), "unknown dataset 'nowhere/nothing/'"),
         (("{run}", "--num_images", "0"), "num_images is 0; valid: 1 to 10000"),
         (("{run}", "--num_inference_steps", "1"), "num_inference_steps is 1; valid: 2 to 1000"),
         (("{run}", "--seed", "-1"), "seed is -1; valid"),

@@ -82,4 +82,4 @@ def test_shipped_configurations_are_valid_and_say_how_they_are_started(file):
 
 
 def test_the_configurations_that_the_readme_names_are_shipped():
-    assert {"cifar10", "demo", "fashion_mnist", "few_pictures"} <= {file.stem for file in CONFIGS}
+    assert {"cifar10", "demo", "fashion_mnist", "few_images"} <= {file.stem for file in CONFIGS}

@@ -4,11 +4,11 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import class_folders, full_data, metadata_folder, picture, png
+from conftest import class_folders, full_data, make_image, metadata_folder, png
 from PIL import Image
 
 from hfdiff.core.errors import BadInput
-from hfdiff.data.config import Reading
+from hfdiff.data.config import ReadOptions
 from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.data.registry import ASSETS
 from hfdiff.data.table import ImageTable
@@ -32,11 +32,11 @@ def test_class_folders_keep_every_pixel(tmp_path):
     assert len(validation) == 2
     assert train.channels == 1
     pixels = torch.cat([train.pixels, validation.pixels]).numpy().reshape(20, -1)
-    expected = [np.asarray(picture(i)).ravel() for count in (12, 8) for i in range(count)]
+    expected = [np.asarray(make_image(i)).ravel() for count in (12, 8) for i in range(count)]
     assert sorted(map(bytes, pixels)) == sorted(map(bytes, expected))
 
 
-def test_the_same_pictures_are_held_out_each_time(tmp_path):
+def test_the_same_images_are_held_out_each_time(tmp_path):
     folder = str(class_folders(tmp_path, {"cat": 12, "dog": 8}))
     first, second = load_training_data(folder), load_training_data(folder)
     assert [part.fingerprint for part in first] == [part.fingerprint for part in second]
@@ -66,7 +66,7 @@ def test_a_split_folder_beside_another_is_refused(tmp_path):
 def test_colour_and_styles_of_one_split_alone(tmp_path):
     metadata_folder(tmp_path / "train", [{"kind": "ab"[i % 2], "styles": "old" if i else "plain"} for i in range(4)])
     metadata_folder(tmp_path / "validation", [{"kind": "ab"[i % 2], "styles": "plain"} for i in range(2)])
-    picture(0, mode="RGB").save(tmp_path / "train" / "0.png")
+    make_image(0, mode="RGB").save(tmp_path / "train" / "0.png")
     train, validation = load_training_data(str(tmp_path))
     assert train.channels == validation.channels == 3
     assert train.style_names == validation.style_names == ("old",)
@@ -78,28 +78,28 @@ def test_style_columns_may_be_named(tmp_path):
     folder = str(metadata_folder(tmp_path, rows))
     with pytest.raises(BadInput, match=r"several label columns \(kind, worn\).*--style_columns"):
         load_training_data(folder)
-    train, _ = load_training_data(folder, Reading(style_columns=("worn",)))
+    train, _ = load_training_data(folder, ReadOptions(style_columns=("worn",)))
     assert train.style_names == ("worn",)
     assert train.style_weights.squeeze(1).tolist() == [0, 1, 0, 1]
-    train, _ = load_training_data(folder, Reading(style_columns=("none",), label_column="kind"))
+    train, _ = load_training_data(folder, ReadOptions(style_columns=("none",), label_column="kind"))
     assert train.style_names == ()
 
 
-def test_colour_pictures_of_any_size(tmp_path):
+def test_colour_images_of_any_size(tmp_path):
     train, _ = load_training_data(str(class_folders(tmp_path, {"a": 6, "b": 6}, mode="RGB", size=(20, 14))))
     assert train.pixels.shape[1:] == (3, 14, 20)
 
 
 def test_mixed_sizes_are_refused_or_resized(tmp_path):
     class_folders(tmp_path, {"a": 3, "b": 3})
-    picture(9, (30, 20)).save(tmp_path / "b" / "big.png")
+    make_image(9, (30, 20)).save(tmp_path / "b" / "big.png")
     with pytest.raises(BadInput, match=r"mixed sizes.*20x30.*--resolution"):
         load_training_data(str(tmp_path))
-    train, _ = load_training_data(str(tmp_path), Reading(resolution=16))
+    train, _ = load_training_data(str(tmp_path), ReadOptions(resolution=16))
     assert train.size == (16, 16)
 
 
-def test_odd_picture_modes_become_plain_pixels(tmp_path):
+def test_odd_image_modes_become_plain_pixels(tmp_path):
     class_folders(tmp_path, {"a": 1, "b": 1})
     grey = np.arange(144, dtype=np.uint8).reshape(12, 12)
     Image.fromarray(grey.astype(np.uint16) * 256).save(tmp_path / "a" / "sixteen.png")
@@ -113,23 +113,23 @@ def test_odd_picture_modes_become_plain_pixels(tmp_path):
     assert any(r > 200 and g < 60 and b < 60 for r, g, b in rows)  # cyan-less print is red
 
 
-def test_of_an_animation_the_first_picture_counts(tmp_path):
+def test_of_an_animation_the_first_frame_counts(tmp_path):
     class_folders(tmp_path, {"a": 3, "b": 3})
     frames = [Image.new("L", (12, 12), grey) for grey in (17, 200, 250)]
     frames[0].save(tmp_path / "a" / "moving.gif", save_all=True, append_images=frames[1:])
     train, _ = load_training_data(str(tmp_path))
     assert len(train) == 7
-    assert [picture.unique().tolist() for picture in train.pixels].count([17]) == 1
+    assert [image.unique().tolist() for image in train.pixels].count([17]) == 1
 
 
-def test_large_pictures_are_taken_quietly_and_huge_ones_refused(tmp_path, monkeypatch, recwarn):
+def test_large_images_are_taken_quietly_and_huge_ones_refused(tmp_path, monkeypatch, recwarn):
     class_folders(tmp_path, {"a": 2, "b": 2})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow warns from here on, and refuses from twice as many
     train, _ = load_training_data(str(tmp_path))
     assert train.size == (12, 12)
     assert not [warning for warning in recwarn if warning.category is Image.DecompressionBombWarning]
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70)
-    with pytest.raises(BadInput, match=r"not a readable picture \(Image size \(144 pixels\) exceeds limit"):
+    with pytest.raises(BadInput, match=r"not a readable image \(Image size \(144 pixels\) exceeds limit"):
         load_training_data(str(tmp_path))
 
 
@@ -159,11 +159,11 @@ def test_styles_as_lists_and_in_the_grammar(tmp_path):
 
 def test_hub_layout_in_parquet_with_any_column_names(tmp_path):
     features = datasets.Features({"foto": datasets.Image(), "art": datasets.ClassLabel(names=["x", "y"])})
-    rows = {"foto": [picture(i) for i in range(6)], "art": [0, 1] * 3}
+    rows = {"foto": [make_image(i) for i in range(6)], "art": [0, 1] * 3}
     datasets.Dataset.from_dict(rows, features).to_parquet(str(tmp_path / "train-00000-of-00001.parquet"))
     train, validation = load_training_data(str(tmp_path))
     assert train.class_names == ("x", "y")
-    assert np.array_equal(train.pixels[2, 0].numpy(), np.asarray(picture(2)))
+    assert np.array_equal(train.pixels[2, 0].numpy(), np.asarray(make_image(2)))
     assert len(train) == 6  # too few to hold any out: validated on themselves
     assert validation is train
 
@@ -173,7 +173,7 @@ def test_several_label_columns_need_a_choice(tmp_path):
     folder = str(metadata_folder(tmp_path, rows))
     with pytest.raises(BadInput, match=r"several label columns \(coarse, fine\).*--label_column"):
         load_training_data(folder)
-    assert load_training_data(folder, Reading(label_column="coarse"))[0].class_names == ("a", "b")
+    assert load_training_data(folder, ReadOptions(label_column="coarse"))[0].class_names == ("a", "b")
 
 
 def parquet(folder, cells, labels, names=("x", "y")):
@@ -187,21 +187,21 @@ def parquet(folder, cells, labels, names=("x", "y")):
     return folder
 
 
-def test_a_corrupt_picture_is_named(tmp_path):
+def test_a_corrupt_image_is_named(tmp_path):
     class_folders(tmp_path, {"a": 3, "b": 3})
-    (tmp_path / "b" / "1.png").write_bytes(png(picture(1))[:60])
-    with pytest.raises(BadInput, match=r"b/1\.png: not a readable picture"):
+    (tmp_path / "b" / "1.png").write_bytes(png(make_image(1))[:60])
+    with pytest.raises(BadInput, match=r"b/1\.png: not a readable image"):
         load_training_data(str(tmp_path))
 
 
 def test_a_corrupt_row_is_named(tmp_path):
-    cells = [png(picture(i)) for i in range(3)] + [b"no picture"]
-    with pytest.raises(BadInput, match="row 3: not a readable picture"):
+    cells = [png(make_image(i)) for i in range(3)] + [b"no image"]
+    with pytest.raises(BadInput, match="row 3: not a readable image"):
         load_training_data(str(parquet(tmp_path, cells, [0, 1, 0, 1])))
 
 
 def test_a_label_out_of_range_is_named(tmp_path):
-    cells = [png(picture(i)) for i in range(3)]
+    cells = [png(make_image(i)) for i in range(3)]
     with pytest.raises(BadInput, match="row 2: label -1 out of range; valid: 0 to 1"):
         load_training_data(str(parquet(tmp_path, cells, [0, 1, -1])))
 
@@ -212,21 +212,21 @@ def test_a_strength_out_of_range_is_named(tmp_path):
         load_training_data(str(metadata_folder(tmp_path, rows)))
 
 
-def test_folder_without_pictures(tmp_path):
+def test_folder_without_images(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing here")
-    with pytest.raises(BadInput, match="no pictures in the folder"):
+    with pytest.raises(BadInput, match="no images in the folder"):
         load_training_data(str(tmp_path))
 
 
-def test_pictures_without_classes(tmp_path):
+def test_images_without_classes(tmp_path):
     for i in range(3):
-        picture(i).save(tmp_path / f"{i}.png")
+        make_image(i).save(tmp_path / f"{i}.png")
     with pytest.raises(BadInput, match="no label column"):
         load_training_data(str(tmp_path))
 
 
 def test_split_names_taken_for_classes(tmp_path):
-    class_folders(tmp_path / "pictures", {"train": 3, "test": 3})
+    class_folders(tmp_path / "images", {"train": 3, "test": 3})
     with pytest.raises(BadInput, match="names of splits"):
         load_training_data(str(tmp_path))
 
@@ -236,9 +236,9 @@ def test_one_class_is_a_class(tmp_path):
     assert train.class_names == ("cat",)
 
 
-def test_a_picture_beside_the_class_folders_is_named(tmp_path):
+def test_an_image_beside_the_class_folders_is_named(tmp_path):
     class_folders(tmp_path, {"a": 3, "b": 3})
-    picture(1).save(tmp_path / "stray.png")
+    make_image(1).save(tmp_path / "stray.png")
     with pytest.raises(BadInput, match=r"stray\.png lies in no class folder"):
         load_training_data(str(tmp_path))
 
@@ -246,24 +246,24 @@ def test_a_picture_beside_the_class_folders_is_named(tmp_path):
 def test_a_label_column_of_another_kind_is_refused(tmp_path):
     folder = str(metadata_folder(tmp_path, [{"kind": "ab"[i % 2], "tags": ["x"]} for i in range(4)]))
     with pytest.raises(BadInput, match="column 'tags' is no label column"):
-        load_training_data(folder, Reading(label_column="tags"))
+        load_training_data(folder, ReadOptions(label_column="tags"))
 
 
-def test_unknown_data_set():
-    with pytest.raises(BadInput, match=r"unknown data set 'no such data'.*fashion_mnist_12k"):
+def test_unknown_dataset():
+    with pytest.raises(BadInput, match=r"unknown dataset 'no such data'.*fashion_mnist_12k"):
         load_training_data("no such data")
 
 
 def test_unknown_column(tmp_path):
     with pytest.raises(BadInput, match="unknown column 'labels'.*did you mean 'label'"):
-        load_training_data(str(class_folders(tmp_path, {"a": 3, "b": 3})), Reading(label_column="labels"))
+        load_training_data(str(class_folders(tmp_path, {"a": 3, "b": 3})), ReadOptions(label_column="labels"))
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "count"),
     [("fashion_mnist", (1, 28, 28), 59_000), ("cifar10", (3, 32, 32), 49_000)],
 )
-def test_full_data_sets(name, shape, count):
+def test_full_datasets(name, shape, count):
     train, test = full_data(name)
     assert train.pixels.shape == (count, *shape)
     assert test.pixels.shape == (10_000, *shape)
@@ -277,7 +277,7 @@ def test_an_only_split_is_no_test_of_itself(tmp_path, split):
     test = load_test_data(str(tmp_path))
 
     def keys(table: ImageTable) -> set[tuple[int, bytes]]:
-        return {(label, picture.numpy().tobytes()) for label, picture in zip(table.labels.tolist(), table.pixels)}
+        return {(label, image.numpy().tobytes()) for label, image in zip(table.labels.tolist(), table.pixels)}
 
     assert (len(keys(train)), len(keys(test))) == (27, 3)
     assert not keys(train) & keys(test)

@@ -1,4 +1,4 @@
-"""Folders from strangers: none of their code runs, no pickle is read, and nothing outside them is."""
+"""Untrusted folders: none of their code runs, no pickle is read, and nothing outside them is."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from conftest import class_folders, picture, png
+from conftest import class_folders, make_image, png
 from diffusers import DiffusionPipeline
 from PIL import Image
 
@@ -220,18 +220,18 @@ def test_a_link_out_of_the_folder_is_named(tmp_path):
 
 
 def test_rows_of_parquet_do_not_lead_out_of_the_folder(tmp_path):
-    """A cell may hold a path instead of a picture."""
+    """A cell may hold a path instead of an image."""
     secret = tmp_path / "secret.png"
-    secret.write_bytes(png(picture(0)))
+    secret.write_bytes(png(make_image(0)))
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
-    cells = [{"bytes": png(picture(i)), "path": None} for i in range(5)] + [{"bytes": None, "path": str(secret)}]
+    cells = [{"bytes": png(make_image(i)), "path": None} for i in range(5)] + [{"bytes": None, "path": str(secret)}]
     table = pa.table({"image": cells, "label": [i % 2 for i in range(6)]})
     (tmp_path / "data").mkdir()
     pq.write_table(
         datasets.Dataset(table).cast(features).data.table.replace_schema_metadata(features.arrow_schema.metadata),
         tmp_path / "data" / "train.parquet",
     )
-    with pytest.raises(BadInput, match="names '.*secret.png', which lies outside the data set"):
+    with pytest.raises(BadInput, match="names '.*secret.png', which lies outside the dataset"):
         load_training_data(str(tmp_path / "data"))
 
 

@@ -11,7 +11,7 @@ from hfdiff.data.table import to_unit_range
 
 @pytest.fixture
 def photos() -> torch.Tensor:
-    """Smooth colour pictures (6, 3, 30, 32) in [0, 1]."""
+    """Smooth colour images (6, 3, 30, 32) in [0, 1]."""
     coarse = torch.rand((6, 3, 5, 5), generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.interpolate(coarse, (30, 32), mode="bilinear")
 
@@ -32,7 +32,7 @@ def test_strength_zero_is_bit_identical_and_strength_grows(name, photos):
 
 
 @pytest.mark.parametrize("name", STYLES)
-def test_each_picture_has_its_own_strength(name, photos):
+def test_each_image_has_its_own_strength(name, photos):
     weights = torch.tensor([[0.0], [1.0], [0.3], [0.0], [0.7], [1.0]])
     together = apply_styles(photos, weights, [name])
     alone = torch.cat([apply_styles(photos[i : i + 1], weights[i : i + 1], [name]) for i in range(6)])
@@ -80,7 +80,7 @@ def test_draws_are_reproducible_and_exclusive():
     assert not (active[:, 3] & active[:, 4]).any()
     counts = active.sum(dim=1)
     assert counts.max() == 2
-    assert abs((counts == 0).double().mean() - 0.5) < 0.03  # half of the pictures stay plain
+    assert abs((counts == 0).double().mean() - 0.5) < 0.03  # half of the images stay plain
     assert 0.2 < (counts == 2).double().mean() < 0.3
     assert active.double().mean(dim=0).min() > 0.05
     assert abs(weights[active].mean() - 0.5) < 0.03
@@ -93,7 +93,7 @@ def test_no_styles_is_a_draw_of_no_columns():
 def test_mistakes_are_named():
     with pytest.raises(BadInput, match=r"unknown style 'thik' \(did you mean 'thick'\?\); valid: thick"):
         check_styles(["thik"], channels=3)
-    with pytest.raises(BadInput, match="style 'warm' needs colour pictures"):
+    with pytest.raises(BadInput, match="style 'warm' needs colour images"):
         check_styles(["warm"], channels=1)
     with pytest.raises(BadInput, match="named twice.*old|named twice.*thick"):
         check_styles(["thick"], 1, data_styles=["thick"])
@@ -110,7 +110,7 @@ def test_augmentation_tells_what_it_did(photos):
     assert labels.abs().sum(dim=1).min() > 0
 
 
-def test_a_mirrored_picture_is_the_flipped_one(photos):
+def test_a_mirrored_image_is_the_flipped_one(photos):
     draw = torch.full((6, NUM_DRAWS), 0.5)  # amounts of zero
     draw[:, 0] = 0.0  # only the mirror happens
     mirrored, labels = augment(photos, draw, probability=0.3)

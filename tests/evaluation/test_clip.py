@@ -1,4 +1,4 @@
-"""The small CLIP: its captions, its loss, its files, and what it is worth on real pictures."""
+"""The small CLIP: its captions, its loss, its files, and its metrics on real images."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from hfdiff.evaluation.clip import caption, describe_clip, find_clip, load_clip
 from hfdiff.evaluation.clip_training import (
     DAMAGES,
     Captioned,
-    captioned,
+    caption_batch,
     contrastive_loss,
     damage,
     make_clip,
@@ -72,7 +72,7 @@ def test_every_word_of_every_caption_is_known(table):
     scorer = make_clip(table)
     tokenizer = scorer.processor.tokenizer
     generator = torch.Generator().manual_seed(0)
-    texts = {text for _ in range(10) for text in captioned(table, torch.arange(60), generator).captions}
+    texts = {text for _ in range(10) for text in caption_batch(table, torch.arange(60), generator).captions}
     words = " ".join(texts).split()
     assert {"slightly", "very", "clear", "good", "blurry", "noisy", "thick", "faded"} <= set(words)
     for text in texts:
@@ -83,14 +83,14 @@ def test_every_word_of_every_caption_is_known(table):
 
 
 def test_captions_say_what_was_done(table):
-    """A picture called clear is a picture of the table, mirrored and shifted, in its style; the others are damaged."""
-    batch = captioned(table, torch.arange(60).repeat(5), torch.Generator().manual_seed(1))
+    """An image called clear is an image of the table, mirrored and shifted, in its style; the others are damaged."""
+    batch = caption_batch(table, torch.arange(60).repeat(5), torch.Generator().manual_seed(1))
     good = torch.tensor([text.split()[1] in ("clear", "good") for text in batch.captions])
     assert 0.35 < good.float().mean() < 0.65
     assert batch.pixels.shape == (300, 1, 28, 28)
     assert batch.pixels.min() >= 0
     assert batch.pixels.max() <= 1
-    corner = batch.pixels[:, 0, :2, :2].std(dim=(1, 2))  # empty in most pictures, unless noise was added
+    corner = batch.pixels[:, 0, :2, :2].std(dim=(1, 2))  # empty in most images, unless noise was added
     noisy = torch.tensor(["noisy" in text for text in batch.captions])
     assert corner[noisy].median() > 5 * corner[~noisy].median()
 
@@ -117,8 +117,8 @@ def test_the_loss_is_clips_own_where_no_caption_repeats(table):
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
 
 
-def test_pictures_with_one_caption_share_it(table):
-    """Two pictures of one caption: the loss is least where both are as near to it, and then it is ln 2 of one side."""
+def test_images_with_one_caption_share_it(table):
+    """Two images of one caption: the loss is least where both are as near to it, and then it is ln 2 of one side."""
     scorer = make_clip(table)
     scorer.model.logit_scale.data.fill_(0.0)
     batch = Captioned(to_unit_range(table.pixels[:1]).repeat(2, 1, 1, 1), [caption("Bag")] * 2)
@@ -149,9 +149,9 @@ def test_training_learns_and_repeats(table):
     assert first[-1] < first[0]
 
 
-def test_fewer_pictures_than_a_batch(table):
+def test_fewer_images_than_a_batch(table):
     assert [epoch.number for epoch in train_clip(make_clip(table), table.part(slice(0, 9)), epochs=1)] == [1]
-    with pytest.raises(BadInput, match="1 pictures of 'fashion_mnist_12k' to train on; valid: 2 or more"):
+    with pytest.raises(BadInput, match="1 images of 'fashion_mnist_12k' to train on; valid: 2 or more"):
         next(train_clip(make_clip(table), table.part(slice(0, 1)), epochs=1))
 
 
@@ -182,7 +182,7 @@ def test_scores_of_models_of_the_hub_are_transformers_own(kind, tmp_path):
     model, processor = load_clip(str(tmp_path))
     pixels = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     texts = ["a clear photo of a bag", "a blurry bag"]
-    images = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pixels]
+    images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
     told = processor(text=texts, images=images, return_tensors="pt", padding="max_length", max_length=16)
     expected = model(**{k: v for k, v in told.items() if kind == "clip" or k != "attention_mask"}).logits_per_image
     scorer = Scorer(model, processor)
@@ -194,7 +194,7 @@ def test_scores_of_models_of_the_hub_are_transformers_own(kind, tmp_path):
         scorer.texts(["bag " * 16])
 
 
-def test_grey_pictures_of_another_size_are_converted():
+def test_grey_images_of_another_size_are_converted():
     scorer = Scorer(*big("clip"))
     grey = torch.rand(2, 1, 28, 28)
     assert scorer.images(grey).shape == (2, 16)
@@ -206,7 +206,7 @@ def test_half_precision_is_not_for_the_cpu(table):
     assert Scorer(scorer.model.half(), scorer.processor).model.dtype == torch.float32
 
 
-def test_the_clip_of_pictures_is_found_by_name_and_by_fingerprint(fashion, tmp_path, monkeypatch):
+def test_the_clip_of_images_is_found_by_name_and_by_fingerprint(fashion, tmp_path, monkeypatch):
     train = fashion[0]
     assert Path(find_clip(train)).name == "clip_fashion_mnist"
     assert find_clip(replace(train, name="mine")) is None
@@ -224,23 +224,23 @@ def test_the_clip_of_pictures_is_found_by_name_and_by_fingerprint(fashion, tmp_p
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
-def test_full_data_sets_find_their_clip(name):
+def test_full_datasets_find_their_clip(name):
     assert load_clip(find_clip(full_data(name)[0]))[0].config.trained_on == name
 
 
-def test_the_scorer_and_the_judge_saw_other_pictures(fashion):
+def test_the_scorer_and_the_judge_saw_other_images(fashion):
     model, judge = load_clip(dataset="fashion_mnist")[0], load_judge("fashion_mnist")
     halves = [fashion[0].half(half) for half in (model.config.half_seen, judge.half_seen)]
     assert sum(map(len, halves)) == len(fashion[0])
-    keys = [{picture.numpy().tobytes() for picture in half.pixels} for half in halves]
-    assert len(keys[0] & keys[1]) <= 0.001 * len(fashion[0])  # the data set's own doubles
+    keys = [{image.numpy().tobytes() for image in half.pixels} for half in halves]
+    assert len(keys[0] & keys[1]) <= 0.001 * len(fashion[0])  # the dataset's own doubles
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((None, "flowers"), "no CLIP model is embedded for data set 'flowers'; train one"),
-        ((None, None), "no CLIP model is embedded for data set None"),
+        ((None, "flowers"), "no CLIP model is embedded for dataset 'flowers'; train one"),
+        ((None, None), "no CLIP model is embedded for dataset None"),
         (("nowhere/at/all",), "'nowhere/at/all' gives no CLIP model"),
     ],
 )
@@ -254,8 +254,8 @@ def test_what_gives_no_clip_is_named(arguments, message):
     [("fashion_mnist", 0.90, 0.96), ("cifar10", 0.57, 0.84)],
 )
 def test_the_embedded_clips_on_the_real_test_sets(name, class_accuracy, style_accuracy):
-    worth = measure_clip(Scorer(*load_clip(dataset=name)), full_data(name)[1].part(slice(0, 2_000)))
-    assert worth.n == 2_000
-    assert worth.class_accuracy >= class_accuracy
-    assert worth.clear_auc >= 0.97
-    assert worth.style_accuracy >= style_accuracy
+    metrics = measure_clip(Scorer(*load_clip(dataset=name)), full_data(name)[1].part(slice(0, 2_000)))
+    assert metrics.n == 2_000
+    assert metrics.class_accuracy >= class_accuracy
+    assert metrics.clear_auc >= 0.97
+    assert metrics.style_accuracy >= style_accuracy

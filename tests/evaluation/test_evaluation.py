@@ -15,9 +15,9 @@ from hfdiff.evaluation.clip import image_features, load_clip
 from hfdiff.evaluation.distances import cmmd, covered, frechet, kernel_distances, nearest, spread
 from hfdiff.evaluation.judge import Judge, independent, load_judge, unseen
 from hfdiff.evaluation.judge_training import make_judge
-from hfdiff.evaluation.metric import Evidence
-from hfdiff.evaluation.metrics import METRICS, lacking
-from hfdiff.evaluation.reference_images import Judged, Real, check_judge, judge_pictures
+from hfdiff.evaluation.metric import MetricInputs
+from hfdiff.evaluation.metrics import METRICS, missing_inputs
+from hfdiff.evaluation.reference_images import JudgedImages, ReferenceSet, check_judge, judge_images
 from hfdiff.evaluation.report import read_report
 from hfdiff.evaluation.statistics import jackknife, wilson
 from hfdiff.pipelines import Scorer
@@ -28,10 +28,10 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def real(fashion) -> Real:
-    """2,000 training pictures, and 600 held-out ones, about half of which the judge never saw."""
+def real(fashion) -> ReferenceSet:
+    """2,000 training images, and 600 held-out ones, about half of which the judge never saw."""
     train, validation = fashion
-    return Real.of(
+    return ReferenceSet.of(
         load_judge("fashion_mnist_12k"),
         train.part(torch.arange(0, 10_000, 5)),
         validation.part(torch.arange(0, 1_800, 3)),
@@ -40,9 +40,9 @@ def real(fashion) -> Real:
 
 
 @pytest.fixture(scope="module")
-def evidence(real) -> Evidence:
-    """Training pictures in place of a model's samples: a model that copies, perfectly."""
-    return Evidence(real, replace(real.others, clip=image_features(real.scored.scorer, real.others.pixels)))
+def inputs(real) -> MetricInputs:
+    """Training images in place of a model's samples: a model that copies, perfectly."""
+    return MetricInputs(real, replace(real.others, clip=image_features(real.clip_reference.scorer, real.others.pixels)))
 
 
 def test_frechet_distance_of_a_stretched_and_shifted_set_in_closed_form():
@@ -109,52 +109,54 @@ def test_spread_of_classes():
     assert spread(features, labels) == pytest.approx((2 + 4) / 2)
 
 
-def test_real_pictures_reach_the_real_value_of_every_metric(real):
-    """Held-out pictures in place of samples, against the other held-out ones: as good as the training pictures are."""
+def test_real_images_reach_the_real_value_of_every_metric(real):
+    """Held-out images in place of samples, against the other held-out ones: as good as the training images are."""
     half = len(real.reference) // 2
-    held_out = Evidence(replace(real, reference=real.reference[:half]), real.reference[half:])
+    held_out = MetricInputs(replace(real, reference=real.reference[:half]), real.reference[half:])
     for name in ("class_accuracy", "frechet_judge", "precision", "recall", "diversity"):
         result = METRICS[name].measure(held_out)
         assert result.value != result.real, name
         near = {"rel": 0.5} if name == "frechet_judge" else {"abs": 0.1} if result.value < 1 else {"rel": 0.1}
         assert result.value == pytest.approx(result.real, **near), name
         assert result.ci95[0] <= result.value <= result.ci95[1], name
-    scored = real.scored
-    count = len(scored.reference) // 2
-    few = replace(real.reference[:count], clip=scored.reference[-count:])
-    by_clip = Evidence(replace(real, scored=replace(scored, reference=scored.reference[:count])), few)
+    clip_reference = real.clip_reference
+    count = len(clip_reference.reference) // 2
+    few = replace(real.reference[:count], clip=clip_reference.reference[-count:])
+    by_clip = MetricInputs(
+        replace(real, clip_reference=replace(clip_reference, reference=clip_reference.reference[:count])), few
+    )
     for result in (METRICS["kernel_judge"].measure(held_out), METRICS["cmmd"].measure(by_clip)):
         assert result.ci95[0] < 0 < result.ci95[1]
 
 
-def test_copies_raise_memorisation_by_their_share(evidence):
-    """Held-out pictures with a tenth of copies of training pictures; without, about 1% by definition."""
-    samples = evidence.real.reference[len(evidence.real.reference) // 2 :]  # those that the real value is measured on
+def test_copies_raise_memorisation_by_their_share(inputs):
+    """Held-out images with a tenth of near-duplicates of training images; without, about 1% by definition."""
+    samples = inputs.real.reference[len(inputs.real.reference) // 2 :]  # those that the real value is measured on
     held_out = samples.pixels
-    clean = METRICS["memorisation"].measure(replace(evidence, samples=samples))
+    clean = METRICS["memorisation"].measure(replace(inputs, samples=samples))
     assert clean.value == clean.real < 0.05
     copied = held_out.clone()
-    copied[::10] = evidence.real.training.pixels[: len(held_out[::10])]
-    fresh = judge_pictures(evidence.real.judge, copied, samples.labels)
-    result = METRICS["memorisation"].measure(replace(evidence, samples=fresh))
+    copied[::10] = inputs.real.training.pixels[: len(held_out[::10])]
+    fresh = judge_images(inputs.real.judge, copied, samples.labels)
+    result = METRICS["memorisation"].measure(replace(inputs, samples=fresh))
     assert result.value == pytest.approx(clean.value + 0.1, abs=0.01)
 
 
-def test_a_mirrored_copy_is_a_copy(evidence):
-    training = evidence.real.training.pixels
+def test_a_mirrored_copy_is_a_copy(inputs):
+    training = inputs.real.training.pixels
     found = nearest(training[:50].flip(-1), training)
     assert found.closeness.max() < 0.01
     assert torch.equal(training[found.rows], training[:50])
 
 
-def test_a_darker_copy_is_nearer_than_any_new_picture(evidence):
-    training = evidence.real.training.pixels
+def test_a_darker_copy_is_nearer_than_any_new_image(inputs):
+    training = inputs.real.training.pixels
     copies = (training[:50].float() * 0.95).byte()
-    new = nearest(evidence.real.reference.pixels, training).closeness
+    new = nearest(inputs.real.reference.pixels, training).closeness
     assert nearest(copies, training).closeness.max() < new.quantile(0.05)
 
 
-def test_a_picture_that_is_left_out_is_not_its_own_neighbour():
+def test_an_image_that_is_left_out_is_not_its_own_neighbour():
     training = torch.randint(0, 256, (600, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     training[599] = training[3].flip(-1)
     found = nearest(training, training, left_out=True)
@@ -164,32 +166,32 @@ def test_a_picture_that_is_left_out_is_not_its_own_neighbour():
     assert (found.closeness[4:599] > 0.5).all()
 
 
-def test_few_held_out_pictures_leave_the_threshold_to_the_training_pictures(evidence):
-    few = replace(evidence.real, reference=evidence.real.reference[:15])
-    assert lacking("memorisation", few, 200, 0) is None
-    fresh = METRICS["memorisation"].measure(Evidence(few, evidence.real.reference))
-    assert fresh.details["threshold_of"] == "training pictures, each against the others"
+def test_few_held_out_images_leave_the_threshold_to_the_training_images(inputs):
+    few = replace(inputs.real, reference=inputs.real.reference[:15])
+    assert missing_inputs("memorisation", few, 200, 0) is None
+    fresh = METRICS["memorisation"].measure(MetricInputs(few, inputs.real.reference))
+    assert fresh.details["threshold_of"] == "training images, each against the others"
     assert fresh.value < 0.05
-    assert METRICS["memorisation"].measure(Evidence(few, evidence.samples)).value == 1  # which are copies
+    assert METRICS["memorisation"].measure(MetricInputs(few, inputs.samples)).value == 1  # which are near-duplicates
 
 
-def test_shuffled_labels_move_accuracy_alone(evidence):
-    order = torch.randperm(len(evidence.samples), generator=torch.Generator().manual_seed(0))
-    shuffled = replace(evidence, samples=replace(evidence.samples, labels=evidence.samples.labels[order]))
+def test_shuffled_labels_move_accuracy_alone(inputs):
+    order = torch.randperm(len(inputs.samples), generator=torch.Generator().manual_seed(0))
+    shuffled = replace(inputs, samples=replace(inputs.samples, labels=inputs.samples.labels[order]))
     assert METRICS["class_accuracy"].measure(shuffled).value < 0.2
     score = METRICS["clip_score"].measure(shuffled)
     assert score.value < score.real - 0.2
     for name in ("frechet_judge", "kernel_judge", "frechet_clip", "cmmd", "precision", "recall"):
-        assert METRICS[name].measure(shuffled).value == METRICS[name].measure(evidence).value
+        assert METRICS[name].measure(shuffled).value == METRICS[name].measure(inputs).value
 
 
-def test_blur_moves_distances_and_is_no_memorisation(evidence):
-    pixels = to_bytes(gaussian_blur2d(to_unit_range(evidence.real.reference.pixels[:500]), (5, 5), (1.5, 1.5)))
-    labels = evidence.real.reference.labels[:500]
-    scorer = evidence.real.scored.scorer
+def test_blur_moves_distances_and_is_no_memorisation(inputs):
+    pixels = to_bytes(gaussian_blur2d(to_unit_range(inputs.real.reference.pixels[:500]), (5, 5), (1.5, 1.5)))
+    labels = inputs.real.reference.labels[:500]
+    scorer = inputs.real.clip_reference.scorer
     sharp, blurred = (
-        replace(evidence, samples=judge_pictures(evidence.real.judge, given, labels, scorer=scorer))
-        for given in (evidence.real.reference.pixels[:500], pixels)
+        replace(inputs, samples=judge_images(inputs.real.judge, given, labels, scorer=scorer))
+        for given in (inputs.real.reference.pixels[:500], pixels)
     )
     before, after = ({k: METRICS[k].measure(e).value for k in METRICS if METRICS[k].default and k != "style_fidelity"}
                      for e in (sharp, blurred))  # fmt: skip
@@ -201,8 +203,8 @@ def test_blur_moves_distances_and_is_no_memorisation(evidence):
     assert after["memorisation"] < before["memorisation"] + 0.03
 
 
-def styled(real: Real, shuffle: bool) -> Judged:
-    """Real pictures changed by the styles' transforms; the strengths told are right, or someone else's."""
+def styled(real: ReferenceSet, shuffle: bool) -> JudgedImages:
+    """Real images changed by the styles' transforms; the strengths given are right, or someone else's."""
     generator = torch.Generator().manual_seed(1)
     columns = [real.judge.style_names.index(name) for name in ("thick", "slanted")]
     strengths = torch.zeros(600, len(real.judge.style_names))
@@ -213,64 +215,64 @@ def styled(real: Real, shuffle: bool) -> Judged:
     if shuffle:
         for part in (slice(0, 300), slice(300, 600)):
             told[part] = told[part][torch.randperm(300, generator=generator)]
-    return judge_pictures(real.judge, to_bytes(pixels), real.others.labels[:600], told)
+    return judge_images(real.judge, to_bytes(pixels), real.others.labels[:600], told)
 
 
-def test_style_fidelity_of_true_and_of_shuffled_strengths(evidence):
+def test_style_fidelity_of_true_and_of_shuffled_strengths(inputs):
     true, shuffled = (
-        METRICS["style_fidelity"].measure(replace(evidence, styled=styled(evidence.real, shuffle)))
+        METRICS["style_fidelity"].measure(replace(inputs, styled=styled(inputs.real, shuffle)))
         for shuffle in (False, True)
     )
     assert true.value > 0.7
     assert true.value == pytest.approx(true.real, abs=1e-6)
     assert abs(shuffled.value) < 0.2
-    silent = styled(evidence.real, shuffle=False)
-    silent.verdict.strengths.fill_(0.5)
-    assert METRICS["style_fidelity"].measure(replace(evidence, styled=silent)).value == 0
+    silent = styled(inputs.real, shuffle=False)
+    silent.output.strengths.fill_(0.5)
+    assert METRICS["style_fidelity"].measure(replace(inputs, styled=silent)).value == 0
     assert set(true.details["per_style"]) == {"thick", "slanted"}
     assert true.details["per_style"]["thick"]["n"] == 300
     assert true.details["per_style"]["thick"]["mean_error"] < shuffled.details["per_style"]["thick"]["mean_error"]
 
 
-def test_the_yardsticks_of_clip_are_pictures_that_it_never_saw(fashion, real):
-    config, judge = real.scored.scorer.model.config, real.judge
-    seen = {picture.numpy().tobytes() for table in fashion for picture in table.half(config.half_seen).pixels}
-    assert not seen & {picture.numpy().tobytes() for picture in real.scored.table.pixels}
-    assert len(real.scored.others) == len(unseen(config, real.training)) > 900
+def test_the_reference_images_of_clip_are_images_that_it_never_saw(fashion, real):
+    config, judge = real.clip_reference.scorer.model.config, real.judge
+    seen = {image.numpy().tobytes() for table in fashion for image in table.half(config.half_seen).pixels}
+    assert not seen & {image.numpy().tobytes() for image in real.clip_reference.table.pixels}
+    assert len(real.clip_reference.others) == len(unseen(config, real.training)) > 900
     assert independent(judge, config)
     assert not independent(load_judge("fashion_mnist"), SimpleNamespace(half_seen="first"))
     assert independent(judge, SimpleNamespace())  # a model of the Hub
 
 
-def test_what_is_too_small_is_said(evidence):
-    real = evidence.real
-    assert lacking("frechet_judge", real, 50, 0) == "frechet_judge needs 256 samples; there are 50"
-    assert lacking("class_accuracy", real, 50, 0) is None
-    assert lacking("style_fidelity", real, 500, 0) == "style_fidelity needs 100 samples in styles; there are 0"
+def test_what_is_too_small_is_said(inputs):
+    real = inputs.real
+    assert missing_inputs("frechet_judge", real, 50, 0) == "frechet_judge needs 256 samples; there are 50"
+    assert missing_inputs("class_accuracy", real, 50, 0) is None
+    assert missing_inputs("style_fidelity", real, 500, 0) == "style_fidelity needs 100 samples in styles; there are 0"
     few = replace(real, reference=real.reference[:90])
-    assert lacking("recall", few, 500, 0) == "recall needs 100 held-out real pictures; there are 90"
+    assert missing_inputs("recall", few, 500, 0) == "recall needs 100 held-out real images; there are 90"
     with pytest.raises(BadInput, match="unknown metric 'fid'.*frechet_judge"):
-        lacking("fid", real, 50, 0)
+        missing_inputs("fid", real, 50, 0)
 
 
 def test_pixels_that_are_no_numbers():
     images = torch.rand(4, 1, 5, 5)
     images[2, 0, 1, 1] = torch.nan
-    with pytest.raises(BadInput, match="picture 2 holds pixels that are no numbers"):
+    with pytest.raises(BadInput, match="image 2 holds pixels that are no numbers"):
         to_bytes(images)
 
 
 def test_a_judge_of_other_classes(fashion):
-    with pytest.raises(BadInput, match="the judge knows the classes a, b; data set 'fashion_mnist_12k' has T - shirt"):
+    with pytest.raises(BadInput, match="the judge knows the classes a, b; dataset 'fashion_mnist_12k' has T - shirt"):
         check_judge(Judge(1, ["a", "b"]), fashion[0])
-    with pytest.raises(BadInput, match="3 channels; data set"):
+    with pytest.raises(BadInput, match="3 channels; dataset"):
         check_judge(Judge(3, list(fashion[0].class_names)), fashion[0])
 
 
 def test_a_judge_that_saw_everything(fashion):
     table = fashion[0].part(slice(0, 300))
-    with pytest.raises(BadInput, match="was trained on all train pictures of 'fashion_mnist_12k'; give one of half"):
-        Real.of(make_judge(table, widths=(4, 8, 8)), table, fashion[1].part(slice(0, 50)))
+    with pytest.raises(BadInput, match="was trained on all train images of 'fashion_mnist_12k'; give one of half"):
+        ReferenceSet.of(make_judge(table, widths=(4, 8, 8)), table, fashion[1].part(slice(0, 50)))
 
 
 def test_a_report_of_version_1_is_read_as_one_of_today():

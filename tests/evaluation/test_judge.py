@@ -13,7 +13,7 @@ from hfdiff.data.loading import load_training_data
 from hfdiff.data.registry import ASSETS
 from hfdiff.data.styles import apply_styles
 from hfdiff.data.table import to_bytes, to_unit_range
-from hfdiff.evaluation.judge import Judge, accuracy, find_judge, judged, load_judge, unseen
+from hfdiff.evaluation.judge import Judge, accuracy, find_judge, load_judge, predict, unseen
 from hfdiff.evaluation.judge_training import judge_for, make_judge, train_judge
 
 pytestmark = pytest.mark.slow
@@ -36,11 +36,11 @@ def test_embedded_judges_on_the_real_test_sets(name, least):
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
-def test_full_data_sets_find_their_judge(name):
+def test_full_datasets_find_their_judge(name):
     assert find_judge(full_data(name)[0]).trained_on == name
 
 
-def test_the_embedded_judge_knows_the_embedded_pictures(fashion):
+def test_the_embedded_judge_knows_the_embedded_images(fashion):
     judge = load_judge("fashion_mnist_12k")
     assert tuple(judge.class_names) == fashion[1].class_names
     assert accuracy(judge, fashion[1]) > 0.9
@@ -55,9 +55,9 @@ def test_training_learns_classes_and_strengths_and_normalises_features(fashion):
     column = judge.style_names.index("faded")
     strengths = torch.linspace(0, 1, len(validation))[:, None]
     pixels = (apply_styles(to_unit_range(validation.pixels), strengths, ["faded"]) * 255).round().byte()
-    measured = judged(judge, pixels).strengths[:, column]
+    measured = predict(judge, pixels).strengths[:, column]
     assert torch.corrcoef(torch.stack([measured, strengths[:, 0]]))[0, 1] > 0.8
-    assert 0.5 < judged(judge, table.pixels).features.std() < 2
+    assert 0.5 < predict(judge, table.pixels).features.std() < 2
 
 
 def test_training_repeats(table):
@@ -91,24 +91,24 @@ def test_the_embedded_judge_tells_strengths(fashion):
     strengths = 1 - torch.rand(500, 1, generator=torch.Generator().manual_seed(0))
     for column, name in enumerate(judge.style_names):
         pixels = to_bytes(apply_styles(to_unit_range(table.pixels), strengths, [name]))
-        measured = judged(judge, pixels).strengths[:, column]
+        measured = predict(judge, pixels).strengths[:, column]
         assert spearman_corrcoef(measured, strengths[:, 0]) > 0.5, name
         if name == "slanted":  # to the other side is no slant
-            mirrored = judged(judge, pixels.flip(-1)).strengths[:, column]
+            mirrored = predict(judge, pixels.flip(-1)).strengths[:, column]
             assert mirrored.mean() < 0.5 * measured.mean()
 
 
 def test_features_and_logits_agree_for_any_size_and_colour():
     judge = Judge(3, ["a", "b"], ["warm"], widths=(4, 8, 8)).eval()
     pixels = torch.randint(0, 256, (7, 3, 30, 22), dtype=torch.uint8)
-    verdict = judged(judge, pixels, batch_size=3)
-    assert verdict.logits.shape == (7, 2)
-    assert verdict.strengths.shape == (7, 1)
-    assert verdict.features.shape == (7, 8)
-    mirrored = judged(judge, pixels.flip(-1))
-    assert torch.allclose(mirrored.logits, verdict.logits, atol=1e-5)
-    both = judge.class_head(verdict.features + mirrored.features) / 2 + judge.class_head[1].bias / 2
-    assert torch.allclose(both, verdict.logits, atol=1e-5)
+    output = predict(judge, pixels, batch_size=3)
+    assert output.logits.shape == (7, 2)
+    assert output.strengths.shape == (7, 1)
+    assert output.features.shape == (7, 8)
+    mirrored = predict(judge, pixels.flip(-1))
+    assert torch.allclose(mirrored.logits, output.logits, atol=1e-5)
+    both = judge.class_head(output.features + mirrored.features) / 2 + judge.class_head[1].bias / 2
+    assert torch.allclose(both, output.logits, atol=1e-5)
 
 
 def test_the_program_saves_a_judge_that_loads(tmp_path):
@@ -131,12 +131,12 @@ def test_a_judge_is_trained_once_for_any_data(tmp_path, monkeypatch):
     train, validation = load_training_data(str(class_folders(tmp_path / "data", {"cat": 40, "dog": 40})))
     said: list[str] = []
     assert find_judge(train) is None
-    judge = judge_for(train, validation, say=said.append)
+    judge = judge_for(train, validation, log=said.append)
     assert len(said) == 2
-    again = judge_for(train, validation, say=said.append)
+    again = judge_for(train, validation, log=said.append)
     assert len(said) == 2
-    assert torch.equal(judged(judge, train.pixels).logits, judged(again, train.pixels).logits)
-    assert judge_for(train.part(slice(0, 60)), validation, say=said.append).fingerprint != judge.fingerprint
+    assert torch.equal(predict(judge, train.pixels).logits, predict(again, train.pixels).logits)
+    assert judge_for(train.part(slice(0, 60)), validation, log=said.append).fingerprint != judge.fingerprint
 
 
 def test_a_folder_without_a_judge(tmp_path):

@@ -6,7 +6,7 @@ from conftest import tiny_unet
 
 from hfdiff.core.errors import BadInput
 from hfdiff.evaluation.judge_training import make_judge
-from hfdiff.evaluation.monitor import QualityWatch
+from hfdiff.evaluation.monitor import QualityMonitor
 from hfdiff.models.config import ObjectiveConfig
 from hfdiff.models.loading import make_pipeline
 from hfdiff.models.objectives import make_objective
@@ -18,7 +18,7 @@ from hfdiff.training.state import TrainState
 @pytest.fixture
 def watch(fashion):
     training, validation = (table.part(slice(0, 700)) for table in fashion)
-    return QualityWatch(make_judge(training, widths=(4, 8, 8), half="first"), training, validation, seed=0)
+    return QualityMonitor(make_judge(training, widths=(4, 8, 8), half="first"), training, validation, seed=0)
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def test_the_same_samples_every_time(watch, drawer, state):
     assert torch.equal(torch.get_rng_state(), random_state)
 
 
-def test_too_few_pictures_to_go_by(watch):
+def test_too_few_images_to_go_by(watch):
     watch.validation = watch.validation.part(slice(0, 100))
     watch.check()
     watch.needed = True
-    with pytest.raises(BadInput, match="best_by 'frechet_judge': frechet_judge needs 256 held-out real pictures"):
+    with pytest.raises(BadInput, match="best_by 'frechet_judge': frechet_judge needs 256 held-out real images"):
         watch.check()

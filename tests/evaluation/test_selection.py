@@ -9,9 +9,17 @@ from test_pipeline import SCHEDULERS, each_scheduler
 
 from hfdiff.data.table import to_bytes
 from hfdiff.evaluation.clip_training import make_clip
-from hfdiff.evaluation.selection import Selection, Witnesses, draw_candidates, properties, select
+from hfdiff.evaluation.selection import Selection, SelectionReferences, draw_candidates, properties, select
 from hfdiff.figures.selection import figure_of_selection
-from hfdiff.pipelines import SCORES, ClassStylePipeline, Push, Scorer, noise_levels, predicted_clean, score_pictures
+from hfdiff.pipelines import (
+    SCORES,
+    ClassStylePipeline,
+    ClipGuidance,
+    Scorer,
+    noise_levels,
+    predicted_clean,
+    score_images,
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +58,9 @@ def test_the_best_are_those_with_the_highest_total(choosing):
         output_type="pt",
         num_inference_steps=4,
     )
-    asked = [choosing.asked(i, {"thick": 1.0}) for i in (0, 1)]
+    asked = [choosing.prompt_target(i, {"thick": 1.0}) for i in (0, 1)]
     weights = {"prompt": 2.0, "quality": -1.0}
-    scores = score_pictures(choosing.scorer, every.images, asked, torch.arange(24) // 12, weights)
+    scores = score_images(choosing.scorer, every.images, asked, torch.arange(24) // 12, weights)
     assert torch.allclose(scores[:, -1], 2 * scores[:, 0] - scores[:, 2], atol=1e-6)
     out = candidates(choosing, top_k=3, score_weights=weights)
     best = torch.cat([scores[:12, -1].topk(3).indices, 12 + scores[12:, -1].topk(3).indices])
@@ -87,7 +95,7 @@ def test_what_early_stopping_finishes_is_what_would_have_been_drawn(choosing, na
 
 
 @each_scheduler
-def test_a_push_moves_the_predicted_clean_picture_up_the_cosines_gradient(choosing, name):
+def test_clip_guidance_moves_the_predicted_clean_image_up_the_cosines_gradient(choosing, name):
     scheduler = SCHEDULERS[name]()
     scheduler.set_timesteps(10)
     t = scheduler.timesteps[5]
@@ -95,7 +103,7 @@ def test_a_push_moves_the_predicted_clean_picture_up_the_cosines_gradient(choosi
     torch.manual_seed(0)
     x, prediction = torch.randn(2, 4, 1, 28, 28).unbind()
     wanted = choosing.scorer.texts(["a clear photo of a bag"]).expand(4, -1)
-    pushed = Push(0.3, (0.0, 1e9))(choosing.scorer, wanted, scheduler, x, prediction, t)
+    pushed = ClipGuidance(0.3, (0.0, 1e9))(choosing.scorer, wanted, scheduler, x, prediction, t)
     before, after = (predicted_clean(scheduler, x, p, t) for p in (prediction, pushed))
     assert (after - before).square().mean(dim=(1, 2, 3)).sqrt() == pytest.approx([0.3 * sigma.item()] * 4, rel=1e-2)
     cosines = [
@@ -138,7 +146,7 @@ def test_clip_guidance_raises_the_cosine_with_its_prompt(choosing):
         ({"clip_guidance_scale": 1, "clip_prompt": "a lovely {}"}, "does not know 'lovely' of the prompt"),
         ({"score_weights": {"class": float("nan")}}, "weight of score 'class' nan"),
         ({"score_weights": {"class": 0}}, "one at least that is not 0"),
-        ({"quality_prompts": {"a good photo of {}": True}}, "one at least that speaks well"),
+        ({"quality_prompts": {"a good photo of {}": True}}, "one at least that is positive"),
         ({"quality_prompts": {"a good photo": True, "a bad {}": False}}, "templates with {} for the subject"),
         ({"quality_prompts": {"a good {}" + " very" * 40: True, "a bad {}": False}}, "tokens; valid: up to 32"),
         ({"class_labels": [None]}, "class None cannot be scored"),
@@ -165,7 +173,12 @@ def test_what_is_not_clip_like_is_refused(pipeline, clip):
 
 def test_selection_is_written_with_everything_beside(choosing, fashion, tmp_path):
     selection = select(
-        choosing, ["Sneaker", 1], ["plain", "thick:0.8"], Witnesses(fashion[1], None), num_candidates=5, top_k=2
+        choosing,
+        ["Sneaker", 1],
+        ["plain", "thick:0.8"],
+        SelectionReferences(fashion[1], None),
+        num_candidates=5,
+        top_k=2,
     )
     selection.write(tmp_path, {"seed": 0})
     found = json.loads((tmp_path / "selection.json").read_text())
@@ -188,9 +201,9 @@ def test_a_candidate_is_drawn_again_from_its_seed(choosing):
     assert torch.allclose(again.images[0], cell.images[0], atol=1e-5)
 
 
-def test_a_class_without_real_pictures_has_nothing_beside_it(choosing, fashion):
+def test_a_class_without_real_images_has_nothing_beside_it(choosing, fashion):
     others = fashion[1].part(fashion[1].labels != 1)
-    selection = select(choosing, ["Bag"], ["plain"], Witnesses(others, None), num_candidates=1, top_k=1)
+    selection = select(choosing, ["Bag"], ["plain"], SelectionReferences(others, None), num_candidates=1, top_k=1)
     row = json.loads(json.dumps(selection.report(), allow_nan=False))["classes"]["Bag"]["by_style"]["plain"]
     assert row["beside"] is None
     assert set(row["preferences"]["total"].values()) == {None}  # of one candidate nothing is known
@@ -202,18 +215,20 @@ def test_what_is_unknown_is_named_before_anything_is_drawn(choosing):
     watch = {"callback_on_step_end": lambda *a: drawn.append(1)}
     for labels, styles in ((["Bag", "cow"], ["plain"]), (["Bag"], ["plain", "curly"])):
         with pytest.raises(ValueError, match="unknown"):
-            select(choosing, labels, styles, Witnesses(None, None), **watch)
+            select(choosing, labels, styles, SelectionReferences(None, None), **watch)
     assert not drawn
 
 
 def test_what_is_asked_for_twice_is_refused(choosing):
     with pytest.raises(ValueError, match="some of them twice"):
-        select(choosing, ["Bag", "bag"], ["plain"], Witnesses(None, None))
+        select(choosing, ["Bag", "bag"], ["plain"], SelectionReferences(None, None))
 
 
 def test_two_seeds_share_no_candidate(choosing):
     few = {"num_candidates": 4, "top_k": 1}
-    cells = [select(choosing, ["Bag"], ["plain"], Witnesses(None, None), seed=s, **few).cells[0] for s in (0, 1)]
+    cells = [
+        select(choosing, ["Bag"], ["plain"], SelectionReferences(None, None), seed=s, **few).cells[0] for s in (0, 1)
+    ]
     assert not set(cells[0].seeds) & set(cells[1].seeds)
 
 
@@ -242,7 +257,7 @@ def test_stopped_candidates_are_told_apart(choosing):
     assert {row["seed"] for row in records} == set(range(10))
 
 
-def test_properties_of_pictures_that_are_known():
+def test_statistics_of_images_that_are_known():
     flat, bars = torch.full((1, 1, 28, 28), 0.25), torch.zeros(1, 1, 28, 28)
     bars[..., ::4] = 1
     found = properties(torch.cat([flat, bars]))

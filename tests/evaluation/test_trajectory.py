@@ -7,7 +7,7 @@ import torch
 from conftest import tiny_unet
 
 from hfdiff.data.table import to_model_range
-from hfdiff.evaluation.judge import Judge, Verdict, judged, right_scores
+from hfdiff.evaluation.judge import Judge, JudgeOutput, predict, right_scores
 from hfdiff.evaluation.trajectory import (
     NUM_PLACES,
     Reverse,
@@ -28,14 +28,16 @@ INF = math.inf
 
 
 class BrightnessJudge(Judge):
-    """Says class 1 of a picture that is bright on average, class 0 otherwise."""
+    """Says class 1 of an image that is bright on average, class 0 otherwise."""
 
     def __init__(self):
         super().__init__(1, ["dark", "bright"], ["thick"], widths=(4, 4, 4))
 
-    def forward(self, images: torch.Tensor) -> Verdict:
+    def forward(self, images: torch.Tensor) -> JudgeOutput:
         brightness = images.mean(dim=(1, 2, 3))
-        return Verdict(torch.stack([-brightness, brightness], dim=1), torch.zeros(len(images), 0), images.flatten(1))
+        return JudgeOutput(
+            torch.stack([-brightness, brightness], dim=1), torch.zeros(len(images), 0), images.flatten(1)
+        )
 
 
 def two_class_pipeline(objective: str = "flow", sampler: str = "auto") -> ClassStylePipeline:
@@ -47,7 +49,7 @@ def two_class_pipeline(objective: str = "flow", sampler: str = "auto") -> ClassS
 
 
 def trajectory(verdicts: list[list[int]], asked: list[int], class_ids: list[int]) -> Reverse:
-    """A reverse process of four evaluations with these verdicts on the predicted clean pictures."""
+    """A reverse process of four evaluations with these verdicts on the predicted clean images."""
     nothing = torch.zeros(0)
     points = torch.tensor([-INF, -2.0, 0.0, 2.0, INF], dtype=torch.float64)
     said, shares = torch.tensor(verdicts), torch.linspace(0, 1, 5, dtype=torch.float64)
@@ -98,7 +100,7 @@ def test_log_snr_falls_over_the_processs_time(objective):
 
 
 @pytest.mark.parametrize("objective", ["flow", "epsilon", "edm"])
-def test_the_forward_process_noises_real_pictures_until_the_judge_guesses(objective, table):
+def test_the_forward_process_noises_real_images_until_the_judge_guesses(objective, table):
     scheduler = make_objective(ObjectiveConfig(objective=objective)).scheduler()
     bright = to_model_range(table.pixels).mean(dim=(1, 2, 3)) > -0.4
     pixels = table.pixels.clone()
@@ -122,7 +124,7 @@ def test_the_forward_process_noises_real_pictures_until_the_judge_guesses(object
 def test_where_noise_never_hides_the_class_nothing_is_lost(table):
     data = type(table)(table.pixels * 0, table.labels * 0, table.style_weights, ("dark", "bright"), (), "constructed")
     judge = BrightnessJudge()
-    judge.forward = lambda images: Verdict(torch.tensor([[1.0, 0.0]] * len(images)), torch.zeros(0), torch.zeros(0))
+    judge.forward = lambda images: JudgeOutput(torch.tensor([[1.0, 0.0]] * len(images)), torch.zeros(0), torch.zeros(0))
     assert forward(make_objective(ObjectiveConfig()).scheduler(), judge, data, [0, 1]).lost is None
 
 
@@ -152,15 +154,15 @@ def test_the_reverse_process_is_judged_at_every_evaluation(objective, sampler):
     ).images  # fmt: skip
     ended = (images * 255).round().byte()
     assert (found.clean[:, -1].int() - ended[::3].int()).abs().max() <= 1
-    assert torch.equal(found.clean_verdicts[:, -1], judged(judge, ended).classes)
+    assert torch.equal(found.clean_verdicts[:, -1], predict(judge, ended).classes)
     assert torch.equal(found.noisy[0, 0], found.noisy[1, 0])  # the same noise
     for images, verdicts in ((found.clean, found.clean_verdicts), (found.noisy, found.noisy_verdicts)):
-        assert torch.equal(judged(judge, images.flatten(0, 1)).classes, verdicts[::3].flatten())
+        assert torch.equal(predict(judge, images.flatten(0, 1)).classes, verdicts[::3].flatten())
 
 
 def test_scores_are_the_probability_of_the_right_class_and_histograms_sum_to_one():
     logits = torch.tensor([[0.0, math.log(3)], [math.log(4), 0.0]])
-    verdict = Verdict(logits, torch.zeros(2, 0), torch.zeros(2, 0))
+    verdict = JudgeOutput(logits, torch.zeros(2, 0), torch.zeros(2, 0))
     assert right_scores(verdict, torch.tensor([1, 1])).tolist() == pytest.approx([0.75, 0.2])
     found = score_histogram(torch.tensor([0.0, 0.02, 0.99, 1.0]), torch.rand(77))
     assert found.generated.sum() == pytest.approx(1)

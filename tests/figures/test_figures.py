@@ -1,4 +1,4 @@
-"""Pictures: the grid shows what it says, in order."""
+"""Images: the grid shows what it says, in order."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from PIL import Image
 from hfdiff.evaluation.trajectory import Recognised, Reverse, score_histogram
 from hfdiff.figures.curves import loss_curves, quality_curves, quality_points
 from hfdiff.figures.evolution import evolution
-from hfdiff.figures.grids import STRENGTHS, class_style_grid, labelled_grid, save_picture, style_sweep
+from hfdiff.figures.grids import STRENGTHS, class_style_grid, labelled_grid, save_figure, style_sweep
 from hfdiff.figures.trajectory import histogram_figure, recognition_figure, reverse_strip
 
 
@@ -25,10 +25,10 @@ def test_grid_of_classes_and_styles_shares_the_noise_along_a_row(pipeline):
     assert torch.allclose(grid.images[10:12], expected, atol=1e-5)
 
 
-def test_labelled_grid_draws_each_picture_in_its_place(tmp_path):
+def test_labelled_grid_draws_each_image_in_its_place(tmp_path):
     images = torch.zeros(6, 3, 8, 8)
     images[4, 0] = 1  # second row, second column: red
-    save_picture(tmp_path / "grid.png", labelled_grid(images, ["a", "b"], ["x", "y", "z"]))
+    save_figure(tmp_path / "grid.png", labelled_grid(images, ["a", "b"], ["x", "y", "z"]))
     pixels = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB")).astype(int)
     red = (pixels[..., 0] > 200) & (pixels[..., 1] < 50)
     dark = pixels.sum(axis=-1) < 50
@@ -47,7 +47,7 @@ def test_loss_curves(tmp_path):
     train, validation = figure.axes[0].get_lines()
     assert list(train.get_ydata()) == [point["loss"] for point in points]
     assert list(validation.get_xdata()) == [300, 600]
-    save_picture(tmp_path / "losses.png", figure)
+    save_figure(tmp_path / "losses.png", figure)
     assert Image.open(tmp_path / "losses.png").size[0] > 300
 
 
@@ -104,7 +104,7 @@ def test_recognition_figure_sorts_by_the_median_and_draws_no_mark_for_never(tmp_
     assert np.allclose(filled.get_xdata(), [math.nan, 0.7, 0.1], equal_nan=True)
     assert np.isnan(open_.get_xdata()).all()
     assert {filled.get_marker(), open_.get_marker()} == {"o", "s"}
-    save_picture(tmp_path / "recognition.png", figure)
+    save_figure(tmp_path / "recognition.png", figure)
     assert Image.open(tmp_path / "recognition.png").size[0] > 1000
 
 

@@ -1,4 +1,4 @@
-"""Objectives: against the papers' formulas in float64, against diffusers, and back to the clean picture."""
+"""Objectives: against the papers' formulas in float64, against diffusers, and back to the clean image."""
 
 import itertools
 import math
@@ -48,7 +48,7 @@ def _cosine(t: float) -> float:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=label)
-def test_target_gives_the_clean_picture_back(recipe):
+def test_target_gives_the_clean_image_back(recipe):
     objective = make_objective(recipe)
     clean, noise, quantiles = batch()
     noised = objective.noise(clean, noise, objective.quantile(quantiles))
@@ -135,8 +135,8 @@ def test_edm_is_the_papers_preconditioning():
     [(r, w) for r in RECIPES for w in LOSS_WEIGHTS if (r.objective, w) != ("edm", "edm")],
     ids=lambda value: value if isinstance(value, str) else label(value),
 )
-def test_weights_are_those_of_the_clean_pictures_error(recipe, weight):
-    """A wrong prediction costs its weight times the squared error of the clean picture that it means."""
+def test_weights_are_those_of_the_clean_images_error(recipe, weight):
+    """A wrong prediction costs its weight times the squared error of the clean image that it means."""
     objective = make_objective(ObjectiveConfig(**{**vars(recipe), "loss_weight": weight}))
     clean, noise, quantiles = batch()
     noised = objective.noise(clean, noise, objective.quantile(quantiles))

@@ -26,7 +26,7 @@ RECIPES = [
 ]
 PAIRS = [(recipe, name) for recipe in RECIPES for name in valid_samplers(make_objective(recipe).process())]
 ORDERS = {"ddim": 1, "euler": 1, "heun": 2, "dpmpp_2m": 2, "unipc": 2, "ipndm": 4}
-ROUNDING = 2e-3  # where a scheduler tells the model whole timesteps, and computes with others
+ROUNDING = 2e-3  # where a scheduler gives the model whole timesteps, and computes with others
 
 
 def label(value: object) -> str:
@@ -85,8 +85,8 @@ def test_the_error_falls_at_the_order(recipe, name):
 
 
 @pytest.mark.parametrize(("recipe", "name"), PAIRS, ids=label)
-def test_the_predicted_clean_picture_is_the_exact_denoisers(recipe, name):
-    """At the scheduler's own timesteps, from the exact prediction, which the objective makes of noise and picture."""
+def test_the_predicted_clean_image_is_the_exact_denoisers(recipe, name):
+    """At the scheduler's own timesteps, from the exact prediction, which the objective makes of noise and image."""
     objective = make_objective(recipe)
     process = objective.process()
     scheduler = make_scheduler(process, name)

@@ -28,7 +28,7 @@ def test_a_size_decides_keys_that_a_trained_model_decides_too():
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("side", [28, 32])
-def test_every_size_makes_pictures_of_the_size_it_gets(size, side, table):
+def test_every_size_makes_images_of_the_size_it_gets(size, side, table):
     with torch.device("meta"):  # shapes alone: no weight is made
         unet = build_unet(with_shape(TrainConfig(size=size)), table)
         sample = torch.empty(2, 1, side, side)

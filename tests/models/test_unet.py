@@ -70,7 +70,7 @@ def test_forward_is_the_parents_with_the_condition_added():
 
 
 def test_patches_fold_and_unfold_without_mixing_up_pixels(monkeypatch):
-    """With the identity in place of all layers, folding, padding and cropping give the picture back."""
+    """With the identity in place of all layers, folding, padding and cropping give the image back."""
     folded = []
     monkeypatch.setattr(UNet2DModel, "forward", lambda self, x, *_, **__: folded.append(x.shape) or (x,))
     sample = torch.randn(1, 1, 10, 14)
@@ -120,7 +120,7 @@ def test_every_parameter_gets_a_gradient_in_every_step():
 
 @pytest.mark.parametrize("skips", [True, False])
 def test_what_the_way_down_saw_reaches_the_way_up_through_skips_alone(skips):
-    """With the coarsest level silenced, only skips carry the picture; a copy behaves as the original does."""
+    """With the coarsest level silenced, only skips carry the image; a copy behaves as the original does."""
     for unet in (tiny_unet(skip_connections=skips), copy.deepcopy(tiny_unet(skip_connections=skips))):
         unet.mid_block.register_forward_hook(lambda _, __, out: torch.zeros_like(out))
         a, b = (unet(torch.randn(1, 1, 28, 28, generator=torch.Generator().manual_seed(s)), 1.0).sample for s in (0, 1))

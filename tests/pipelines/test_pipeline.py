@@ -1,4 +1,4 @@
-"""The pipeline: the grammar, the guidance formula, starting from pictures, and a folder that loads anywhere."""
+"""The pipeline: the grammar, the guidance formula, starting from images, and a folder that loads anywhere."""
 
 import importlib
 import json
@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import picture, tiny_unet
+from conftest import make_image, tiny_unet
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -39,7 +39,7 @@ from hfdiff.pipelines import (
     noise_levels,
     parse_styles,
     predicted_clean,
-    read_pictures,
+    read_images,
     resolve_styles,
 )
 
@@ -305,18 +305,18 @@ def test_a_guide_must_fit_the_unet(pipeline):
         ({"guidance_interval": 3}, "guidance_interval 3; valid"),
         ({"guidance_interval": "ab"}, "guidance_interval ab; valid"),
         ({"strength": 0.5}, "strength 0.5 without an image"),
-        ({"image": picture(0), "strength": 0}, "strength 0; valid: above 0, to 1"),
-        ({"image": picture(0), "strength": 1.5}, "strength 1.5; valid: above 0, to 1"),
-        ({"image": picture(0), "strength": math.nan}, "strength nan; valid"),
-        ({"mask": picture(0)}, "mask without an image"),
+        ({"image": make_image(0), "strength": 0}, "strength 0; valid: above 0, to 1"),
+        ({"image": make_image(0), "strength": 1.5}, "strength 1.5; valid: above 0, to 1"),
+        ({"image": make_image(0), "strength": math.nan}, "strength nan; valid"),
+        ({"mask": make_image(0)}, "mask without an image"),
         ({"image": "cat.png"}, "image of type str; valid: PIL, numpy NHWC, torch NCHW, or a list"),
         ({"image": []}, "image is an empty list"),
         ({"image": np.zeros((28, 28, 2))}, "image with 2 channels; valid: 1, grey or colour"),
         ({"image": torch.full((1, 28, 28), 2.0)}, r"image with values outside \[0, 1\]"),
         ({"image": torch.full((1, 28, 28), math.nan)}, "image with values outside"),
         ({"image": torch.zeros(3, 1, 0, 5)}, "image with values outside"),
-        ({"image": [picture(0)] * 3}, "3 images for 2 labels and 4 pictures; valid: one for all, one for each label"),
-        ({"image": picture(0), "mask": np.zeros((3, 28, 28))}, "3 masks for 2 labels and 4 pictures"),
+        ({"image": [make_image(0)] * 3}, "3 images for 2 labels and 4 images; valid: one for all, one for each label"),
+        ({"image": make_image(0), "mask": np.zeros((3, 28, 28))}, "3 masks for 2 labels and 4 images"),
         ({"image": Image.new("F", (28, 28))}, "image of mode F; valid: 8 or 16 bits a channel"),
     ],
 )
@@ -356,7 +356,7 @@ def test_noise_levels_between_whole_timesteps_and_at_pure_noise():
 
 
 def own_noising(scheduler, clean, noise, num_inference_steps: int, skipped: int):
-    """The scheduler's own way to noise pictures, and the timestep, after `skipped` steps."""
+    """The scheduler's own way to noise images, and the timestep, after `skipped` steps."""
     scheduler.set_timesteps(num_inference_steps)
     first = skipped * scheduler.order
     t = scheduler.timesteps[first]
@@ -369,7 +369,7 @@ def own_noising(scheduler, clean, noise, num_inference_steps: int, skipped: int)
 
 @each_scheduler
 @pytest.mark.parametrize("strength", [0.3, 1.0])
-def test_the_start_is_what_the_scheduler_itself_makes_of_a_picture(pipeline, monkeypatch, name, strength):
+def test_the_start_is_what_the_scheduler_itself_makes_of_an_image(pipeline, monkeypatch, name, strength):
     pipe = with_scheduler(pipeline, SCHEDULERS[name]())
     states, step = [], pipe.scheduler.step
     monkeypatch.setattr(
@@ -382,13 +382,13 @@ def test_the_start_is_what_the_scheduler_itself_makes_of_a_picture(pipeline, mon
     noise = torch.randn((1, 1, 28, 28), generator=seeded())
     clean = 2 * pixels - 1
     expected = own_noising(SCHEDULERS[name](), clean, noise, 10, 10 - round(strength * 10))
-    # DPM-Solver and UniPC tell the UNet a flow's time cut to a whole number, up to a thousandth off.
+    # DPM-Solver and UniPC give the UNet a flow's time cut to a whole number, up to a thousandth off.
     near = 1e-3 * (noise - clean).abs().max() if name in ("dpm_flow", "unipc_flow") else 1e-4 * expected.abs().max()
     assert (states[0] - expected).abs().max() <= near
 
 
 def perfect_unet(monkeypatch, name, clean, noise):
-    """Make the UNet predict as one that knows the clean picture and the noise."""
+    """Make the UNet predict as one that knows the clean image and the noise."""
 
     def predict(self, sample, t, *conditions):
         scheduler = SCHEDULERS[name]()
@@ -411,7 +411,7 @@ def perfect_unet(monkeypatch, name, clean, noise):
 
 @each_scheduler
 @pytest.mark.parametrize("strength", [0.1, 0.6, 1.0])
-def test_a_perfect_unet_gives_the_picture_back(pipeline, monkeypatch, name, strength):
+def test_a_perfect_unet_gives_the_image_back(pipeline, monkeypatch, name, strength):
     pixels = torch.rand((1, 1, 28, 28), generator=seeded(5))
     perfect_unet(monkeypatch, name, 2 * pixels - 1, torch.randn((1, 1, 28, 28), generator=seeded()))
     pipe = with_scheduler(pipeline, SCHEDULERS[name]())
@@ -421,7 +421,7 @@ def test_a_perfect_unet_gives_the_picture_back(pipeline, monkeypatch, name, stre
 
 @each_scheduler
 def test_the_callback_is_told_every_evaluation(pipeline, calls, name):
-    """In parts of four pictures: two UNet rows each for six pictures, eight rows at once."""
+    """In parts of four images: two UNet rows each for six images, eight rows at once."""
     pipe, told = with_scheduler(pipeline, SCHEDULERS[name]()), []
 
     def tell(*words):
@@ -445,7 +445,7 @@ def test_the_callback_may_replace_the_state(pipeline):
 
 
 @each_scheduler
-def test_a_perfect_unet_predicts_the_clean_picture_at_every_evaluation(pipeline, monkeypatch, name):
+def test_a_perfect_unet_predicts_the_clean_image_at_every_evaluation(pipeline, monkeypatch, name):
     pixels = torch.rand((1, 1, 28, 28), generator=seeded(5))
     clean, noise = 2 * pixels - 1, torch.randn((1, 1, 28, 28), generator=seeded())
     perfect_unet(monkeypatch, name, clean, noise)
@@ -453,7 +453,7 @@ def test_a_perfect_unet_predicts_the_clean_picture_at_every_evaluation(pipeline,
     pipe(["Bag"], image=pixels, strength=0.6, generator=seeded(), callback_on_step_end=lambda *t: told.append(t))
     for _, _, t, tensors in told:
         alpha, sigma = (level.float() for level in noise_levels(pipe.scheduler, t))
-        # DPM-Solver and UniPC tell the UNet a flow's time cut to a whole number, up to a thousandth off.
+        # DPM-Solver and UniPC give the UNet a flow's time cut to a whole number, up to a thousandth off.
         near = 5e-3 if name in ("dpm_flow", "unipc_flow") else 1e-3
         if not name.startswith("ddpm"):  # which draws noise of its own
             assert torch.allclose(tensors["model_input"], alpha * clean + sigma * noise, atol=near)
@@ -470,19 +470,19 @@ def test_how_far_to_go(pipeline, calls):
         calls.clear()
         return pipe(["Bag"], generator=seeded(), **one, **more).images, len(calls)
 
-    image = picture(3, (28, 28))
+    image = make_image(3, (28, 28))
     from_noise, steps = draw()
     full = draw(image=image, strength=1.0)
     assert full[1] == steps == 10
-    assert torch.equal(full[0], from_noise)  # at t = 1 a flow holds nothing of the picture
+    assert torch.equal(full[0], from_noise)  # at t = 1 a flow holds nothing of the image
     assert draw(image=image)[1] == 6  # by default 0.6
     assert draw(image=image, strength=0.001)[1] == 1  # at least one
     assert draw(image=image, mask=np.ones((28, 28)))[1] == 10  # by default 1 with a mask
     assert draw(image=image, mask=np.ones((28, 28)), strength=0.3)[1] == 3
 
 
-def test_every_kind_of_picture_means_the_same(pipeline):
-    grey = picture(1, (28, 28))
+def test_every_kind_of_image_means_the_same(pipeline):
+    grey = make_image(1, (28, 28))
     array = np.asarray(grey)
     kinds = (
         grey,
@@ -498,31 +498,31 @@ def test_every_kind_of_picture_means_the_same(pipeline):
         grey.convert("LA"),
     )
     for kind in kinds:
-        pixels = read_pictures("image", kind, 1, 28, 28)
+        pixels = read_images("image", kind, 1, 28, 28)
         assert pixels.shape == (1, 1, 28, 28)
         assert torch.allclose(pixels[0, 0], torch.tensor(array) / 255)
-        assert torch.equal(read_pictures("image", kind, 3, 28, 28), pixels.expand(1, 3, 28, 28))
+        assert torch.equal(read_images("image", kind, 3, 28, 28), pixels.expand(1, 3, 28, 28))
 
 
 def test_channels_and_sizes_are_converted():
-    colour = picture(2, (28, 28), "RGB")
+    colour = make_image(2, (28, 28), "RGB")
     luma = torch.tensor(np.asarray(colour.convert("L"))) / 255
     for kind in (colour, np.asarray(colour), torch.tensor(np.asarray(colour)).permute(2, 0, 1)):
-        assert torch.allclose(read_pictures("image", kind, 1, 28, 28)[0, 0], luma, atol=0.005)
+        assert torch.allclose(read_images("image", kind, 1, 28, 28)[0, 0], luma, atol=0.005)
     clear = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
-    assert (read_pictures("image", clear, 3, 28, 28) == 1).all()
+    assert (read_images("image", clear, 3, 28, 28) == 1).all()
     wide = torch.zeros(1, 40, 100)
     wide[:, :, 30:70] = 0.5  # what stays of the width
-    assert torch.allclose(read_pictures("image", wide, 1, 20, 20), torch.tensor(0.5))
+    assert torch.allclose(read_images("image", wide, 1, 20, 20), torch.tensor(0.5))
     ramp = Image.fromarray(np.tile(np.arange(0, 256, 2, dtype=np.uint8), (128, 1)))
-    small = read_pictures("image", [ramp, ramp.resize((64, 64))], 1, 16, 16)
+    small = read_images("image", [ramp, ramp.resize((64, 64))], 1, 16, 16)
     expected = torch.tensor(np.asarray(ramp).reshape(128, 16, 8).mean(axis=2)[0]) / 255
     assert torch.allclose(small[0, 0, 5, 2:-2], expected[2:-2].float(), atol=0.01)
     assert torch.allclose(small[0], small[1], atol=0.02)
 
 
-def test_one_picture_for_all_for_each_label_or_for_each_drawn(pipeline):
-    a, b = picture(1, (28, 28)), picture(2, (28, 28))
+def test_one_image_for_all_for_each_label_or_for_each_drawn(pipeline):
+    a, b = make_image(1, (28, 28)), make_image(2, (28, 28))
 
     def draw(image):
         out = pipeline(["Bag", "Sneaker"], None, 2, image=image, strength=0.2, generator=seeded(), output_type="pt")
@@ -549,7 +549,7 @@ def test_what_the_mask_keeps_stays_to_the_bit(pipeline, name):
         assert torch.equal(pipe(["Bag", 0], generator=seeded(), **{**draw, "mask": same}).images, out)
 
 
-def test_the_kept_part_is_at_each_step_the_picture_at_that_noise(pipeline, monkeypatch):
+def test_the_kept_part_is_at_each_step_the_image_at_that_noise(pipeline, monkeypatch):
     pipe = with_scheduler(pipeline, FlowMatchHeunDiscreteScheduler())
     inputs, forward = [], type(pipe.unet).forward
     monkeypatch.setattr(
@@ -577,11 +577,11 @@ def test_the_seed_decides_and_the_batch_split_does_not(pipeline):
     assert not torch.equal(draw(), draw(num_inference_steps=3))
 
 
-def test_one_generator_for_each_picture(pipeline):
+def test_one_generator_for_each_image(pipeline):
     both = pipeline(["Bag", "Bag"], generator=[seeded(1), seeded(2)], output_type="pt").images
     second = pipeline(["Bag"], generator=[seeded(2)], output_type="pt").images
     assert torch.allclose(both[1:], second, atol=1e-5)
-    with pytest.raises(ValueError, match="1 generators for 2 pictures"):
+    with pytest.raises(ValueError, match="1 generators for 2 images"):
         pipeline(["Bag", "Bag"], generator=[seeded()])
 
 

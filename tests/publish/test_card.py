@@ -15,8 +15,8 @@ from test_hub import run
 from hfdiff.evaluation.clip import load_clip
 from hfdiff.models.loading import export_pipeline, load_pipeline
 from hfdiff.publish.card import write_card
-from hfdiff.publish.folder import collect
-from hfdiff.publish.records import Facts
+from hfdiff.publish.folder import write_model_folder
+from hfdiff.publish.records import ModelRecords
 from hfdiff.publish.redaction import public_command
 from hfdiff.publish.sections import findings, hub_id, number, plain
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def measured(pets, clip, tmp_path_factory) -> Path:
-    """A run on pictures of the Hub, measured and chosen from, as a user leaves it."""
+    """A run on images of the Hub, measured and chosen from, as a user leaves it."""
     HUB.add_folder("datasets", "ann/pets", Path(pets["data"]))
     folder = tmp_path_factory.mktemp("runs") / "pets"
     flags = ["--dataset", "ann/pets", "--styles", "thick", "slanted", "--max_train_images", "16"]
@@ -113,8 +113,8 @@ def test_every_number_of_the_tables_equals_the_files(measured):
         told = row["right"]
         assert right == [f"{number(told['random'])} (n 2)", f"{number(told['best'])} (n 1)"]
     training = json.loads((measured / "training.json").read_text())
-    assert f"| training pictures seen | {training['images']:,} in {training['steps']:,} steps |" in text
-    assert f"{sum(training['data']['classes'].values()):,} pictures of [ann/pets]" in text
+    assert f"| training images seen | {training['images']:,} in {training['steps']:,} steps |" in text
+    assert f"{sum(training['data']['classes'].values()):,} images of [ann/pets]" in text
 
 
 def numbers_in(value) -> set[float]:
@@ -158,7 +158,7 @@ def test_the_code_of_the_card_runs_as_it_is_written(measured, tmp_path, monkeypa
     assert len(names["out"].images) == 8
 
 
-def test_the_pictures_are_there_and_have_a_text(measured):
+def test_the_images_are_there_and_have_a_text(measured):
     shown = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", card_of(measured).text)
     assert [file for _, file in shown] == ["card/classes_and_styles.png", "card/losses.png", "card/selection.png"]
     assert all((measured / file).is_file() and len(text) > 20 for text, file in shown)
@@ -166,7 +166,7 @@ def test_the_pictures_are_there_and_have_a_text(measured):
 
 def test_what_was_not_measured_does_not_appear(pipeline, tmp_path):
     export_pipeline(pipeline, tmp_path / "model")
-    write_card(Facts.of(str(tmp_path / "model")))
+    write_card(ModelRecords.of(str(tmp_path / "model")))
     card = card_of(tmp_path / "model")
     assert card.data.eval_results is None
     assert card.data.datasets is None
@@ -180,7 +180,7 @@ def test_the_authors_words_stay_in_every_card(clothes, tmp_path):
     for _ in range(2):
         assert run("card", str(clothes)) == 0
         assert card_of(clothes).text.count("\n\nThe cats are **mine**; {{ 7 * 7 }}.\n\n## Intended use") == 1
-    collect(Facts.of(str(clothes)), tmp_path / "sent", "ann/clothes")
+    write_model_folder(ModelRecords.of(str(clothes)), tmp_path / "sent", "ann/clothes")
     assert (tmp_path / "sent" / "notes.md").read_text() == "The cats are **mine**; {{ 7 * 7 }}.\n"
     (clothes / "notes.md").write_bytes(b"\xff\xfe")
     assert run("card", str(clothes)) == 2
@@ -190,7 +190,7 @@ def test_numbers_of_other_weights_are_left_out(clothes, capsys):
     pipe = load_pipeline(str(clothes))
     pipe.unet.conv_out.bias.data += 1
     export_pipeline(pipe, clothes / "pipeline")
-    write_card(Facts.of(str(clothes)))
+    write_card(ModelRecords.of(str(clothes)))
     said = capsys.readouterr().out
     for name in ("metrics.json", "selection.json"):
         assert re.search(f"{name} is of other weights than this model's, and left out", said)
@@ -226,8 +226,8 @@ def test_a_weak_model_is_called_so():
     for value, weak in ((0.3, True), (0.5, False)):
         report = {"metrics": {key: {"value": value, "real": 0.8} for key in ("precision", "recall")}}
         said = "\n".join(findings(SimpleNamespace(report=report, training=None, selection=None)))
-        assert ("A weak model: only 0.3 of samples lie among real pictures" in said) == weak
-        assert ("A weak model in its variety: samples come near to 0.3 of real" in said) == weak
+        assert ("Low quality: only 0.3 of samples lie among real images" in said) == weak
+        assert ("Low variety: samples come near to 0.3 of real" in said) == weak
 
 
 def test_numbers_keep_four_digits():
@@ -240,14 +240,14 @@ def test_classes_with_odd_names(tmp_path, pipeline, monkeypatch):
     names = {0: "猫", 1: 'a]b|c "d" {{ 7 * 7 }}', 2: "new\nline <b>"}
     odd = type(pipeline)(tiny_unet(), pipeline.scheduler, names, dict(pipeline.config.styles))
     export_pipeline(odd, tmp_path / "model")
-    write_card(Facts.of(str(tmp_path / "model")))
+    write_card(ModelRecords.of(str(tmp_path / "model")))
     text = card_of(tmp_path / "model").text
     assert "{{ 7 * 7 }}" in text
     assert re.search(r"!\[(\\.|[^\]\\])+\]\(card/classes_and_styles.png\)", text)
     assert "new line \\<b\\>" in text
     monkeypatch.chdir(tmp_path)
     exec(code_of(text)[0], {})
-    assert (tmp_path / "picture.png").is_file()
+    assert (tmp_path / "image.png").is_file()
     assert plain("x|y") == "x\\|y"
 
 
@@ -267,7 +267,7 @@ def test_no_folder_that_is_there_is_written_over(clothes, tmp_path, capsys):
     for folder in (tmp_path / "mine", tmp_path / "link"):
         before = sorted(folder.rglob("*"))
         assert run("card", str(clothes), "--output_dir", str(folder)) == 2
-        assert "is there already; give a new folder" in capsys.readouterr().err
+        assert "already exists; give a new folder" in capsys.readouterr().err
         assert sorted(folder.rglob("*")) == before
     assert run("card", str(clothes), "--half") == 2
 
@@ -294,11 +294,11 @@ def test_a_new_folder_is_none_of_the_models_and_takes_no_names_beside_it(clothes
     assert (clothes / "README.md").read_bytes() == before
 
 
-def test_a_broken_picture_of_choice_is_named(clothes, capsys):
-    picture = next(clothes.rglob("best/selection.png"))
-    picture.write_bytes(b"x")
+def test_a_broken_image_of_choice_is_named(clothes, capsys):
+    image = next(clothes.rglob("best/selection.png"))
+    image.write_bytes(b"x")
     assert run("card", str(clothes)) == 2
-    assert "selection.png is no picture" in (said := capsys.readouterr().err)
+    assert "selection.png is no image" in (said := capsys.readouterr().err)
     assert "hfdiff select makes it" in said
 
 
@@ -314,7 +314,7 @@ def test_a_name_that_cannot_be_on_the_hub_is_in_no_card(clothes, capsys):
     assert "repo_id 'a/b/c d'" in capsys.readouterr().err
 
 
-def test_names_of_data_sets_on_the_hub():
+def test_names_of_datasets_on_the_hub():
     assert hub_id("fashion_mnist_12k") == "zalando-datasets/fashion_mnist"
     assert [hub_id(name) for name in ("ann/pets", "mnist", "pictures/")] == ["ann/pets", "mnist", None]
 

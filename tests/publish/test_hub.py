@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import HF_HOME, TINY_FLAGS, picture, png
+from conftest import HF_HOME, TINY_FLAGS, make_image, png
 from huggingface_hub import get_token
 from huggingface_hub.utils import get_session
 from local_hub import LocalHub, Repo
@@ -23,9 +23,9 @@ from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_training_data
 from hfdiff.models.loading import export_pipeline, find_pipeline, load_pipeline
 from hfdiff.publish.card import write_card
-from hfdiff.publish.folder import collect, listing, loaded_by
-from hfdiff.publish.hub import HubFailed, push
-from hfdiff.publish.records import Facts
+from hfdiff.publish.folder import listing, loaded_by, write_model_folder
+from hfdiff.publish.hub import HubError, push
+from hfdiff.publish.records import ModelRecords
 from hfdiff.publish.redaction import public
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.run_folder import RunFolder, save_config
@@ -40,15 +40,15 @@ def model(pipeline, tmp_path) -> Path:
     """A folder with a pipeline and its card, and things that are nobody else's business."""
     export_pipeline(pipeline, tmp_path / "clothes")
     save_config(RunFolder(tmp_path / "clothes"), TrainConfig(dataset="/home/jane/clothes"))
-    write_card(Facts.of(str(tmp_path / "clothes")))
+    write_card(ModelRecords.of(str(tmp_path / "clothes")))
     (tmp_path / "clothes" / "diary.txt").write_text("private")
     (tmp_path / "clothes" / "optimizer.bin").write_bytes(b"a pickle")
     return tmp_path / "clothes"
 
 
 @pytest.fixture
-def facts(model) -> Facts:
-    return Facts.of(str(model))
+def records(model) -> ModelRecords:
+    return ModelRecords.of(str(model))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_model_is_pushed_and_loaded_back_by_its_id(hub: LocalHub, model, capsy
     assert all(torch.equal(value, here[name]) for name, value in downloaded.unet.state_dict().items())
 
 
-def test_what_does_not_load_back_the_same_is_said(hub, facts, monkeypatch):
+def test_what_does_not_load_back_the_same_is_said(hub, records, monkeypatch):
     def damaged(folder: Path, name: str, *rest, **more) -> str:
         address = send(folder, name, *rest, **more)
         repo = hub.repos[ANN]
@@ -91,45 +91,45 @@ def test_what_does_not_load_back_the_same_is_said(hub, facts, monkeypatch):
 
     send = hub_module.send
     monkeypatch.setattr(hub_module, "send", damaged)
-    with pytest.raises(HubFailed, match="ann/clothes was sent, and does not load back as it is here: pictures differ"):
-        push(facts, "ann/clothes")
+    with pytest.raises(HubError, match="ann/clothes was sent, and does not load back as it is here: images differ"):
+        push(records, "ann/clothes")
 
 
-def test_pushing_again_unchanged_adds_no_commit(hub, facts, quick, capsys):
-    push(facts, "ann/clothes")
-    push(facts, "ann/clothes", private=False)
+def test_pushing_again_unchanged_adds_no_commit(hub, records, quick, capsys):
+    push(records, "ann/clothes")
+    push(records, "ann/clothes", private=False)
     assert len(hub.repos[ANN].commits) == 2
     assert hub.repos[ANN].private  # what is there keeps its place
     assert "ann/clothes is there and private, and stays so" in capsys.readouterr().out
 
 
-def test_what_is_private_does_not_go_into_a_public_repository(hub, facts, quick):
-    push(facts, "ann/clothes", private=False)
+def test_what_is_private_does_not_go_into_a_public_repository(hub, records, quick):
+    push(records, "ann/clothes", private=False)
     with pytest.raises(BadInput, match="ann/clothes is there and public; if it is yours, give --no_private"):
-        push(facts, "ann/clothes")
+        push(records, "ann/clothes")
 
 
-def test_what_was_taken_back_is_listed_and_taken_from_the_hub(hub, facts, quick, capsys):
-    (facts.home / "notes.md").write_text("I was wrong.")
-    push(facts, "ann/clothes")
+def test_what_was_taken_back_is_listed_and_taken_from_the_hub(hub, records, quick, capsys):
+    (records.home / "notes.md").write_text("I was wrong.")
+    push(records, "ann/clothes")
     assert "deleted" not in capsys.readouterr().out
     theirs = {"a_picture_of_theirs.png", "notes of mine.md", "unet/[1].txt"}
     odd = {"card/[1].png", "card/\x1b[2K\n.png", f"card/{'x' * 300}.png"}
     hub.repos[ANN].files.update(dict.fromkeys(theirs | odd, b""))
-    (facts.home / "notes.md").unlink()
-    push(Facts.of(facts.model), "ann/clothes", confirm=lambda: False)
+    (records.home / "notes.md").unlink()
+    push(ModelRecords.of(records.model), "ann/clothes", confirm=lambda: False)
     assert "notes.md" in hub.repos[ANN].files
-    push(Facts.of(facts.model), "ann/clothes")
+    push(ModelRecords.of(records.model), "ann/clothes")
     listed = [r"'card/\x1b[2K\n.png'", "card/[1].png", f"card/{'x' * 300}.png", "notes.md"]
     assert re.findall("deleted +(.+)", capsys.readouterr().out) == listed * 2
     assert not (odd | {"notes.md"}) & set(hub.repos[ANN].files)
     assert theirs < set(hub.repos[ANN].files)
 
 
-def test_a_licence_that_the_hub_does_not_know_is_refused(hub, facts, quick):
-    facts.readme.write_text(facts.readme.read_text().replace("apache-2.0", "my-own"))
+def test_a_licence_that_the_hub_does_not_know_is_refused(hub, records, quick):
+    records.readme.write_text(records.readme.read_text().replace("apache-2.0", "my-own"))
     with pytest.raises(BadInput, match="the Hub does not take this: .*'my-own'"):
-        push(facts, "ann/clothes")
+        push(records, "ann/clothes")
     assert not hub.repos
 
 
@@ -140,7 +140,7 @@ def test_an_old_card_does_not_go_with_new_weights(hub, model, pipeline, quick):
     with pytest.raises(
         BadInput, match=r"is of other weights or numbers than this model's .*; hfdiff card writes it again"
     ):
-        push(Facts.of(str(model)), "ann/clothes")
+        push(ModelRecords.of(str(model)), "ann/clothes")
 
 
 def test_a_dry_run_sends_nothing(hub, model, monkeypatch, capsys):
@@ -162,15 +162,15 @@ def test_at_a_terminal_nothing_is_sent_without_a_yes(hub, model, monkeypatch, qu
     assert ANN in hub.repos
 
 
-def test_the_owner_is_the_tokens_own(hub, facts, quick):
-    push(facts)
+def test_the_owner_is_the_tokens_own(hub, records, quick):
+    push(records)
     assert list(hub.repos) == [ANN]
 
 
-def test_half_precision_takes_half_the_room_and_draws_nearly_the_same(facts, tmp_path):
+def test_half_precision_takes_half_the_room_and_draws_nearly_the_same(records, tmp_path):
     for name, half in (("whole", False), ("half", True)):
         (tmp_path / name).mkdir()
-        collect(facts, tmp_path / name, half=half)
+        write_model_folder(records, tmp_path / name, half=half)
     file = "unet/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "half" / file).stat().st_size < 0.6 * (tmp_path / "whole" / file).stat().st_size
     drawn = [
@@ -180,20 +180,22 @@ def test_half_precision_takes_half_the_room_and_draws_nearly_the_same(facts, tmp
     assert (drawn[0] - drawn[1]).abs().max() < 0.01
 
 
-def test_a_report_of_version_1_is_known_as_one_of_today(facts):
-    report = {"protocol": {"weights": facts.fingerprint}, "metrics": {"recall": {"value": 0.5, "floor": 0.8}}}
-    (facts.home / "metrics.json").write_text(json.dumps(report))
-    assert facts.report["metrics"]["recall"] == {"value": 0.5, "real": 0.8}
+def test_a_report_of_version_1_is_known_as_one_of_today(records):
+    report = {"protocol": {"weights": records.fingerprint}, "metrics": {"recall": {"value": 0.5, "floor": 0.8}}}
+    (records.home / "metrics.json").write_text(json.dumps(report))
+    assert records.report["metrics"]["recall"] == {"value": 0.5, "real": 0.8}
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_a_published_folder_is_a_model_that_is_published_again(facts, tmp_path, half):
-    report = {"protocol": {"weights": facts.fingerprint}, "metrics": {}}
-    (facts.home / "metrics.json").write_text(json.dumps(report))
-    facts.readme.write_text(re.sub("records: .*\n", "", facts.readme.read_text()))  # a card of one's own
-    for name, source in (("first", facts), ("second", None)):
+def test_a_published_folder_is_a_model_that_is_published_again(records, tmp_path, half):
+    report = {"protocol": {"weights": records.fingerprint}, "metrics": {}}
+    (records.home / "metrics.json").write_text(json.dumps(report))
+    records.readme.write_text(re.sub("records: .*\n", "", records.readme.read_text()))  # a card of one's own
+    for name, source in (("first", records), ("second", None)):
         (tmp_path / name).mkdir()
-        collect(source or Facts.of(str(tmp_path / "first")), tmp_path / name, name="ann/clothes", half=half)
+        write_model_folder(
+            source or ModelRecords.of(str(tmp_path / "first")), tmp_path / name, name="ann/clothes", half=half
+        )
     assert json.loads((tmp_path / "second" / "metrics.json").read_text()) == report
     assert listing(tmp_path / "first") == listing(tmp_path / "second")
     assert 'from_pretrained("ann/clothes"' in (tmp_path / "second" / "README.md").read_text()
@@ -203,38 +205,38 @@ FAULTS = [401, 403, 429, 500, "cut"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_hub_that_fails_at_any_request_loses_nothing(hub, facts, quick, fault):
-    before = {path: path.read_bytes() for path in facts.home.rglob("*") if path.is_file()}
-    push(facts, "ann/clothes")
+def test_a_hub_that_fails_at_any_request_loses_nothing(hub, records, quick, fault):
+    before = {path: path.read_bytes() for path in records.home.rglob("*") if path.is_file()}
+    push(records, "ann/clothes")
     count, pushed = len(hub.requests), 0
     assert count >= 4
     for number in range(1, count + 1):
         hub.clear()
         hub.fault = lambda method, path, number=number: fault if len(hub.requests) >= number else None
-        with contextlib.suppress(BadInput, HubFailed):
-            push(facts, "ann/clothes")
+        with contextlib.suppress(BadInput, HubError):
+            push(records, "ann/clothes")
             pushed += 1
         hub.fault = None
-        push(facts, "ann/clothes")
+        push(records, "ann/clothes")
         assert "README.md" in hub.repos[ANN].files
     assert pushed == 0
-    assert {path: path.read_bytes() for path in facts.home.rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in records.home.rglob("*") if path.is_file()} == before
 
 
-def test_a_space_keeps_what_others_put_there(hub, facts, quick, capsys):
-    push(facts, "ann/clothes", private=False)
+def test_a_space_keeps_what_others_put_there(hub, records, quick, capsys):
+    push(records, "ann/clothes", private=False)
     hub.repos[ANN].private = True
     hub.repos["spaces", "ann/clothes"] = Repo()
     hub.repos["spaces", "ann/clothes"].commits.append(({"config.yaml": b"", "notes.md": b""}, "mine"))
-    push(facts, "ann/clothes", private=False, space=True)
+    push(records, "ann/clothes", private=False, space=True)
     assert {"config.yaml", "notes.md", "app.py"} < set(hub.repos["spaces", "ann/clothes"].files)
     assert "the Space reads a private model" in capsys.readouterr().out
 
 
-def test_a_hub_that_fails_while_a_space_is_sent_keeps_the_model(hub, facts, quick):
-    push(facts, "ann/clothes")
+def test_a_hub_that_fails_while_a_space_is_sent_keeps_the_model(hub, records, quick):
+    push(records, "ann/clothes")
     before = len(hub.requests)
-    push(facts, "ann/clothes", space=True)
+    push(records, "ann/clothes", space=True)
     unchanged = next(i for i, line in enumerate(hub.requests[before:]) if "spaces" in line or "space" in line)
     count = len(hub.requests) - before
     assert count - unchanged >= 3
@@ -242,18 +244,18 @@ def test_a_hub_that_fails_while_a_space_is_sent_keeps_the_model(hub, facts, quic
         del hub.repos["spaces", "ann/clothes"]
         hub.requests.clear()
         hub.fault = lambda method, path, number=number: 500 if len(hub.requests) >= number else None
-        with pytest.raises(HubFailed, match="the same command"):
-            push(facts, "ann/clothes", space=True)
+        with pytest.raises(HubError, match="the same command"):
+            push(records, "ann/clothes", space=True)
         assert "README.md" in hub.repos[ANN].files
         hub.fault = None
-        push(facts, "ann/clothes", space=True)
+        push(records, "ann/clothes", space=True)
         assert "app.py" in hub.repos["spaces", "ann/clothes"].files
 
 
-def test_a_hub_that_fails_while_the_model_is_loaded_back_is_named(hub, facts):
+def test_a_hub_that_fails_while_the_model_is_loaded_back_is_named(hub, records):
     hub.fault = lambda method, path: 403 if method == "GET" and "/resolve/" in path and "unet/" in path else None
-    with pytest.raises(HubFailed, match="ann/clothes was sent, and does not load back as it is here"):
-        push(facts, "ann/clothes")
+    with pytest.raises(HubError, match="ann/clothes was sent, and does not load back as it is here"):
+        push(records, "ann/clothes")
     assert "README.md" in hub.repos[ANN].files
 
 
@@ -301,26 +303,26 @@ def test_a_card_that_shows_what_is_not_there_is_refused(hub, model, quick, capsy
     assert "classes_and_styles.png, which is not there" in capsys.readouterr().err
 
 
-def test_links_of_a_strangers_folder_are_not_followed(hub, facts, quick, tmp_path):
-    (tmp_path / "key").write_bytes(png(picture(0)))
+def test_links_of_an_untrusted_folder_are_not_followed(hub, records, quick, tmp_path):
+    (tmp_path / "key").write_bytes(png(make_image(0)))
     for name in ("training.json", "README.md", "unet/chat_template.jinja", "card/classes_and_styles.png"):
-        link, kept = facts.home / name, tmp_path / "kept"
+        link, kept = records.home / name, tmp_path / "kept"
         if link.exists():
             link.rename(kept)
         link.symlink_to(tmp_path / "key")
         with pytest.raises(BadInput, match=f"{name} is a link that leads out of the folder"):
-            Facts.of(facts.model)
+            ModelRecords.of(records.model)
         link.unlink()
         if kept.exists():
             kept.rename(link)
     (tmp_path / "elsewhere").mkdir()
-    (facts.home / "best").symlink_to(tmp_path / "elsewhere")
+    (records.home / "best").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(BadInput, match="best is a link that leads out of the folder"):
-        Facts.of(facts.model)
-    (facts.home / "best").unlink()
-    (facts.home / "card" / "classes_and_styles.png").write_text("a private key")
-    with pytest.raises(BadInput, match="classes_and_styles.png is no picture"):
-        push(Facts.of(facts.model), "ann/clothes")
+        ModelRecords.of(records.model)
+    (records.home / "best").unlink()
+    (records.home / "card" / "classes_and_styles.png").write_text("a private key")
+    with pytest.raises(BadInput, match="classes_and_styles.png is no image"):
+        push(ModelRecords.of(records.model), "ann/clothes")
     assert not hub.repos
 
 
@@ -349,42 +351,42 @@ def test_records_say_nothing_of_the_machine():
     }
 
 
-def test_an_old_card_does_not_go_with_new_numbers(hub, facts, quick):
+def test_an_old_card_does_not_go_with_new_numbers(hub, records, quick):
     for name, record in (
-        ("metrics.json", {"protocol": {"weights": facts.fingerprint}, "metrics": {"recall": {"value": 0.5}}}),
-        ("selection.json", {"weights": facts.fingerprint, "top_k": 3}),
+        ("metrics.json", {"protocol": {"weights": records.fingerprint}, "metrics": {"recall": {"value": 0.5}}}),
+        ("selection.json", {"weights": records.fingerprint, "top_k": 3}),
         ("training.json", {"images": 8}),
     ):
-        (facts.home / name).write_text(json.dumps(record))
+        (records.home / name).write_text(json.dumps(record))
         with pytest.raises(BadInput, match=f"of other weights or numbers .*{name}.*; hfdiff card writes it again"):
-            push(Facts.of(facts.model), "ann/clothes")
-        (facts.home / name).unlink()
+            push(ModelRecords.of(records.model), "ann/clothes")
+        (records.home / name).unlink()
     assert not hub.repos
 
 
-def test_a_repository_that_changes_after_the_list_is_left_alone(hub, facts, quick):
-    push(facts, "ann/clothes")
-    (facts.home / "notes.md").write_text("New.")
+def test_a_repository_that_changes_after_the_list_is_left_alone(hub, records, quick):
+    push(records, "ann/clothes")
+    (records.home / "notes.md").write_text("New.")
 
     def made_public() -> bool:
         hub.repos[ANN].private = False
         return True
 
     with pytest.raises(BadInput, match="ann/clothes has just become public"):
-        push(Facts.of(facts.model), "ann/clothes", confirm=made_public)
+        push(ModelRecords.of(records.model), "ann/clothes", confirm=made_public)
 
     def written_by_another() -> bool:
         hub.repos[ANN].commits.append((hub.repos[ANN].files | {"theirs.md": b""}, "theirs"))
         return True
 
     hub.repos[ANN].private = True
-    with pytest.raises(HubFailed, match="412.*the same command tries again"):
-        push(Facts.of(facts.model), "ann/clothes", confirm=written_by_another)
+    with pytest.raises(HubError, match="412.*the same command tries again"):
+        push(ModelRecords.of(records.model), "ann/clothes", confirm=written_by_another)
     assert "notes.md" not in hub.repos[ANN].files
 
 
-def test_a_card_of_other_numbers_by_hand_is_refused(hub, facts, quick):
-    text = facts.readme.read_text()
+def test_a_card_of_other_numbers_by_hand_is_refused(hub, records, quick):
+    text = records.readme.read_text()
     result = """model-index:
 - name: clothes
   results:
@@ -393,20 +395,20 @@ def test_a_card_of_other_numbers_by_hand_is_refused(hub, facts, quick):
     metrics:
     - {type: recall, value: 0.99}
 """
-    facts.readme.write_text(text.replace("---\n\n", f"{result}---\n\n", 1))
+    records.readme.write_text(text.replace("---\n\n", f"{result}---\n\n", 1))
     with pytest.raises(BadInput, match="of other weights or numbers"):
-        push(Facts.of(facts.model), "ann/clothes")
-    facts.readme.write_text(text.replace("tags:\n", "tags: 3\nothers:\n", 1))
+        push(ModelRecords.of(records.model), "ann/clothes")
+    records.readme.write_text(text.replace("tags:\n", "tags: 3\nothers:\n", 1))
     with pytest.raises(BadInput, match="README.md is no model card"):
-        push(Facts.of(facts.model), "ann/clothes")
+        push(ModelRecords.of(records.model), "ann/clothes")
     assert not hub.repos
 
 
-def test_a_card_that_tells_of_no_numbers_is_sent_as_it_is(hub, facts, quick):
+def test_a_card_that_tells_of_no_numbers_is_sent_as_it_is(hub, records, quick):
     head = "license: mit\nlibrary_name: diffusers\npipeline_tag: unconditional-image-generation"
-    facts.readme.write_text(f"---\n{head}\n---\n\nIn my own words.\n")
-    (facts.home / "training.json").write_text('{"images": 8}')
-    push(Facts.of(facts.model), "ann/clothes")
+    records.readme.write_text(f"---\n{head}\n---\n\nIn my own words.\n")
+    (records.home / "training.json").write_text('{"images": 8}')
+    push(ModelRecords.of(records.model), "ann/clothes")
     assert hub.repos[ANN].files["README.md"].decode().endswith("In my own words.\n")
 
 
@@ -417,39 +419,39 @@ def test_only_the_models_own_name_is_replaced():
     assert loaded_by(f"{others % (own, own)} {more}", name) == f"{others % (name, name)} {more}"
 
 
-def test_weights_that_half_precision_cannot_hold_are_refused(facts, pipeline, tmp_path):
+def test_weights_that_half_precision_cannot_hold_are_refused(records, pipeline, tmp_path):
     pipeline.unet.conv_out.bias.data.fill_(1e5)
     export_pipeline(pipeline, tmp_path / "loud")
     with pytest.raises(BadInput, match="half precision cannot hold the weights"):
-        collect(Facts.of(str(tmp_path / "loud")), tmp_path / "out", half=True)
+        write_model_folder(ModelRecords.of(str(tmp_path / "loud")), tmp_path / "out", half=True)
     assert not (tmp_path / "out").exists()
 
 
-def test_curves_are_sent_without_what_they_say_of_the_machine(facts, tmp_path, capsys):
-    (facts.home / "metrics.jsonl").write_text('{"images": 8, "note": "/home/jane/x"}\n')
-    collect(facts, tmp_path / "out")
+def test_curves_are_sent_without_what_they_say_of_the_machine(records, tmp_path, capsys):
+    (records.home / "metrics.jsonl").write_text('{"images": 8, "note": "/home/jane/x"}\n')
+    write_model_folder(records, tmp_path / "out")
     assert (tmp_path / "out" / "metrics.jsonl").read_text() == '{"images": 8, "note": "x"}\n'
-    (facts.home / "metrics.jsonl").write_text('{"note": "hf_abcdefghijklmnopqrstuvwxyz"}\n')
+    (records.home / "metrics.jsonl").write_text('{"note": "hf_abcdefghijklmnopqrstuvwxyz"}\n')
     with pytest.raises(BadInput, match="metrics.jsonl holds a token of the Hub"):
-        collect(Facts.of(facts.model), tmp_path / "secret")
-    (facts.home / "metrics.jsonl").write_text("API_KEY=secret\n")
-    collect(Facts.of(facts.model), tmp_path / "damaged")
+        write_model_folder(ModelRecords.of(records.model), tmp_path / "secret")
+    (records.home / "metrics.jsonl").write_text("API_KEY=secret\n")
+    write_model_folder(ModelRecords.of(records.model), tmp_path / "damaged")
     assert not (tmp_path / "damaged" / "metrics.jsonl").exists()
     assert "metrics.jsonl is damaged, and left out" in capsys.readouterr().out
 
 
-def test_a_hub_that_says_nothing_is_not_waited_for(hub, facts, quick, monkeypatch):
-    monkeypatch.setattr(hub_module, "PATIENCE", 0.1)
+def test_a_hub_that_says_nothing_is_not_waited_for(hub, records, quick, monkeypatch):
+    monkeypatch.setattr(hub_module, "TIMEOUT_SECONDS", 0.1)
     hub.fault = lambda method, path: "silent"
-    with pytest.raises(HubFailed, match="timed out.*the same command tries again"):
-        push(facts, "ann/clothes")
+    with pytest.raises(HubError, match="timed out.*the same command tries again"):
+        push(records, "ann/clothes")
     get_session().timeout = None
 
 
-def test_what_is_no_hub_is_said(hub, facts, quick, monkeypatch):
+def test_what_is_no_hub_is_said(hub, records, quick, monkeypatch):
     monkeypatch.setattr("local_hub._Handler._route", lambda *_: (200, b"<html>a page</html>", {}))
-    with pytest.raises(HubFailed, match="is no Hub"):
-        push(facts, "ann/clothes")
+    with pytest.raises(HubError, match="is no Hub"):
+        push(records, "ann/clothes")
 
 
 @pytest.mark.parametrize(
@@ -464,21 +466,21 @@ def test_a_card_with_a_secret_is_refused(hub, model, quick, secret, what):
     readme = model / "README.md"
     readme.write_text(readme.read_text() + secret)
     with pytest.raises(BadInput, match=f"README.md holds {what}"):
-        push(Facts.of(str(model)), "ann/clothes")
+        push(ModelRecords.of(str(model)), "ann/clothes")
     assert not hub.repos
 
 
-def publish_pictures(hub: LocalHub, folder: Path, cats: int = 16, dogs: int = 14) -> None:
+def publish_images(hub: LocalHub, folder: Path, cats: int = 16, dogs: int = 14) -> None:
     for name, count in (("cat", cats), ("dog", dogs)):
         (folder / "train" / name).mkdir(parents=True)
         for i in range(count):
-            (folder / "train" / name / f"{i}.png").write_bytes(png(picture(i)))
+            (folder / "train" / name / f"{i}.png").write_bytes(png(make_image(i)))
     hub.add_folder("datasets", "ann/pets", folder)
 
 
-def test_a_data_set_of_the_hub_is_trained_on_and_the_model_pushed(hub, script, tmp_path, quick, capsys):
+def test_a_dataset_of_the_hub_is_trained_on_and_the_model_pushed(hub, script, tmp_path, quick, capsys):
     """And where the Hub fails at the end, the run is whole and the same command tries again."""
-    publish_pictures(hub, tmp_path / "pets")
+    publish_images(hub, tmp_path / "pets")
     words = ["--dataset", "ann/pets", "--output_dir", str(tmp_path / "run"), *TINY_FLAGS, "--max_train_images", "32"]
     words += ["--push_to_hub", "--hub_model_id", "ann/pets-model"]
     hub.fault = lambda method, path: 500 if path == "/api/repos/create" else None
@@ -496,16 +498,16 @@ def test_a_data_set_of_the_hub_is_trained_on_and_the_model_pushed(hub, script, t
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("what", ["model", "data set"])
-def test_a_hub_that_fails_at_any_request_of_loading_is_one_line(hub, facts, tmp_path, quick, what, fault):
+@pytest.mark.parametrize("what", ["model", "dataset"])
+def test_a_hub_that_fails_at_any_request_of_loading_is_one_line(hub, records, tmp_path, quick, what, fault):
     """And leaves nothing in the cache that the next time would trip over."""
     if what == "model":
-        push(facts, "ann/clothes")
+        push(records, "ann/clothes")
         load: Callable[[str], object] = find_pipeline
     else:
-        publish_pictures(hub, tmp_path / "pets", 4, 4)
+        publish_images(hub, tmp_path / "pets", 4, 4)
         load = load_training_data
-    name = {"model": "ann/clothes", "data set": "ann/pets"}[what]
+    name = {"model": "ann/clothes", "dataset": "ann/pets"}[what]
 
     def from_nothing() -> str:
         """What is said of a failure."""
@@ -521,7 +523,7 @@ def test_a_hub_that_fails_at_any_request_of_loading_is_one_line(hub, facts, tmp_
     for number in range(1, len(hub.requests) + 1):
         hub.fault = lambda method, path, number=number: fault if len(hub.requests) >= number else None
         said = from_nothing()
-        assert re.match(f"unknown {what} '{name}'.* not to be had from the Hugging Face Hub", said) or not said
+        assert re.match(f"unknown {what} '{name}'.* not found on the Hugging Face Hub", said) or not said
         hub.fault = None
         load(name)
 

@@ -9,11 +9,11 @@ import torch
 from conftest import ROOT
 from diffusers import DiffusionPipeline
 
-from hfdiff.evaluation.judge import judged, load_judge
+from hfdiff.evaluation.judge import load_judge, predict
 from hfdiff.models.loading import load_pipeline
 from hfdiff.publish.card import write_card
-from hfdiff.publish.folder import collect, listing
-from hfdiff.publish.records import Facts
+from hfdiff.publish.folder import listing, write_model_folder
+from hfdiff.publish.records import ModelRecords
 
 pytestmark = pytest.mark.slow
 
@@ -26,10 +26,10 @@ def folder(request) -> Path:
 
 
 def test_a_shipped_model_is_what_a_push_would_send(folder, tmp_path):
-    """Its reports are of its weights, and its pictures and records are there."""
-    facts = Facts.of(str(folder), say=pytest.fail)
-    assert None not in facts.records.values()
-    collect(facts, tmp_path, half=True)
+    """Its reports are of its weights, and its figures and records are there."""
+    records = ModelRecords.of(str(folder), log=pytest.fail)
+    assert None not in records.by_name.values()
+    write_model_folder(records, tmp_path, half=True)
     names = {line.split()[-1] for line in listing(tmp_path)}
     assert names == {line.split()[-1] for line in listing(folder)}
     assert sum(path.stat().st_size for path in folder.rglob("*")) < 12_000_000
@@ -37,7 +37,7 @@ def test_a_shipped_model_is_what_a_push_would_send(folder, tmp_path):
 
 def test_its_card_is_what_would_be_written_today(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / folder.name)
-    written = write_card(Facts.of(str(copy)), f"model_cards/{folder.name}")
+    written = write_card(ModelRecords.of(str(copy)), f"model_cards/{folder.name}")
     assert written.read_text() == (folder / "README.md").read_text()
 
 
@@ -50,12 +50,12 @@ def test_it_draws_the_same_with_and_without_hfdiff(folder):
 
 
 def test_it_draws_what_it_is_asked_for(folder):
-    """By the judge, within what 100 pictures allow of the report."""
+    """By the judge, within what 100 images allow of the report."""
     report = json.loads((folder / "metrics.json").read_text())
     pipe = load_pipeline(str(folder))
     labels = torch.arange(100) % len(pipe.class_names)
     images = pipe(labels.tolist(), generator=torch.Generator().manual_seed(1), output_type="pt").images
-    right = judged(load_judge(report["protocol"]["dataset"]), (images * 255).round().byte()).classes == labels
+    right = predict(load_judge(report["protocol"]["dataset"]), (images * 255).round().byte()).classes == labels
     accuracy = report["metrics"]["class_accuracy"]["value"]
     assert right.double().mean() > accuracy - 3 * (accuracy * (1 - accuracy) / 100) ** 0.5 - 0.02
 

@@ -26,13 +26,13 @@ from test_hub import run
 import hfdiff.publish.hub as hub_module
 from hfdiff.evaluation.clip import load_clip
 from hfdiff.models.loading import export_pipeline
-from hfdiff.publish.page import MOST_PICTURES, Asked, Turns, draw, pack, painting, sheet
+from hfdiff.publish.page import MOST_IMAGES, PageRequest, Turns, draw_images, pack, painting, sheet
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.run_folder import RunFolder, save_config
 
 pytestmark = pytest.mark.slow
 
-ASKED = Asked(["Sneaker", "Bag"], {"thick": 0.5}, 2.0, 1.0, 3, 7, 2)
+REQUEST = PageRequest(["Sneaker", "Bag"], {"thick": 0.5}, 2.0, 1.0, 3, 7, 2)
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def clothes(pipeline):
     return pipeline
 
 
-def test_without_a_clip_the_pictures_come_in_order(pipeline):
+def test_without_a_clip_the_images_come_in_order(pipeline):
     frames: list[torch.Tensor] = []
-    drawn = draw(pipeline, ASKED, frames.append)
+    drawn = draw_images(pipeline, REQUEST, frames.append)
     assert drawn.class_labels == ["Sneaker", "Sneaker", "Bag", "Bag"]
     assert drawn.candidates == [0, 1, 0, 1]
     assert drawn.scores is None
@@ -53,19 +53,19 @@ def test_without_a_clip_the_pictures_come_in_order(pipeline):
 
 
 def test_with_a_clip_the_best_of_each_class_comes_first(clothes):
-    drawn = draw(clothes, ASKED)
+    drawn = draw_images(clothes, REQUEST)
     totals = [scores["total"] for scores in drawn.scores]
     assert totals[0] >= totals[1]
     assert totals[2] >= totals[3]
     assert sorted(drawn.candidates[:2]) == [0, 1]
 
 
-def test_the_settings_draw_the_same_picture_again(clothes, tmp_path):
-    drawn = draw(clothes, ASKED)
-    with zipfile.ZipFile(pack(drawn, ASKED, "clothes", tmp_path)) as archive:
+def test_the_settings_draw_the_same_image_again(clothes, tmp_path):
+    drawn = draw_images(clothes, REQUEST)
+    with zipfile.ZipFile(pack(drawn, REQUEST, "clothes", tmp_path)) as archive:
         settings = json.loads(archive.read("settings.json"))
         record = settings["pictures"][0]
-        picture = Image.open(io.BytesIO(archive.read(record["file"])))
+        image = Image.open(io.BytesIO(archive.read(record["file"])))
         assert len(archive.namelist()) == 5
     again = clothes(
         [record["class"]],
@@ -75,14 +75,14 @@ def test_the_settings_draw_the_same_picture_again(clothes, tmp_path):
         style_guidance_scale=settings["style_guidance_scale"],
         num_inference_steps=settings["num_inference_steps"],
     ).images[0]
-    assert max(abs(a - b) for a, b in zip(picture.tobytes(), again.tobytes(), strict=True)) <= 1
+    assert max(abs(a - b) for a, b in zip(image.tobytes(), again.tobytes(), strict=True)) <= 1
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"class_labels": []}, "choose at least one class"),
-        ({"num_candidates": MOST_PICTURES}, "128 pictures; valid: 1 to 64"),
+        ({"num_candidates": MOST_IMAGES}, "128 images; valid: 1 to 64"),
         ({"num_inference_steps": 1000}, "1000 steps; valid"),
         ({"seed": -1}, "seed -1; valid"),
         ({"class_labels": ["Bag", "Bag"]}, "named twice"),
@@ -90,24 +90,24 @@ def test_the_settings_draw_the_same_picture_again(clothes, tmp_path):
 )
 def test_limits(change, message):
     with pytest.raises(ValueError, match=message):
-        Asked(**{**vars(ASKED), **change})
+        PageRequest(**{**vars(REQUEST), **change})
 
 
 def test_a_visitor_who_leaves_stops_the_drawing(pipeline):
-    turns, long = Turns(), Asked(**{**vars(ASKED), "num_inference_steps": 100})
+    turns, long = Turns(), PageRequest(**{**vars(REQUEST), "num_inference_steps": 100})
     painted = painting(pipeline, turns, long)
     assert next(painted).shape == (4, 1, 28, 28)
     assert turns.lock.locked()
     painted.close()
     assert turns.lock.acquire(timeout=10)
     turns.lock.release()
-    *frames, drawn = painting(pipeline, turns, ASKED)  # the next visitor's is right
+    *frames, drawn = painting(pipeline, turns, REQUEST)  # the next visitor's is right
     assert len(frames) == 3
-    assert drawn.images == draw(pipeline, ASKED).images
+    assert drawn.images == draw_images(pipeline, REQUEST).images
 
 
 def test_a_page_that_closes_waits_for_no_more_than_a_step(pipeline):
-    turns, long = Turns(), Asked(**{**vars(ASKED), "num_inference_steps": 100})
+    turns, long = Turns(), PageRequest(**{**vars(REQUEST), "num_inference_steps": 100})
     painted = painting(pipeline, turns, long)
     next(painted)
     turns.close()
@@ -115,12 +115,12 @@ def test_a_page_that_closes_waits_for_no_more_than_a_step(pipeline):
 
 
 def test_what_fails_while_drawing_is_the_visitors(pipeline):
-    wrong = Asked(**{**vars(ASKED), "styles": {"thick": 1.0, "thin": 1.0}})
+    wrong = PageRequest(**{**vars(REQUEST), "styles": {"thick": 1.0, "thin": 1.0}})
     with pytest.raises(ValueError, match="exclude each other"):
         list(painting(pipeline, Turns(), wrong))
 
 
-def test_a_sheet_is_one_picture():
+def test_a_sheet_is_one_image():
     assert sheet(torch.zeros(4, 1, 28, 28), across=2).shape == (224, 224, 3)
     assert sheet(torch.full((1, 3, 32, 32), float("nan")), across=1).shape == (96, 96, 3)
 
@@ -174,7 +174,7 @@ def serving(words: list[str], cwd: Path | None = None) -> Iterator[str]:
 
 
 def test_a_whole_journey_in_a_browser(served, tmp_path):
-    """Choose, draw, watch, see pictures and scores, download; and nothing is asked of any other machine."""
+    """Choose, draw, watch, see images and scores, download; and nothing is asked of any other machine."""
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     if browser_path is None:
         pytest.skip("no chromium on this machine")
@@ -191,7 +191,7 @@ def test_a_whole_journey_in_a_browser(served, tmp_path):
         page.get_by_label("Bag").check()
         page.get_by_label("number input for style: thick").fill("0.8")
         page.get_by_role("button", name="Draw").click()
-        expect(page.get_by_label("status")).to_have_value("done: 12 pictures", timeout=60_000)
+        expect(page.get_by_label("status")).to_have_value("done: 12 images", timeout=60_000)
         assert page.locator(".thumbnail-item img").count() == 3 + 12
         expect(page.locator(".image-frame img")).to_be_visible()  # the last of the frames that were watched
         for text in ("class score", "quality", "total"):

@@ -252,7 +252,7 @@ def training(
     port: int = 0,
     faults: Faults | None = None,
 ) -> None:
-    """The training program, as a launcher would start it; beside its output it notes each step's pictures and noise."""
+    """The training program, as a launcher would start it; beside its output it notes each step's images and noise."""
     if world > 1:
         given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
         os.environ |= {key: str(value) for key, value in given.items()}
@@ -409,7 +409,7 @@ def full_runs(root: Path, data: str, trials: int) -> dict[str, int]:
 
 
 def seen_by(run: Path, since: int) -> set[str]:
-    """The pictures and noise of the steps from `since` on, of all processes."""
+    """The images and noise of the steps from `since` on, of all processes."""
     lines = [line for file in run.parent.glob(f"{run.name}.seen*") for line in file.read_text().splitlines()]
     return {line for line in lines if not line.startswith("validation") and int(line.split()[0]) >= since}
 
@@ -440,20 +440,20 @@ def resumed(root: Path, data: str, images: int) -> dict[str, float]:
     def noted(folder: Path) -> list[dict]:
         return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
-    steps, unequal, other_pictures = images // 8, 0, 0
+    steps, unequal, other_images = images // 8, 0, 0
     whole = run("whole", 1, 0.1)
     for step in range(1, steps):
         rerun = again(whole, step, 1, 0.1)
         unequal += final(rerun) != final(whole)
-        other_pictures += seen_by(rerun, 0) != seen_by(whole, step)
+        other_images += seen_by(rerun, 0) != seen_by(whole, step)
     one, two = run("one", 1, 0), run("two", 2, 0)
     more, fewer = again(one, steps // 2, 2, 0), again(two, steps // 2, 1, 0)
     for folder in (more, fewer):
-        other_pictures += seen_by(folder, 0) != seen_by(one, steps // 2)
+        other_images += seen_by(folder, 0) != seen_by(one, steps // 2)
     points = [point for folder in (two, more, fewer) for point in zip(noted(folder), noted(one), strict=True)]
     difference = max(abs(a["loss"] / b["loss"] - 1) for a, b in points)
     assert all(a["lr"] == b["lr"] for a, b in points)
-    return {"resumes": steps + 1, "unequal": unequal, "other_pictures": other_pictures, "difference": difference}
+    return {"resumes": steps + 1, "unequal": unequal, "other_pictures": other_images, "difference": difference}
 
 
 def main(kind: str, folder: str, *more: str) -> None:

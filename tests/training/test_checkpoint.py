@@ -230,7 +230,7 @@ def test_a_folder_belongs_to_one_run_at_a_time(tmp_path):
             pass
 
 
-def test_other_pictures_are_refused(tiny_config):
+def test_other_images_are_refused(tiny_config):
     check_same_data({"data": "abc"}, "abc", tiny_config())
     with pytest.raises(BadInput, match="has changed since .* abc -> def"):
         check_same_data({"data": "abc"}, "def", tiny_config())

@@ -15,7 +15,7 @@ def drawn(pipeline, seed):
 
 
 def products(unet, size: int) -> int:
-    """Floating-point operations of one picture's way through convolutions, linear layers and attention."""
+    """Floating-point operations of one image's way through convolutions, linear layers and attention."""
     total = []
 
     def layer(module, _, out) -> None:

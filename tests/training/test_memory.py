@@ -10,14 +10,14 @@ import torch
 from hfdiff.core.errors import TrainingFailed
 from hfdiff.training import memory
 from hfdiff.training.build import build_unet
-from hfdiff.training.memory import LiveBytes, available_bytes, bytes_of, fitting_parts, more_parts
+from hfdiff.training.memory import LiveBytes, available_bytes, bytes_of, fitting_micro_batches, more_micro_batches
 from hfdiff.training.session import open_session
 
 CPU = torch.device("cpu")
 
 
 def trained(config, table, accelerator, most_rows=None, begin=0):
-    """State and losses of a run whose UNet takes at most `most_rows` pictures, from step `begin` on."""
+    """State and losses of a run whose UNet takes at most `most_rows` images, from step `begin` on."""
     session = open_session(config, (table, table), accelerator)
     state = session.state
 
@@ -51,7 +51,7 @@ def test_live_bytes_are_those_of_tensors_alive_together():
     assert memory.live == 0
 
 
-def test_the_estimate_from_two_pictures_is_what_a_batch_takes(tiny_config, table, accelerator):
+def test_the_estimate_from_two_images_is_what_a_batch_takes(tiny_config, table, accelerator):
     unet = build_unet(tiny_config(patch_size=1), table).train()
     for parameter in unet.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -77,10 +77,10 @@ def test_a_container_may_have_less_than_the_machine(tmp_path, monkeypatch):
 
 
 def test_parts_grow_to_the_next_divisor():
-    assert [more_parts(parts, 12, CPU) for parts in (1, 2, 3, 4, 6)] == [2, 3, 4, 6, 12]
-    assert more_parts(1, 7, CPU) == 7
-    with pytest.raises(TrainingFailed, match="not fit into the memory of cpu, even in micro-batches of one picture"):
-        more_parts(7, 7, CPU)
+    assert [more_micro_batches(num_micro_batches, 12, CPU) for num_micro_batches in (1, 2, 3, 4, 6)] == [2, 3, 4, 6, 12]
+    assert more_micro_batches(1, 7, CPU) == 7
+    with pytest.raises(TrainingFailed, match="not fit into the memory of cpu, even in micro-batches of one image"):
+        more_micro_batches(7, 7, CPU)
 
 
 def test_trying_before_the_first_step_moves_nothing(tiny_config, table, accelerator, monkeypatch, capsys):
@@ -99,15 +99,13 @@ def test_trying_before_the_first_step_moves_nothing(tiny_config, table, accelera
         if count > 2:
             raise torch.OutOfMemoryError("injected")
 
-    assert fitting_parts(1, 8, attempt, state.optimizer, accelerator) == 4
+    assert fitting_micro_batches(1, 8, attempt, state.optimizer, accelerator) == 4
     assert rows == [8, 4, 2]
     assert torch.rand(3).equal(torch.rand(3, generator=torch.Generator().manual_seed(7)))
     after = [value for group in state.tensors(accelerator).values() for value in group.values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(parameter.grad is None for parameter in state.unet.parameters())
-    assert (
-        "micro-batches of 8 pictures do not fit into the memory of cpu: going on with 2, 4 " in capsys.readouterr().out
-    )
+    assert "micro-batches of 8 images do not fit into the memory of cpu: going on with 2, 4 " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("begin", [0, 1], ids=["before step 1", "in step 2"])
@@ -118,7 +116,7 @@ def test_a_step_out_of_memory_learns_the_same_in_more_parts(
         monkeypatch.setattr(memory, "ESTIMATED", ())
     config = tiny_config(max_train_images=24, gradient_accumulation_steps=2)
     results = trained(config, table, accelerator, most_rows=1, begin=begin)
-    assert results[0].parts == 8
+    assert results[0].num_micro_batches == 8
     assert config.gradient_accumulation_steps == 2
     assert "going on with 1, 8 for each step" in capsys.readouterr().out
     assert_same(results, trained(config, table, accelerator))
@@ -127,7 +125,7 @@ def test_a_step_out_of_memory_learns_the_same_in_more_parts(
 def test_a_cpu_with_little_memory_takes_smaller_micro_batches(tiny_config, table, accelerator, monkeypatch):
     config = tiny_config(max_train_images=16)
     expected = trained(config, table, accelerator)
-    assert expected[0].parts == 1
+    assert expected[0].num_micro_batches == 1
     seen = []
     monkeypatch.setattr(memory, "bytes_of", lambda attempt, rows: seen.append(rows) or rows * 2**20)
     monkeypatch.setattr(memory, "available_bytes", lambda: 2**22)
@@ -137,8 +135,8 @@ def test_a_cpu_with_little_memory_takes_smaller_micro_batches(tiny_config, table
 
 
 @pytest.mark.parametrize("begin", [0, 2])
-def test_where_one_picture_does_not_fit_the_run_ends(tiny_config, table, accelerator, begin):
-    with pytest.raises(TrainingFailed, match="even in micro-batches of one picture; take a smaller size"):
+def test_where_one_image_does_not_fit_the_run_ends(tiny_config, table, accelerator, begin):
+    with pytest.raises(TrainingFailed, match="even in micro-batches of one image; take a smaller size"):
         trained(tiny_config(max_train_images=64), table, accelerator, most_rows=0, begin=begin)
 
 
@@ -150,7 +148,7 @@ def test_other_errors_are_not_taken_for_memory(tiny_config, table, accelerator):
 
     state = session.state
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        fitting_parts(1, 8, attempt, state.optimizer, accelerator)
+        fitting_micro_batches(1, 8, attempt, state.optimizer, accelerator)
 
 
 TWO = """
@@ -172,12 +170,12 @@ def attempt(rows):
     if rows > most:
         raise torch.OutOfMemoryError("injected")
 
-parts = memory.fitting_parts(1, 8, attempt, optimizer, accelerator)
+parts = memory.fitting_micro_batches(1, 8, attempt, optimizer, accelerator)
 model(torch.full((1, 4), 1.0 + accelerator.process_index)).sum().backward()
 text = f"parts {parts} gradient {layer.weight.grad[0, 0].item()}\\n"
 most = 8 if accelerator.is_main_process else 0
 try:
-    memory.fitting_parts(1, 8, attempt, optimizer, accelerator)
+    memory.fitting_micro_batches(1, 8, attempt, optimizer, accelerator)
 except TrainingFailed:
     text += "both end\\n"
 print(text, end="", flush=True)

@@ -85,7 +85,7 @@ def poisoned_moments(state) -> None:
         moments["exp_avg"].fill_(math.inf)
 
 
-STATES = {"weights": poisoned_unet, "averaged weights": poisoned_average, "moments of the optimizer": poisoned_moments}
+STATES = {"weights": poisoned_unet, "EMA weights": poisoned_average, "moments of the optimizer": poisoned_moments}
 
 
 def poisoned(name: str):

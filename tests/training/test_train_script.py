@@ -23,7 +23,7 @@ from hfdiff.models.objectives import make_objective
 from hfdiff.models.sizes import SIZES
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.training.checkpoint import list_checkpoints
-from hfdiff.training.initialisation import check_fits
+from hfdiff.training.initialisation import check_init_from
 from hfdiff.training.signals import StopSignals
 
 pytestmark = pytest.mark.slow
@@ -55,18 +55,18 @@ def test_a_run_leaves_what_the_design_says(start, tmp_path):
     assert lines(run) == points
 
 
-def test_the_pipeline_holds_the_best_averaged_weights(start, tmp_path):
+def test_the_pipeline_holds_the_best_ema_weights(start, tmp_path):
     start("run", "--max_train_images", "80")
     run = tmp_path / "run"
     numbers = json.loads((list_checkpoints(run / "checkpoints")[0] / "state.json").read_text())
     losses = {point["images"]: point["val_loss"] for point in lines(run) if point["val_loss"] is not None}
     assert numbers["best_score"] == min(losses.values()) == losses[80]
-    weights, averaged = load_pipeline(str(run)).unet.state_dict(), newest_tensors(run)
-    assert all(torch.equal(value, averaged[f"ema/{name}"]) for name, value in weights.items())
+    weights, ema_model = load_pipeline(str(run)).unet.state_dict(), newest_tensors(run)
+    assert all(torch.equal(value, ema_model[f"ema/{name}"]) for name, value in weights.items())
 
 
 def test_the_pipeline_holds_the_weights_whose_samples_are_nearest(start, tmp_path, monkeypatch):
-    monkeypatch.setattr("hfdiff.evaluation.monitor.MOST", 520)  # real pictures: the fewest that do
+    monkeypatch.setattr("hfdiff.evaluation.monitor.MOST", 520)  # real images: the fewest that do
     flags = (
         "--dataset",
         "fashion_mnist_12k",
@@ -90,7 +90,7 @@ def test_the_pipeline_holds_the_weights_whose_samples_are_nearest(start, tmp_pat
 
 def test_no_judge_to_go_by(start, tmp_path):
     with pytest.raises(
-        BadInput, match="best_by 'frechet_judge' needs a judge.*has none of such pictures; train one with"
+        BadInput, match="best_by 'frechet_judge' needs a judge.*has none of such images; train one with"
     ):
         start("run", "--best_by", "frechet_judge")
     assert not (tmp_path / "run").exists()
@@ -143,7 +143,7 @@ def test_start_from_a_trained_model(start, tmp_path, script):
     assert torch.allclose(rows_new[0], rows_old[2], atol=1e-6)  # bird begins as any class
     columns_old, columns_new = old.style_embed[0].weight, new.style_embed[0].weight
     assert torch.allclose(columns_new[:, 0], columns_old[:, 1], atol=1e-6)  # slanted
-    assert torch.allclose(columns_new[:, 2], columns_old[:, 2], atol=1e-6)  # "the styles are told"
+    assert torch.allclose(columns_new[:, 2], columns_old[:, 2], atol=1e-6)  # "the styles are given"
     assert torch.allclose(new.conv_in.weight, old.conv_in.weight, atol=1e-6)
     assert script["main"]([*flags, "--max_train_images", "32", "--weight_decay", "0"]) == 0  # and resumes
 
@@ -163,10 +163,10 @@ def test_a_size_is_saved_as_what_it_means_and_resumes(script, folder, tmp_path):
         script["main"]([*flags, "16", "--size", "small"])
 
 
-def test_init_from_another_kind_of_pictures_is_refused(start, tmp_path):
+def test_init_from_another_kind_of_images_is_refused(start, tmp_path):
     start("old", "--max_train_images", "16")
     colour = str(class_folders(tmp_path / "colour", {"cat": 10, "dog": 10}, mode="RGB"))
-    with pytest.raises(BadInput, match="makes grey pictures, the data set .* is colour"):
+    with pytest.raises(BadInput, match="makes grey images, the dataset .* is colour"):
         start("new", "--init_from", str(tmp_path / "old"), "--dataset", colour)
     with pytest.raises(BadInput, match="its model predicts 'flow_prediction', objective 'epsilon' 'epsilon'"):
         start("new", "--init_from", str(tmp_path / "old"), "--objective", "epsilon")
@@ -177,7 +177,7 @@ def test_init_from_another_noise_schedule_names_the_one_wanted(tiny_config, tabl
     linear = make_objective(ObjectiveConfig(objective="epsilon", schedule="linear"))
     pipeline.register_modules(scheduler=linear.scheduler())
     with pytest.raises(BadInput, match="another than the one that objective 'epsilon' has with schedule 'cosine'"):
-        check_fits(pipeline, tiny_config(init_from="old", objective="epsilon"), table)
+        check_init_from(pipeline, tiny_config(init_from="old", objective="epsilon"), table)
 
 
 @pytest.mark.parametrize(
@@ -226,9 +226,9 @@ def _poison(run: Path) -> tuple[str, ...]:
     return ()
 
 
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full data sets is absent")
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full datasets is absent")
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
-def test_full_data_sets_train_with_their_configuration(script, tmp_path, name):
+def test_full_datasets_train_with_their_configuration(script, tmp_path, name):
     config = ROOT / "train_scripts" / "configs" / f"{name}.yaml"
     flags = ["--config", str(config), "--dataset", str(SHARED_DATA / name), "--output_dir", str(tmp_path / "run")]
     small = "--block_out_channels 8 16 --down_block_types DownBlock2D DownBlock2D --attention_head_dim 8".split()
@@ -249,7 +249,7 @@ def program(*flags: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def test_a_run_inside_its_own_data_is_refused(script, folder):
-    with pytest.raises(BadInput, match="lies inside the data set"):
+    with pytest.raises(BadInput, match="lies inside the dataset"):
         script["main"](["--dataset", folder, "--output_dir", f"{folder}/run", *TINY_FLAGS])
 
 
@@ -258,7 +258,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     done = program("--dataset", str(tmp_path / "data"), "--output_dir", str(tmp_path / "run"))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("hfdiff: error: no pictures in the folder")
+    assert done.stderr.startswith("hfdiff: error: no images in the folder")
     assert not (tmp_path / "run").exists()
 
 
@@ -269,7 +269,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
         (("--batch_size", "many"), "--batch_size.*'many'"),
         (("--mixed_precision", "fp16"), "'fp16' needs a GPU"),
         (("--styles", "thik"), "unknown style 'thik' .*did you mean 'thick'"),
-        (("--styles", "warm"), "needs colour pictures"),
+        (("--styles", "warm"), "needs colour images"),
         (("--norm_num_groups", "3"), "not divisible by norm_num_groups 3"),
         (("--objective", "flw"), "'flw'"),
         (("--init_from", "no such model"), "unknown model 'no such model'"),
@@ -330,7 +330,7 @@ def test_a_finished_run_puts_right_what_was_taken(start, tmp_path, capsys):
     shutil.rmtree(run / "pipeline")
     (run / "training.json").unlink()
     assert start("run", "--max_train_images", "16") == 0
-    assert "its pipeline is gone; the last averaged weights are saved" in capsys.readouterr().out
+    assert "its pipeline is gone; the last EMA weights are saved" in capsys.readouterr().out
     assert load_pipeline(str(run)).class_names == ["cat", "dog"]
     again = json.loads((run / "training.json").read_text(), parse_constant=pytest.fail)  # JSON knows no infinity
     assert again["images"] == record["images"]

@@ -59,12 +59,12 @@ def test_a_step_is_decided_by_seed_and_number(tiny_config, table):
 def test_conditions_are_dropped_alone_and_together(tiny_config, table):
     config = tiny_config(drop_class=0.2, drop_style=0.3, drop_both=0.1)
     draw = draw_batch(config, table, 20_000, 0, CPU)
-    no_class, no_styles = ~draw.tells_class, ~draw.tells_styles
+    no_class, no_styles = ~draw.keep_class, ~draw.keep_styles
     shares = [(no_class & ~no_styles), (no_styles & ~no_class), (no_class & no_styles)]
     assert [round(share.double().mean().item(), 1) for share in shares] == [0.2, 0.3, 0.1]
 
 
-def test_inputs_are_the_pictures_with_their_conditions(tiny_config, table):
+def test_inputs_are_the_images_with_their_conditions(tiny_config, table):
     config = tiny_config(drop_class=0.5, drop_style=0.0, drop_both=0.25, style_share=0.5)
     objective = make_objective(ObjectiveConfig())
     draw = draw_batch(config, table, 64, 0, CPU)
@@ -75,10 +75,10 @@ def test_inputs_are_the_pictures_with_their_conditions(tiny_config, table):
     assert torch.allclose(clean[plain], expected[plain], atol=1e-4)
     assert not torch.allclose(clean[~plain], expected[~plain], atol=1e-2)
     labels, weights = inputs.conditions["class_labels"], inputs.conditions["style_weights"]
-    assert torch.equal(labels[draw.tells_class], table.labels[draw.rows][draw.tells_class])
-    assert (labels[~draw.tells_class] == len(table.class_names)).all()
-    assert torch.equal(weights[draw.tells_styles], draw.strengths[draw.tells_styles])
-    assert (weights[~draw.tells_styles] == -1).all()
+    assert torch.equal(labels[draw.keep_class], table.labels[draw.rows][draw.keep_class])
+    assert (labels[~draw.keep_class] == len(table.class_names)).all()
+    assert torch.equal(weights[draw.keep_styles], draw.strengths[draw.keep_styles])
+    assert (weights[~draw.keep_styles] == -1).all()
 
 
 def test_styles_of_the_data_come_before_those_of_the_table(tiny_config, table):
@@ -222,7 +222,7 @@ def test_training_lowers_the_loss_and_repeats_exactly(tiny_config, table, accele
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
 
 
-def test_averaged_weights_follow_the_power_function(tiny_config, table, accelerator):
+def test_ema_weights_follow_the_power_function(tiny_config, table, accelerator):
     """Karras et al. 2024, Equation 127, with its weights summed in float64."""
     config = tiny_config(max_train_images=160, ema_share=0.1)
     session = open_session(config, (table, table), accelerator)
@@ -234,15 +234,15 @@ def test_averaged_weights_follow_the_power_function(tiny_config, table, accelera
     for number, weight in enumerate(history[1:], start=2):
         beta = 1 - 1 / (1 + (number - 1) / 9)  # mean age 0.1 of the run
         average = beta * average + (1 - beta) * weight
-    assert torch.allclose(state.averaged().conv_out.weight.double(), average, atol=1e-6)
+    assert torch.allclose(state.ema_model().conv_out.weight.double(), average, atol=1e-6)
 
 
 def test_averaging_leaves_the_trained_weights_alone(tiny_config, table, accelerator):
     state, _ = weights_after(tiny_config(max_train_images=80), table, accelerator)
     before = [p.detach().clone() for p in state.unet.parameters()]
-    averaged = state.averaged()
+    ema_model = state.ema_model()
     assert all(torch.equal(a, b) for a, b in zip(before, state.unet.parameters(), strict=True))
-    assert not same(averaged, accelerator.unwrap_model(state.unet))
+    assert not same(ema_model, accelerator.unwrap_model(state.unet))
 
 
 def test_validation_is_fixed_and_watching_changes_nothing(tiny_config, table, accelerator):
@@ -353,7 +353,7 @@ def test_every_choice_learns_and_gives_a_pipeline(tiny_config, fashion, accelera
 
 
 def test_a_learned_schedule_evens_the_loss_out(tiny_config, fashion, accelerator):
-    """The variance over time of the variational bound's loss, gamma'(t) |e - e_hat(gamma)|^2 / 2, on real pictures:
+    """The variance over time of the variational bound's loss, gamma'(t) |e - e_hat(gamma)|^2 / 2, on real images:
     lower under the learned schedule than under cosine's and linear's, and than under the crooked one that it began as,
     all between the same noise levels."""
     config = tiny_config(
@@ -365,7 +365,7 @@ def test_a_learned_schedule_evens_the_loss_out(tiny_config, fashion, accelerator
         objective.learned.heights.copy_(torch.linspace(-3, 0, len(objective.learned.heights)))
     beginning = objective.learned.table().detach()
     list(session.steps())
-    noise_levels, errors = noise_errors(fashion[1].part(slice(0, 64)), state.averaged(), objective)
+    noise_levels, errors = noise_errors(fashion[1].part(slice(0, 64)), state.ema_model(), objective)
 
     def variance(gamma: torch.Tensor) -> float:
         inside = gamma[(gamma > noise_levels[0]) & (gamma < noise_levels[-1])].numpy()
