@@ -1,11 +1,4 @@
-"""Guidance by the model's own conditions, and by a prompt.
-
-With v the model's prediction, c the class, s the styles and 0 for "unspecified":
-    v(0,0) + w_c [v(c,0) - v(0,0)] + w_s [v(c,s) - v(c,0)] + (w_a - 1) [v(c,s) - g(c,s)]
-is classifier-free guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598) with one scale for each condition
-(Brooks et al. 2023, https://arxiv.org/abs/2211.09800, Equation 3), and autoguidance by the prediction g of a weaker
-model (Karras et al. 2024, https://arxiv.org/abs/2406.02507, Equation 3).
-"""
+"""Guidance by the model's own conditions, and by a prompt."""
 
 import math
 from dataclasses import dataclass
@@ -30,7 +23,14 @@ class Branch(NamedTuple):
 
 @dataclass(frozen=True)
 class Guidance:
-    """The scales of the module's formula (w_c, w_s, w_a), where they act, and how far their contrast is undone.
+    """Scales of guidance, where they act, and how far the contrast that they add is undone.
+
+    With v the model's prediction, c the class, s the styles, 0 for "unspecified", and w_c `guidance_scale`, w_s
+    `style_guidance_scale`, w_a `autoguidance_scale`:
+        v(0,0) + w_c [v(c,0) - v(0,0)] + w_s [v(c,s) - v(c,0)] + (w_a - 1) [v(c,s) - g(c,s)]
+    is classifier-free guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598) with one scale for each condition
+    (Brooks et al. 2023, https://arxiv.org/abs/2211.09800, Equation 3), and autoguidance by the prediction g of a weaker
+    model (Karras et al. 2024, https://arxiv.org/abs/2406.02507, Equation 3).
 
     `guidance_interval`: the noise levels, both ends included, outside which v(c,s) alone is evaluated.
     """

@@ -177,7 +177,7 @@ class ClassStylePipeline(DiffusionPipeline):
             class_labels: names or ids; None for a label means "any class".
             styles: None for plain images; "thick:0.8+slanted" or {"thick": 0.8}; one for all or one for each label.
             num_images_per_label: images for each label; they come label by label.
-            guidance_scale, style_guidance_scale: w_c and w_s of the module's formula; 1 is no guidance.
+            guidance_scale, style_guidance_scale: w_c and w_s of `Guidance`; 1 is none.
             num_inference_steps: steps of the scheduler (second order: one evaluation each).
             generator: one for all images, or one for each image.
             output_type: "pil", "np" (NHWC float32 in [0, 1]) or "pt" (NCHW float32 in [0, 1]).
@@ -192,7 +192,7 @@ class ClassStylePipeline(DiffusionPipeline):
                 the last `strength` of the steps are taken. By default 0.6, and 1 with a mask.
             mask: 1 where the image is drawn anew, 0 where it is kept exactly (cut at 0.5): PIL, arrays (H, W) or
                 (N, H, W), or a list; as many as of `image`.
-            autoguidance_scale: w_a of the module's formula; other than 1 it needs a `guide_unet`.
+            autoguidance_scale: w_a of `Guidance`; other than 1 it needs a `guide_unet`.
             guidance_rescale: 0 to 1; how far the contrast that guidance adds is taken back (`Guidance.rescale`).
             guidance_interval: the noise levels (sigma / alpha) between which guidance acts; outside them the plain
                 conditional prediction is used, which is cheaper (Kynkaanniemi et al. 2024,

@@ -135,6 +135,7 @@ def test_standalone_files_import_only_what_every_user_has(file):
     assert roots - sys.stdlib_module_names <= EVERYONE_HAS | STANDALONE[file]
 
 
+@pytest.mark.slow
 def test_a_built_wheel_holds_everything(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
     subprocess.run([*build, str(ROOT)], check=True, cwd=tmp_path)

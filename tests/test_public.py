@@ -22,6 +22,7 @@ TYPES = {
 }
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_real_types(tmp_path):
     file = tmp_path / "user.py"
     revealing = "".join(f"    reveal_type({name})\n" for name in TYPES)

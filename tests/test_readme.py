@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import tiny_unet
 from PIL import Image
 
@@ -17,6 +18,7 @@ from hfdiff.pipelines import ClassStylePipeline
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_python_lines_run_without_hfdiff_imported(tmp_path):
     names = ("Sneaker", "Bag")
     styles = {name: {"phrase": name, "group": None} for name in ("thick", "slanted")}

@@ -499,7 +499,14 @@ class Branch(NamedTuple):
 
 @dataclass(frozen=True)
 class Guidance:
-    """The scales of the module's formula (w_c, w_s, w_a), where they act, and how far their contrast is undone.
+    """Scales of guidance, where they act, and how far the contrast that they add is undone.
+
+    With v the model's prediction, c the class, s the styles, 0 for "unspecified", and w_c `guidance_scale`, w_s
+    `style_guidance_scale`, w_a `autoguidance_scale`:
+        v(0,0) + w_c [v(c,0) - v(0,0)] + w_s [v(c,s) - v(c,0)] + (w_a - 1) [v(c,s) - g(c,s)]
+    is classifier-free guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598) with one scale for each condition
+    (Brooks et al. 2023, https://arxiv.org/abs/2211.09800, Equation 3), and autoguidance by the prediction g of a weaker
+    model (Karras et al. 2024, https://arxiv.org/abs/2406.02507, Equation 3).
 
     `guidance_interval`: the noise levels, both ends included, outside which v(c,s) alone is evaluated.
     """
@@ -1121,7 +1128,7 @@ class ClassStylePipeline(DiffusionPipeline):
             class_labels: names or ids; None for a label means "any class".
             styles: None for plain images; "thick:0.8+slanted" or {"thick": 0.8}; one for all or one for each label.
             num_images_per_label: images for each label; they come label by label.
-            guidance_scale, style_guidance_scale: w_c and w_s of the module's formula; 1 is no guidance.
+            guidance_scale, style_guidance_scale: w_c and w_s of `Guidance`; 1 is none.
             num_inference_steps: steps of the scheduler (second order: one evaluation each).
             generator: one for all images, or one for each image.
             output_type: "pil", "np" (NHWC float32 in [0, 1]) or "pt" (NCHW float32 in [0, 1]).
@@ -1136,7 +1143,7 @@ class ClassStylePipeline(DiffusionPipeline):
                 the last `strength` of the steps are taken. By default 0.6, and 1 with a mask.
             mask: 1 where the image is drawn anew, 0 where it is kept exactly (cut at 0.5): PIL, arrays (H, W) or
                 (N, H, W), or a list; as many as of `image`.
-            autoguidance_scale: w_a of the module's formula; other than 1 it needs a `guide_unet`.
+            autoguidance_scale: w_a of `Guidance`; other than 1 it needs a `guide_unet`.
             guidance_rescale: 0 to 1; how far the contrast that guidance adds is taken back (`Guidance.rescale`).
             guidance_interval: the noise levels (sigma / alpha) between which guidance acts; outside them the plain
                 conditional prediction is used, which is cheaper (Kynkaanniemi et al. 2024,

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 from conftest import tiny_unet
-from test_pipeline import SCHEDULERS, each_scheduler
+from schedulers import SCHEDULERS, each_scheduler
 
 from hfdiff.data.table import to_bytes
 from hfdiff.evaluation.clip_training import make_clip
-from hfdiff.evaluation.selection import Selection, SelectionReferences, draw_candidates, properties, select
+from hfdiff.evaluation.selection import Selection, SelectionReferences, draw_candidates, image_statistics, select
 from hfdiff.figures.selection import figure_of_selection
 from hfdiff.pipelines import (
     SCORES,
@@ -260,7 +260,7 @@ def test_stopped_candidates_are_told_apart(choosing):
 def test_statistics_of_images_that_are_known():
     flat, bars = torch.full((1, 1, 28, 28), 0.25), torch.zeros(1, 1, 28, 28)
     bars[..., ::4] = 1
-    found = properties(torch.cat([flat, bars]))
+    found = image_statistics(torch.cat([flat, bars]))
     assert found["brightness"].tolist() == pytest.approx([0.25, 0.25])
     for name in ("contrast", "sharpness", "edge_density"):
         assert found[name][0] == pytest.approx(0, abs=1e-6)

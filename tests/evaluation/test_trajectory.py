@@ -12,12 +12,12 @@ from hfdiff.evaluation.trajectory import (
     NUM_PLACES,
     Reverse,
     falls_to,
-    forward,
     log_snr,
+    measure_forward,
+    measure_reverse,
     recognised_from,
     recognised_share,
     recognition,
-    reverse,
     score_histogram,
 )
 from hfdiff.models.config import ObjectiveConfig
@@ -107,7 +107,7 @@ def test_the_forward_process_noises_real_images_until_the_judge_guesses(objectiv
     pixels[bright], pixels[~bright] = 255, 0
     labels, names = bright.long(), ("dark", "bright")
     data = type(table)(pixels, labels, table.style_weights, names, (), "constructed")
-    found = forward(scheduler, BrightnessJudge(), data, [0, 1], num_images=50, seed=1)
+    found = measure_forward(scheduler, BrightnessJudge(), data, [0, 1], num_images=50, seed=1)
     assert (found.num_images, found.chance, found.class_ids) == (50, 0.5, [0, 1])
     assert found.images.shape == (2, NUM_PLACES, 1, 28, 28)
     assert found.accuracy[0] == 1
@@ -117,7 +117,7 @@ def test_the_forward_process_noises_real_images_until_the_judge_guesses(objectiv
     assert found.lost.log_snr == pytest.approx(2 * (level[0] / level[1]).log().item())
     assert (found.images[0, 0] < 10).all()
     assert (found.images[1, 0] > 245).all()
-    again = forward(scheduler, BrightnessJudge(), data, [0, 1], num_images=50, seed=1)
+    again = measure_forward(scheduler, BrightnessJudge(), data, [0, 1], num_images=50, seed=1)
     assert torch.equal(again.images, found.images)
 
 
@@ -125,7 +125,7 @@ def test_where_noise_never_hides_the_class_nothing_is_lost(table):
     data = type(table)(table.pixels * 0, table.labels * 0, table.style_weights, ("dark", "bright"), (), "constructed")
     judge = BrightnessJudge()
     judge.forward = lambda images: JudgeOutput(torch.tensor([[1.0, 0.0]] * len(images)), torch.zeros(0), torch.zeros(0))
-    assert forward(make_objective(ObjectiveConfig()).scheduler(), judge, data, [0, 1]).lost is None
+    assert measure_forward(make_objective(ObjectiveConfig()).scheduler(), judge, data, [0, 1]).lost is None
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_where_noise_never_hides_the_class_nothing_is_lost(table):
 )
 def test_the_reverse_process_is_judged_at_every_evaluation(objective, sampler):
     pipe, judge = two_class_pipeline(objective, sampler), BrightnessJudge()
-    found = reverse(pipe, judge, [0, 1], num_images=3, num_inference_steps=5, seed=4, max_batch_size=4)
+    found = measure_reverse(pipe, judge, [0, 1], num_images=3, num_inference_steps=5, seed=4, max_batch_size=4)
     points = len(pipe.scheduler.timesteps) + 1
     assert found.asked.tolist() == [0, 0, 0, 1, 1, 1]
     assert found.clean_verdicts.shape == found.noisy_verdicts.shape == (6, points)

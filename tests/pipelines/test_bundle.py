@@ -82,6 +82,7 @@ for pipe, name in zip(kept, "cd"):
 """
 
 
+@pytest.mark.slow
 def test_two_versions_in_one_process_keep_apart(pipeline, tmp_path):
     folders = []
     for name in ("first", "second"):

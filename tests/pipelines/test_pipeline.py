@@ -15,23 +15,19 @@ from diffusers import (
     DDPMScheduler,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
-    EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
-    HeunDiscreteScheduler,
     IPNDMScheduler,
-    SchedulerMixin,
-    UniPCMultistepScheduler,
 )
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from PIL import Image
+from schedulers import FLOW, SCHEDULERS, each_scheduler
 
 from hfdiff.evaluation.clip_training import make_clip
 from hfdiff.models.config import ObjectiveConfig
 from hfdiff.models.objectives import make_objective
-from hfdiff.models.samplers import make_scheduler
 from hfdiff.pipelines import (
     INSTALLED,
     ClassStylePipeline,
@@ -43,35 +39,7 @@ from hfdiff.pipelines import (
     resolve_styles,
 )
 
-
-def ipndm(objective: str) -> SchedulerMixin:
-    return make_scheduler(make_objective(ObjectiveConfig(objective=objective)).process(), "ipndm")
-
-
 STYLES = {"thick": {"phrase": "thick", "group": "stroke"}, "thin": {"phrase": "thin", "group": "stroke"}}
-FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
-SCHEDULERS = {
-    "dpm_epsilon": DPMSolverMultistepScheduler,
-    "dpm_flow": lambda: DPMSolverMultistepScheduler(**FLOW, final_sigmas_type="zero"),
-    "unipc_epsilon": UniPCMultistepScheduler,
-    "unipc_flow": lambda: UniPCMultistepScheduler(**FLOW),
-    "ddim_v": lambda: DDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing"),
-    "ddpm_sample": lambda: DDPMScheduler(prediction_type="sample"),
-    "heun_epsilon": HeunDiscreteScheduler,
-    "heun_karras": lambda: HeunDiscreteScheduler(use_karras_sigmas=True),
-    "euler_v": lambda: EulerDiscreteScheduler(prediction_type="v_prediction"),
-    "flow_euler": FlowMatchEulerDiscreteScheduler,
-    "flow_euler_shift": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0),
-    "flow_heun": FlowMatchHeunDiscreteScheduler,
-    "edm_euler": EDMEulerScheduler,
-    "edm_dpm": EDMDPMSolverMultistepScheduler,
-    "flow_ipndm": lambda: ipndm("flow"),
-    "ipndm_epsilon": lambda: ipndm("epsilon"),
-    "ipndm_v": lambda: ipndm("v_prediction"),
-    "ipndm_sample": lambda: ipndm("sample"),
-    "edm_ipndm": lambda: ipndm("edm"),
-}
-each_scheduler = pytest.mark.parametrize("name", SCHEDULERS)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -638,6 +606,7 @@ save_file({"images": images}, third + "/images.safetensors")
 """
 
 
+@pytest.mark.slow
 def test_loads_anywhere_and_survives_saving_again(pipeline, tmp_path):
     from safetensors.torch import load_file
 
@@ -659,6 +628,7 @@ def test_loads_anywhere_and_survives_saving_again(pipeline, tmp_path):
     assert (tmp_path / "fourth" / "unet" / "unet.py").is_file()
 
 
+@pytest.mark.slow
 def test_a_pipeline_carries_its_clip(pipeline, fashion, tmp_path):
     from safetensors.torch import load_file
 
@@ -700,6 +670,7 @@ def custom(guided, tmp_path, monkeypatch) -> ClassStylePipeline:
         sys.modules.pop(name)
 
 
+@pytest.mark.slow
 def test_custom_components_load_anywhere_and_survive_saving_again(custom, tmp_path):
     from safetensors.torch import load_file
 

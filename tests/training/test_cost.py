@@ -34,6 +34,7 @@ def products(unet, size: int) -> int:
     return sum(total)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"gradient_checkpointing": True}, {"objective": "epsilon", "augment": 0.1}])
 def test_the_cost_is_that_of_the_model(tiny_config, monkeypatch, tmp_path, changes):
     monkeypatch.setattr("hfdiff.training.cost.TIMED_SECONDS", 0.0)
@@ -49,10 +50,11 @@ def test_the_cost_is_that_of_the_model(tiny_config, monkeypatch, tmp_path, chang
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_micro_batches_that_are_taken(tiny_config, monkeypatch):
     monkeypatch.setattr("hfdiff.training.cost.TIMED_SECONDS", 0.0)
     monkeypatch.setattr("hfdiff.training.memory.bytes_of", lambda attempt, rows: rows * 2**20)
     monkeypatch.setattr("hfdiff.training.memory.available_bytes", lambda: 5 * 2**20)
     cost = measure(tiny_config(gradient_accumulation_steps=2), drawn)
-    assert cost.parts == 4
+    assert cost.num_micro_batches == 4
     assert "batches of 8 in micro-batches of 2" in cost.describe()

@@ -184,6 +184,7 @@ os._exit(0)  # gloo's threads now and then abort the interpreter's end
 """
 
 
+@pytest.mark.slow
 def test_two_processes_agree_on_the_smaller_micro_batch(tmp_path):
     (tmp_path / "two.py").write_text(TWO)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -187,6 +187,7 @@ def test_after_overflows_the_same_batch_is_taken_again(tiny_config, table, fp16_
     assert state.numbers()["scaler"]["scale"] < 2.0**30
 
 
+@pytest.mark.slow
 def test_accumulation_is_the_same_step(tiny_config, table, accelerator):
     results = [
         weights_after(tiny_config(max_train_images=400, gradient_accumulation_steps=parts), table, accelerator)
@@ -213,6 +214,7 @@ def test_checkpointing_computes_again_and_learns_the_same(tiny_config, table, ac
     assert same(plain, other)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_repeats_exactly(tiny_config, table, accelerator):
     config = tiny_config(max_train_images=600, learning_rate=3e-3, lr_warmup_images=80, dropout=0.1)
     first, losses = weights_after(config, table, accelerator)
@@ -334,6 +336,7 @@ CHOICES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(map(str, choice.values())))
 def test_every_choice_learns_and_gives_a_pipeline(tiny_config, fashion, accelerator, tmp_path, choice):
     config = tiny_config(max_train_images=16 * 70, batch_size=16, lr_warmup_images=64, learning_rate=4e-3, **choice)
@@ -352,6 +355,7 @@ def test_every_choice_learns_and_gives_a_pipeline(tiny_config, fashion, accelera
     assert torch.allclose(*images, atol=1e-4)  # weights that are read from a file lie elsewhere in memory
 
 
+@pytest.mark.slow
 def test_a_learned_schedule_evens_the_loss_out(tiny_config, fashion, accelerator):
     """The variance over time of the variational bound's loss, gamma'(t) |e - e_hat(gamma)|^2 / 2, on real images:
     lower under the learned schedule than under cosine's and linear's, and than under the crooked one that it began as,
