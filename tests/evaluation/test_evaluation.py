@@ -22,6 +22,8 @@ from hfdiff.evaluation.report import read_report
 from hfdiff.evaluation.statistics import jackknife, wilson
 from hfdiff.pipelines import Scorer
 
+pytestmark = pytest.mark.slow
+
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -109,7 +111,6 @@ def test_spread_of_classes():
     assert spread(features, labels) == pytest.approx((2 + 4) / 2)
 
 
-@pytest.mark.slow
 def test_real_images_reach_the_real_value_of_every_metric(real):
     """Held-out images in place of samples, against the other held-out ones: as good as the training images are."""
     half = len(real.reference) // 2
@@ -186,7 +187,6 @@ def test_shuffled_labels_move_accuracy_alone(inputs):
         assert METRICS[name].measure(shuffled).value == METRICS[name].measure(inputs).value
 
 
-@pytest.mark.slow
 def test_blur_moves_distances_and_is_no_memorisation(inputs):
     pixels = to_bytes(gaussian_blur2d(to_unit_range(inputs.real.reference.pixels[:500]), (5, 5), (1.5, 1.5)))
     labels = inputs.real.reference.labels[:500]
@@ -220,7 +220,6 @@ def styled(real: ReferenceSet, shuffle: bool) -> JudgedImages:
     return judge_images(real.judge, to_bytes(pixels), real.others.labels[:600], told)
 
 
-@pytest.mark.slow
 def test_style_fidelity_of_true_and_of_shuffled_strengths(inputs):
     true, shuffled = (
         METRICS["style_fidelity"].measure(replace(inputs, styled=styled(inputs.real, shuffle)))

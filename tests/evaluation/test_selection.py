@@ -21,6 +21,8 @@ from hfdiff.pipelines import (
     score_images,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def clip(fashion) -> Scorer:

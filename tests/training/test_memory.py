@@ -13,6 +13,8 @@ from hfdiff.training.build import build_unet
 from hfdiff.training.memory import LiveBytes, available_bytes, bytes_of, fitting_micro_batches, more_micro_batches
 from hfdiff.training.session import open_session
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
@@ -184,7 +186,6 @@ os._exit(0)  # gloo's threads now and then abort the interpreter's end
 """
 
 
-@pytest.mark.slow
 def test_two_processes_agree_on_the_smaller_micro_batch(tmp_path):
     (tmp_path / "two.py").write_text(TWO)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -146,6 +146,7 @@ def test_fp16_on_a_cpu_is_refused():
         choose_precision("fp16", "cpu")
 
 
+@pytest.mark.slow
 def test_fp16_trains_with_autocast_and_scaler(tiny_config, table, fp16_on_cpu):
     config = tiny_config(max_train_images=400, learning_rate=3e-3, lr_warmup_images=0)
     seen = set()
@@ -161,6 +162,7 @@ def test_fp16_trains_with_autocast_and_scaler(tiny_config, table, fp16_on_cpu):
     assert sum(losses[-10:]) < sum(losses[:10])
 
 
+@pytest.mark.slow
 def test_an_overflow_moves_nothing(tiny_config, table, fp16_on_cpu):
     config = tiny_config(max_train_images=32)
     session = open_session(config, (table, table), fp16_on_cpu)
@@ -247,6 +249,7 @@ def test_averaging_leaves_the_trained_weights_alone(tiny_config, table, accelera
     assert not same(ema_model, accelerator.unwrap_model(state.unet))
 
 
+@pytest.mark.slow
 def test_validation_is_fixed_and_watching_changes_nothing(tiny_config, table, accelerator):
     config = tiny_config(max_train_images=80)
     unwatched, _ = weights_after(config, table, accelerator)
@@ -268,6 +271,7 @@ def test_loss_or_weights_that_are_not_finite_stop_the_run(tiny_config, table, ac
         check_finite(state, torch.tensor(1.0))
 
 
+@pytest.mark.slow
 def test_the_clock_ends_the_run(tiny_config, table, accelerator):
     config = tiny_config(max_train_images=10**9, max_minutes=0.05)
     state, losses = weights_after(config, table, accelerator)
