@@ -17,7 +17,7 @@ from hfdiff.core.names import unknown
 
 
 class Command(NamedTuple):
-    """What a command takes, a class of hfdiff/commands/flags.py, and what it does: `main` of a module beside it."""
+    """What a command takes, a class of hfdiff/commands/flags.py, and a line of help; a module of its name does it."""
 
     flags: str
     about: str
@@ -36,7 +36,7 @@ COMMANDS = {
     "evaluate": Command(
         "EvaluateFlags", "Measure how good a model is, against real images and by a judge that never chose any."
     ),
-    "show": Command("ShowFlags", "Explain a model in images: noise, its reverse, when a judge sees the class."),
+    "show": Command("ShowFlags", "Explain a model in figures: noise, its reverse, when a judge sees the class."),
     "card": Command("CardFlags", "Write a model's card, README.md, from the files of its run."),
     "push": Command("PushFlags", "Publish a model on the Hub: list its files, send them, load it back, compare."),
     "demo": Command("DemoFlags", "Serve a page on this machine to play with a model."),

@@ -47,11 +47,11 @@ class SampleFlags(Drawing):
     num_images: int = 4
     """Images for each label."""
     image: str | None = None
-    """Begin with this image: to vary it, restyle it, change its class, or repair a part."""
+    """Start from this image: to vary it, restyle it, change its class, or repair a part."""
     strength: float | None = None
     """How far from the image to go: above 0, to 1. By default 0.6, with a mask 1."""
     mask: str | None = None
-    """An image, white where the image is drawn anew and black where it is kept."""
+    """A mask image: white where the image is drawn anew, black where it is kept."""
     clip_guidance_scale: float | None = None
     """Push every step towards clip_prompt by CLIP's gradient: 0.5, for example; from 1 on classes suffer."""
     clip_prompt: str | None = None
@@ -119,7 +119,7 @@ class ShowFlags(Drawing):
     dataset: str | None = None
     """Real images of the model's classes; by default those that the run was trained on."""
     num_images: int = 20
-    """Images for each class, where they are counted."""
+    """Images drawn for each class, where shares are measured."""
     num_inference_steps: int | None = 50
     """Steps of the reverse process that is watched."""
     resolution: int | None = None

@@ -52,8 +52,8 @@ def prepare(config: TrainConfig, locks: contextlib.ExitStack) -> Run:
 
 def monitor_of(session: Session) -> QualityMonitor | None:
     """The judge that watches, where there is one of such images; BadInput where the best is chosen by it alone."""
-    config, home = session.config, torch.device("cpu")
-    table, validation = session.table.to(home), session.validation.to(home)
+    config, cpu = session.config, torch.device("cpu")
+    table, validation = session.table.to(cpu), session.validation.to(cpu)
     judge, needed = find_judge(table), config.best_by == "frechet_judge"
     if judge and all(len(unseen(judge, part)) for part in (table, validation)):  # else it was trained on all of so few
         watch = QualityMonitor(judge.to(session.accelerator.device), table, validation, config.seed, needed)

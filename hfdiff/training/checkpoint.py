@@ -1,4 +1,4 @@
-"""A run's folder: checkpoints that are complete or absent, and the exported pipeline.
+"""Checkpoints: complete or absent, which are kept, and what a resume may change.
 
 A checkpoint holds safetensors, a JSON of numbers, and a manifest with the SHA-256 of each file. The old is deleted
 only after the new is in place.

@@ -88,7 +88,7 @@ def train(
         state.step += 1
         state.loss_sum += loss
         state.loss_steps += 1
-        _average(state.ema, accelerator.unwrap_model(state.unet))
+        update_ema(state.ema, accelerator.unwrap_model(state.unet))
         state.decays_by_time = decays_by_time(config, state)
         yield Step(state.step, state.step * config.batch_size, loss, learning_rate, data_seconds)
 
@@ -151,7 +151,7 @@ def _attempt(
 
 
 @torch.no_grad()
-def _average(ema: EMAModel, unet: torch.nn.Module) -> None:
+def update_ema(ema: EMAModel, unet: torch.nn.Module) -> None:
     """`ema.step` in one pass over the weights, where the library's takes three."""
     ema.optimization_step += 1
     weight = 1 - ema.get_decay(ema.optimization_step)

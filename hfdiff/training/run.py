@@ -33,7 +33,7 @@ class Monitor(Protocol):
 
 @dataclass
 class Run:
-    """A session, its folder, and what is handed in: a monitor, components to save with the pipeline, figures."""
+    """A session and its folder; the caller sets a monitor, components to save with the pipeline, and figures."""
 
     session: Session
     folder: RunFolder
