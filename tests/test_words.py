@@ -4,6 +4,7 @@ import ast
 import io
 import re
 import tokenize
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,3 +99,10 @@ def test_a_planted_word_in_a_page_is_found(tmp_path):
         "| `forward.png` | real images sinking\n  into noise | `runs/demo/pictures/grid.png`\n"
     )
     assert len(violations(tmp_path / "page.md")) == 1
+
+
+def test_names_of_tests_are_unique():
+    names = Counter(
+        re.findall(r"(?m)^def (test_\w+)", "\n".join(file.read_text() for file in ROOT.glob("tests/**/*.py")))
+    )
+    assert [name for name, count in names.items() if count > 1] == []

@@ -90,7 +90,7 @@ def test_no_styles_is_a_draw_of_no_columns():
     assert draw_styles(5, (), 0.5, torch.Generator()).shape == (5, 0)
 
 
-def test_mistakes_are_named():
+def test_mistakes_of_styles_are_named():
     with pytest.raises(BadInput, match=r"unknown style 'thik' \(did you mean 'thick'\?\); valid: thick"):
         check_styles(["thik"], channels=3)
     with pytest.raises(BadInput, match="style 'warm' needs colour images"):

@@ -156,7 +156,7 @@ def test_clip_guidance_raises_the_cosine_with_its_prompt(choosing):
         ({"clip_guidance_scale": 1, "clip_guidance_interval": (2, 1)}, "clip_guidance_interval"),
     ],
 )
-def test_mistakes_are_named(choosing, arguments, message):
+def test_mistakes_of_selections_are_named(choosing, arguments, message):
     with pytest.raises(ValueError, match=message.replace("{}", r"\{\}")):
         choosing(**{"class_labels": ["Bag"], "num_candidates": 10, **arguments})
 

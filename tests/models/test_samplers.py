@@ -152,7 +152,7 @@ def test_a_sampler_that_does_not_go_with_a_process_lists_the_valid_ones(name):
         make_scheduler(process, name)
 
 
-def test_invalid_choices_list_the_valid_ones():
+def test_invalid_samplers_list_the_valid_ones():
     flow, cosine = (make_objective(ObjectiveConfig(objective=name)).process() for name in ("flow", "epsilon"))
     with pytest.raises(BadInput, match="unknown sampler 'eular'.*did you mean 'euler'"):
         make_scheduler(flow, "eular")

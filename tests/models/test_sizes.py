@@ -75,7 +75,7 @@ def test_keys_override_the_size_one_by_one():
         ({"size": "base", "down_block_types": ("DownBlock2D",)}, "differ in length .*valid: one block for each width"),
     ],
 )
-def test_mistakes_are_named(changes, message):
+def test_mistakes_of_sizes_are_named(changes, message):
     with pytest.raises(BadInput, match=message) as caught:
         check_config(TrainConfig(**changes))
     assert "\n" not in str(caught.value)

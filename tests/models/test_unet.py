@@ -174,6 +174,6 @@ def test_a_copy_is_independent():
         ({"block_out_channels": (8, 18)}, r"width 18 .* is not divisible by norm_num_groups 4"),
     ],
 )
-def test_mistakes_are_named(changes, message):
+def test_mistakes_of_shapes_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         tiny_unet(**changes)
