@@ -9,6 +9,7 @@ in a module that only its own text has.
 import ast
 import hashlib
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,7 +32,7 @@ def bundle(file: Path) -> str:
     imports: dict[tuple[str, str], set[str]] = {}  # ("import" or "from", module) -> names, with "as" where given
     bodies = []
     for path in in_order(file):
-        source = path.read_text()
+        source = path.read_text("utf-8")
         tree = ast.parse(source)
         dropped = set()
         for number, node in enumerate(tree.body):
@@ -44,7 +45,7 @@ def bundle(file: Path) -> str:
             collect(node, imports)
         lines = [line for i, line in enumerate(source.splitlines()) if i not in dropped]
         bodies.append("\n".join(lines).strip("\n"))
-    heading = ast.get_docstring(ast.parse(file.read_text()), clean=False)
+    heading = ast.get_docstring(ast.parse(file.read_text("utf-8")), clean=False)
     statements = "\n".join(statement(*key, names) for key, names in sorted(imports.items()))
     last = "globals().update(own_names(__name__, __file__))" if "own_names" in owners else ""
     return "\n\n\n".join(filter(None, [f'"""{heading}"""\n\n{statements}', *bodies, last])) + "\n"
@@ -52,7 +53,7 @@ def bundle(file: Path) -> str:
 
 def own_names(name: str, file: str) -> dict[str, Any]:
     """What the text of a bundled file defines, from a module of that text's own, which keeps it as `SOURCE`."""
-    text = Path(file).read_text()
+    text = Path(file).read_text("utf-8")
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     if name.endswith(digest):  # this is that module
         return {}
@@ -65,15 +66,21 @@ def own_names(name: str, file: str) -> dict[str, Any]:
     return {key: value for key, value in vars(sys.modules[own]).items() if not key.startswith("__")}
 
 
-def in_order(file: Path, before: tuple[Path, ...] = ()) -> list[Path]:
-    """The file and its siblings, each after those that it imports."""
-    found, tree = list(before), ast.parse(file.read_text())
-    check_siblings(tree, file)
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.level:
-            sibling = file.with_name(f"{node.module}.py")
-            found += [path for path in in_order(sibling, tuple(found)) if path not in found]
-    return found if file in found else [*found, file]
+def in_order(file: Path) -> list[Path]:
+    """The file and its siblings, each after those that it imports; ValueError for a circle."""
+    graph: dict[Path, list[Path]] = {}
+    waiting = [file]
+    while waiting:
+        path = waiting.pop(0)
+        tree = ast.parse(path.read_text("utf-8"))
+        check_siblings(tree, path)
+        froms = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level]
+        graph[path] = [path.with_name(f"{node.module}.py") for node in froms]
+        waiting += [sibling for sibling in graph[path] if sibling not in graph]
+    try:
+        return list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        raise ValueError(f"modules import each other: {' -> '.join(path.name for path in error.args[1])}") from error
 
 
 def check_siblings(tree: ast.Module, path: Path) -> None:
@@ -86,8 +93,8 @@ def check_siblings(tree: ast.Module, path: Path) -> None:
                 raise ValueError(f"{where}: {ast.unparse(node)}; valid: names of a sibling, at the top of the file")
 
 
-def defined(node: ast.stmt, module: str) -> dict[str, str]:
-    """Names that a top-level statement defines -> what they are."""
+def defined(node: ast.AST, module: str) -> dict[str, str]:
+    """Names that a top-level statement defines, or one in its branches -> what they are."""
     if isinstance(node, ast.Import):
         return {alias.asname or alias.name: f"import {alias.name}" for alias in node.names}
     if isinstance(node, ast.ImportFrom):
@@ -96,7 +103,9 @@ def defined(node: ast.stmt, module: str) -> dict[str, str]:
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return {node.name: f"of {module}"}
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return {name.id: f"of {module}" for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    here = {name.id: f"of {module}" for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    branches = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt | ast.excepthandler)]
+    return here | {name: what for child in branches for name, what in defined(child, module).items()}
 
 
 def collect(node: ast.stmt, imports: dict[tuple[str, str], set[str]]) -> None:

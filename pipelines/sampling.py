@@ -101,9 +101,9 @@ class Denoiser:
     ) -> torch.Tensor:
         """The weighted sum of the branches (B, C, H, W), by one forward of each UNet that they name."""
         main = [branch for branch in branches if not branch.by_guide]
-        predictions = evaluate(self.unet, model_input, t, request, main)
+        predictions = predict_branches(self.unet, model_input, t, request, main)
         if len(main) < len(branches):
-            predictions += evaluate(self.guide_unet, model_input, t, request, branches[len(main) :])
+            predictions += predict_branches(self.guide_unet, model_input, t, request, branches[len(main) :])
         prediction: Any = sum(branch.weight * p for branch, p in zip(branches, predictions, strict=True))
         if guidance.guidance_rescale and len(branches) > 1:
             prediction = guidance.rescale(prediction, conditional=predictions[len(main) - 1])
@@ -187,7 +187,7 @@ def draw_part(
     """Finish a part of the images, or those of its candidates that are worth finishing."""
     choice = plan.choice
     timesteps = set_timesteps(scheduler, plan.num_inference_steps, plan.strength, request.row.device)
-    step = {"generator"} & set(inspect.signature(scheduler.step).parameters)
+    accepted = {"generator"} & set(inspect.signature(scheduler.step).parameters)
     if request.image is None:
         sample = request.noise * getattr(scheduler, "init_noise_sigma", 1.0)
     else:
@@ -209,7 +209,9 @@ def draw_part(
             keep_rows(scheduler, rows, len(x))
             sample, x, prediction = (tensor[rows.to(tensor.device)] for tensor in (sample, x, prediction))
             request = request.part(rows)
-        sample = scheduler.step(prediction, t, sample, **{name: getattr(request, name) for name in step}).prev_sample
+        sample = scheduler.step(
+            prediction, t, sample, **{name: getattr(request, name) for name in accepted}
+        ).prev_sample
         progress.update()
         if plan.watcher is not None:
             tensors = {"model_input": x, "prediction": prediction, "latents": sample}
@@ -219,7 +221,7 @@ def draw_part(
     return Samples(rows, images.cpu(), score(request, plan, images) if choice else torch.empty(len(rows), 0))
 
 
-def evaluate(
+def predict_branches(
     unet: ModelMixin, model_input: torch.Tensor, t: torch.Tensor, request: SamplingRequest, branches: list[Branch]
 ) -> list[torch.Tensor]:
     """What one UNet predicts for each branch, in one forward: a (B, C, H, W) for each."""

@@ -1,7 +1,6 @@
 """`hfdiff evaluate`."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from hfdiff.commands.options import open_clip, open_judge, open_model, settings_
 from hfdiff.core.errors import BadInput, as_bad_input, check_range
 from hfdiff.core.files import file_to_write, write_file
 from hfdiff.core.names import unknown
-from hfdiff.core.threads import use_all_cores
+from hfdiff.core.threads import num_local_processes, use_all_cores
 from hfdiff.evaluation.clip import describe_clip
 from hfdiff.evaluation.distances import inception_network
 from hfdiff.evaluation.metrics import METRICS, missing_inputs
@@ -30,7 +29,7 @@ MAX_IMAGES = 1_000_000
 def main(flags: EvaluateFlags) -> int:
     output = checked_output(flags)
     process = PartialState(cpu=not torch.accelerator.is_available())
-    use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if process.device.type == "cpu" else 1)
+    use_all_cores(num_local_processes() if process.device.type == "cpu" else 1)
     pipeline = open_model(flags)
     if process.device.type != "cpu":
         pipeline.to(process.device)

@@ -1,7 +1,6 @@
 """`hfdiff train`, and the program that `accelerate launch` starts: a session, what watches it, the run, the Hub."""
 
 import contextlib
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from accelerate import PartialState
 
 from hfdiff.commands.flags import TrainConfig
 from hfdiff.core.errors import BadInput, print_error
-from hfdiff.core.threads import use_all_cores
+from hfdiff.core.threads import num_local_processes, use_all_cores
 from hfdiff.data.table import ImageTable
 from hfdiff.evaluation.clip import find_clip, load_clip
 from hfdiff.evaluation.judge import find_judge, unseen
@@ -42,7 +41,7 @@ def prepare(config: TrainConfig, locks: contextlib.ExitStack) -> Run:
     if config.push_to_hub:
         repo_name(config.hub_model_id, Path(config.output_dir).resolve().name)
         check_token()
-    use_all_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if process.device.type == "cpu" else 1)
+    use_all_cores(num_local_processes() if process.device.type == "cpu" else 1)
     run = open_run(config, locks, process.print)
     run.monitor = monitor_of(run.session)
     run.components = clip_of(run.session.table)

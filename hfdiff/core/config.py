@@ -145,6 +145,9 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise BadInput(f"{where} is {value!r}; valid: a list")
+        length = len(value if arguments[-1] is Ellipsis else arguments)
+        if len(value) != length:
+            raise BadInput(f"{where} is {value!r}; valid: a list of {length}")
         return tuple(_convert(v, arguments[0], where) for v in value)
     if arguments:  # a union: X | None
         if value is None and type(None) in arguments:
@@ -162,7 +165,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         if number is None or isinstance(value, bool) or not math.isfinite(number) or (kind is int and number % 1):
             raise BadInput(f"{where} is {value!r}; valid: a {'whole ' if kind is int else ''}number")
         return kind(number)
-    if not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise BadInput(f"{where} is {value!r}; valid: text")
     return kind(value)
 

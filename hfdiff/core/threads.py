@@ -6,9 +6,14 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-def use_all_cores(num_local_processes: int) -> None:
+def num_local_processes() -> int:
+    """Processes of one launch on this machine, as the launcher says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def use_all_cores(num_processes: int) -> None:
     """Give each process its share of the cores: `accelerate launch` leaves it one."""
     import torch  # not before the line above
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // num_local_processes))
+    torch.set_num_threads(max(1, cores // num_processes))

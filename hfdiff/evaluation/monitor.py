@@ -51,7 +51,6 @@ class QualityMonitor:
 
         All processes draw; the metrics are the main one's.
         """
-        pipeline.set_progress_bar_config(disable=True)
         started = time.perf_counter()
         n = state.quality_n if self.needed and state.quality_n else self._affordable(pipeline, state)
         quality: dict[str, float] = {}

@@ -88,6 +88,11 @@ def range_of(counts: Mapping[str, int]) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
+def weights_kept(record: Mapping[str, Any]) -> str:
+    which = "the last" if record["best_score"] is None else f"the best by {record['best_by']}"
+    return f"EMA, at {record['best_images']:,}: {which}"
+
+
 def training_section(records: ModelRecords) -> str:
     """How the weights came about, as a table."""
     rows: list[tuple[str, Any]] = []
@@ -95,7 +100,7 @@ def training_section(records: ModelRecords) -> str:
         processes = f", {record['processes']} processes" if record["processes"] > 1 else ""
         rows += [
             ("training images seen", f"{record['images']:,} in {record['steps']:,} steps"),
-            ("weights kept", f"EMA, at {record['best_images']:,}: the best by {record['best_by']}"),
+            ("weights kept", weights_kept(record)),
             ("time of all launches", f"{record['seconds'] / 60:.1f} minutes"),
             ("hardware of the last", record["device"] + processes),
             ("precision", {"no": "float32"}.get(record["precision"], record["precision"])),

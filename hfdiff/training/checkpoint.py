@@ -84,17 +84,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, groups, numbers)
 
 
-def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None where there never was one, BadInput where all are damaged or gone.
-
-    What a crash left half replaced in the run's folder is put right first.
-    """
-    checkpoints = run.checkpoints
+def recover_run(run: RunFolder) -> None:
+    """Put right what a crash left half replaced in the run's folder."""
     recover_folder(run.pipeline)
-    for path in checkpoints.glob(".step-*.old"):
+    for path in run.checkpoints.glob(".step-*.old"):
         recover_folder(path.with_name(path.name.removeprefix(".").removesuffix(".old")))
-    for path in (*checkpoints.glob(".step-*.new"), *checkpoints.glob(".step-*.gone")):
+    for path in (*run.checkpoints.glob(".step-*.new"), *run.checkpoints.glob(".step-*.gone")):
         shutil.rmtree(path)
+
+
+def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None where there never was one, BadInput where all are damaged or gone."""
+    checkpoints = run.checkpoints
     paths = list_checkpoints(checkpoints)
     for path in paths:
         try:

@@ -1,6 +1,5 @@
 """How much memory there is, how much was taken, and the largest micro-batch that fits."""
 
-import os
 import resource
 import sys
 import weakref
@@ -18,6 +17,7 @@ from torch.utils._pytree import tree_iter
 from tqdm import tqdm
 
 from hfdiff.core.errors import TrainingFailed
+from hfdiff.core.threads import num_local_processes
 
 CGROUP = Path("/sys/fs/cgroup")
 ESTIMATED = ("cpu",)  # devices on which too much memory raises nothing: the system ends the process
@@ -96,7 +96,7 @@ def fits(attempt: Attempt, rows: int, optimizer: Any, device: torch.device) -> b
             parameter.grad = torch.zeros_like(parameter)  # as in every micro-batch after the first
         if device.type in ESTIMATED:
             needed = SLACK * (bytes_of(attempt, rows) + moments)
-            return needed <= available_bytes() / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+            return needed <= available_bytes() / num_local_processes()
         aside = torch.empty(moments, dtype=torch.uint8, device=device)
         attempt(rows)
         del aside

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from hfdiff.core.errors import BadInput, TrainingFailed
 from hfdiff.models.loading import MODEL_INDEX, export_pipeline
 from hfdiff.pipelines import ClassStylePipeline
-from hfdiff.training.checkpoint import Checkpoint, check_resume, newest_checkpoint, save_checkpoint
+from hfdiff.training.checkpoint import Checkpoint, check_resume, newest_checkpoint, recover_run, save_checkpoint
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.log import RunLog, write_record
 from hfdiff.training.loop import Step
@@ -74,7 +74,10 @@ class Run:
 
 
 def open_run(config: TrainConfig, locks: contextlib.ExitStack, print_line: Callable[[str], None]) -> Run:
-    """The run of a resolved configuration, new or resumed; `locks` holds its folder. Nothing is written yet."""
+    """The run of a resolved configuration, new or resumed; `locks` holds its folder.
+
+    A crash's leftovers are put right; else nothing is written yet.
+    """
     folder = RunFolder(Path(config.output_dir))
     config = check_resume(folder, config)
     process = PartialState()
@@ -82,10 +85,13 @@ def open_run(config: TrainConfig, locks: contextlib.ExitStack, print_line: Calla
     if locked and process.is_main_process:
         locks.enter_context(run_lock(folder))
     with process.main_process_first():
+        if process.is_main_process:
+            recover_run(folder)
         saved = newest_checkpoint(folder, warn=lambda text: print_line(f"warning: {text}"))
     session = open_session(config, saved=saved, log=print_line)
     if saved and not (folder.pipeline / MODEL_INDEX).is_file():
-        session.state.best_score = float("inf")  # the pipeline is gone: the next validation saves one
+        print_line(f"warning: {folder.pipeline} is gone; the next weights that are measured for best_by take its place")
+        session.state.forget_best()
     return Run(session, folder, locks, locked)
 
 
@@ -176,9 +182,9 @@ def repair_finished_run(run: Run) -> None:
     """Put back what a crash after the last checkpoint, or a user, took from a finished run."""
     if not (run.folder.pipeline / MODEL_INDEX).is_file():
         run.print("warning: its pipeline is gone; the last EMA weights are saved in its place")
-        run.session.state.best_step = run.session.state.step
+        run.session.state.forget_best()
         run.export()
-        run.write_record()
+        run.save()
     if not run.folder.record.is_file():
         run.write_record()
 

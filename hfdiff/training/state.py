@@ -43,6 +43,10 @@ class TrainState:
         self.ema.copy_to(self.ema_unet.parameters())
         return self.ema_unet.eval()
 
+    def forget_best(self) -> None:
+        """Go on as if no weights had been kept: the ones of this step are all that there is."""
+        self.best_score, self.best_step = math.inf, self.step
+
     def tensors(self, accelerator: Accelerator) -> dict[str, dict[str, Tensor]]:
         """Weights, EMA weights and optimizer moments by name, in groups; two more for a learned schedule."""
         model = accelerator.unwrap_model(self.unet)

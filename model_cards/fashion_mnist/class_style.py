@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from functools import partial
+from graphlib import CycleError, TopologicalSorter
 from numbers import Integral
 from pathlib import Path
 from types import ModuleType
@@ -127,72 +128,6 @@ def resolve_styles(spec: StyleSpec, styles: Mapping[str, Mapping[str, Any]]) -> 
     return strengths
 
 
-SIGMA_DATA = 0.5  # Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Table 1
-Coefficient: TypeAlias = torch.Tensor | float
-Target: TypeAlias = Callable[[Any, Any], tuple[Coefficient, Coefficient]]
-
-# What a model predicts, in diffusers' words: alpha, sigma -> (a, b) of the target a x_0 + b e.
-TARGETS: Mapping[str, Target] = {
-    "epsilon": lambda alpha, sigma: (0.0, 1.0),  # Ho et al. 2020, Equation 14
-    "v_prediction": lambda alpha, sigma: (-sigma, alpha),  # Salimans & Ho 2022, Appendix D
-    "sample": lambda alpha, sigma: (1.0, 0.0),
-    "flow_prediction": lambda alpha, sigma: (-1.0, 1.0),  # Liu et al. 2022
-    # (x_0 - c_skip x) / c_out of Karras et al. 2022, Equation 8, where alpha = c_in and sigma / alpha is their sigma.
-    "edm": lambda alpha, sigma: (sigma / SIGMA_DATA, -SIGMA_DATA * alpha),
-}
-
-
-def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(alpha, sigma) of the network's input alpha x_0 + sigma e at timesteps as the network takes them.
-
-    timestep: of any shape, fractions welcome; alpha and sigma: float64 of that shape, on the CPU. At pure noise alpha
-    may be 0: divide by it as a tensor, and the noise level is infinite. ValueError for an unknown kind of scheduler.
-    """
-    t = torch.as_tensor(timestep).detach().cpu().double()
-    config = scheduler.config
-    if config.get("prediction_type") == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
-        sigma = (t / config.num_train_timesteps).clamp(0, 1)
-        return 1 - sigma, sigma
-    if getattr(scheduler, "alphas_cumprod", None) is not None:
-        alpha_bar = scheduler.alphas_cumprod.cpu().double()
-        angle = torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())  # alpha = cos, sigma = sin, even at alpha = 0
-        t = t.clamp(0, len(angle) - 1)
-        angle = torch.lerp(angle[t.floor().long()], angle[t.ceil().long()], t.frac())
-        return angle.cos(), angle.sin()
-    if "sigma_data" in config:  # Karras et al. 2022, Table 1: c_noise = ln(sigma) / 4, c_in
-        sigma = (4 * t).exp()
-        c_in = (sigma**2 + config.sigma_data**2).rsqrt()
-        return c_in, c_in * sigma
-    raise ValueError(f"noise levels of {type(scheduler).__name__} are unknown; valid: discrete, flow or EDM schedulers")
-
-
-def prediction_type(scheduler: SchedulerMixin) -> str:
-    """The entry in `TARGETS` that the model of a saved scheduler predicts; ValueError for another."""
-    given, kind = scheduler.config.get("prediction_type"), type(scheduler).__name__
-    if given not in (*TARGETS, None):
-        raise ValueError(f"unknown prediction_type {given!r}; valid: {', '.join(TARGETS)}")
-    return "flow_prediction" if kind.startswith("FlowMatch") else "edm" if kind.startswith("EDM") else str(given)
-
-
-def predicted_clean(
-    scheduler: SchedulerMixin, model_input: torch.Tensor, prediction: torch.Tensor, timestep: torch.Tensor | float
-) -> torch.Tensor:
-    """The clean images (B, C, H, W) that a model's predictions at its inputs mean, whatever it predicts.
-
-    At an input without signal, a predicted noise says nothing of the image: the quotient is not finite.
-    """
-    alpha, sigma = (level.to(model_input) for level in noise_levels(scheduler, timestep))
-    return solve_clean(TARGETS[prediction_type(scheduler)], model_input, prediction, alpha, sigma)
-
-
-def solve_clean(
-    target: Target, sample: torch.Tensor, prediction: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
-) -> torch.Tensor:
-    """Solve x_t = alpha x_0 + sigma e, target = a x_0 + b e for x_0."""
-    a, b = target(alpha, sigma)
-    return (b * sample - sigma * prediction) / (alpha * b - sigma * a)
-
-
 ImageInput: TypeAlias = Image.Image | np.ndarray | torch.Tensor | Sequence[Image.Image | np.ndarray | torch.Tensor]
 
 
@@ -288,6 +223,72 @@ def one_for_each(what: str, images: torch.Tensor, count: int, num_images_per_lab
     return images.expand(count, -1, -1, -1)
 
 
+SIGMA_DATA = 0.5  # Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Table 1
+Coefficient: TypeAlias = torch.Tensor | float
+Target: TypeAlias = Callable[[Any, Any], tuple[Coefficient, Coefficient]]
+
+# What a model predicts, in diffusers' words: alpha, sigma -> (a, b) of the target a x_0 + b e.
+TARGETS: Mapping[str, Target] = {
+    "epsilon": lambda alpha, sigma: (0.0, 1.0),  # Ho et al. 2020, Equation 14
+    "v_prediction": lambda alpha, sigma: (-sigma, alpha),  # Salimans & Ho 2022, Appendix D
+    "sample": lambda alpha, sigma: (1.0, 0.0),
+    "flow_prediction": lambda alpha, sigma: (-1.0, 1.0),  # Liu et al. 2022
+    # (x_0 - c_skip x) / c_out of Karras et al. 2022, Equation 8, where alpha = c_in and sigma / alpha is their sigma.
+    "edm": lambda alpha, sigma: (sigma / SIGMA_DATA, -SIGMA_DATA * alpha),
+}
+
+
+def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(alpha, sigma) of the network's input alpha x_0 + sigma e at timesteps as the network takes them.
+
+    timestep: of any shape, fractions welcome; alpha and sigma: float64 of that shape, on the CPU. At pure noise alpha
+    may be 0: divide by it as a tensor, and the noise level is infinite. ValueError for an unknown kind of scheduler.
+    """
+    t = torch.as_tensor(timestep).detach().cpu().double()
+    config = scheduler.config
+    if config.get("prediction_type") == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
+        sigma = (t / config.num_train_timesteps).clamp(0, 1)
+        return 1 - sigma, sigma
+    if getattr(scheduler, "alphas_cumprod", None) is not None:
+        alpha_bar = scheduler.alphas_cumprod.cpu().double()
+        angle = torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())  # alpha = cos, sigma = sin, even at alpha = 0
+        t = t.clamp(0, len(angle) - 1)
+        angle = torch.lerp(angle[t.floor().long()], angle[t.ceil().long()], t.frac())
+        return angle.cos(), angle.sin()
+    if "sigma_data" in config:  # Karras et al. 2022, Table 1: c_noise = ln(sigma) / 4, c_in
+        sigma = (4 * t).exp()
+        c_in = (sigma**2 + config.sigma_data**2).rsqrt()
+        return c_in, c_in * sigma
+    raise ValueError(f"noise levels of {type(scheduler).__name__} are unknown; valid: discrete, flow or EDM schedulers")
+
+
+def prediction_type(scheduler: SchedulerMixin) -> str:
+    """The entry in `TARGETS` that the model of a saved scheduler predicts; ValueError for another."""
+    given, kind = scheduler.config.get("prediction_type"), type(scheduler).__name__
+    if given not in (*TARGETS, None):
+        raise ValueError(f"unknown prediction_type {given!r}; valid: {', '.join(TARGETS)}")
+    return "flow_prediction" if kind.startswith("FlowMatch") else "edm" if kind.startswith("EDM") else str(given)
+
+
+def predicted_clean(
+    scheduler: SchedulerMixin, model_input: torch.Tensor, prediction: torch.Tensor, timestep: torch.Tensor | float
+) -> torch.Tensor:
+    """The clean images (B, C, H, W) that a model's predictions at its inputs mean, whatever it predicts.
+
+    At an input without signal, a predicted noise says nothing of the image: the quotient is not finite.
+    """
+    alpha, sigma = (level.to(model_input) for level in noise_levels(scheduler, timestep))
+    return solve_clean(TARGETS[prediction_type(scheduler)], model_input, prediction, alpha, sigma)
+
+
+def solve_clean(
+    target: Target, sample: torch.Tensor, prediction: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
+) -> torch.Tensor:
+    """Solve x_t = alpha x_0 + sigma e, target = a x_0 + b e for x_0."""
+    a, b = target(alpha, sigma)
+    return (b * sample - sigma * prediction) / (alpha * b - sigma * a)
+
+
 # Template of a prompt -> is it a positive prompt (or a negative one)? {} is the subject, "a thick sneaker".
 QUALITY_PROMPTS: Mapping[str, bool] = {
     "a good photo of {}": True,
@@ -323,6 +324,119 @@ class PromptTarget:
     @property
     def subject(self) -> str:
         return self.subjects[self.class_id]
+
+
+LONGEST_LINE = 120
+
+
+def has_siblings(source: str) -> bool:
+    """Does the text of a module import others of its folder?"""
+    return any(isinstance(node, ast.ImportFrom) and node.level for node in ast.parse(source).body)
+
+
+def bundle(file: Path) -> str:
+    """The module with all siblings that it imports, each before the first that needs it: the same text every time.
+
+    Library imports come first, merged and sorted. ValueError for what could change its meaning: one name defined by
+    two modules, a sibling that is imported under another name, as a module, or inside a function.
+    """
+    owners: dict[str, str] = {}  # top-level name -> the module or the import that defines it
+    imports: dict[tuple[str, str], set[str]] = {}  # ("import" or "from", module) -> names, with "as" where given
+    bodies = []
+    for path in in_order(file):
+        source = path.read_text("utf-8")
+        tree = ast.parse(source)
+        dropped = set()
+        for number, node in enumerate(tree.body):
+            docstring = number == 0 and ast.get_docstring(tree) is not None
+            if docstring or isinstance(node, ast.Import | ast.ImportFrom):
+                dropped |= set(range(node.lineno - 1, node.end_lineno or node.lineno))
+            for name, what in defined(node, path.stem).items():
+                if owners.setdefault(name, what) != what:
+                    raise ValueError(f"{path.name}: {name} is {what}, and {owners[name]} elsewhere; give another name")
+            collect(node, imports)
+        lines = [line for i, line in enumerate(source.splitlines()) if i not in dropped]
+        bodies.append("\n".join(lines).strip("\n"))
+    heading = ast.get_docstring(ast.parse(file.read_text("utf-8")), clean=False)
+    statements = "\n".join(statement(*key, names) for key, names in sorted(imports.items()))
+    last = "globals().update(own_names(__name__, __file__))" if "own_names" in owners else ""
+    return "\n\n\n".join(filter(None, [f'"""{heading}"""\n\n{statements}', *bodies, last])) + "\n"
+
+
+def own_names(name: str, file: str) -> dict[str, Any]:
+    """What the text of a bundled file defines, from a module of that text's own, which keeps it as `SOURCE`."""
+    text = Path(file).read_text("utf-8")
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    if name.endswith(digest):  # this is that module
+        return {}
+    own = f"{name}_{digest}"
+    if own not in sys.modules:
+        module = ModuleType(own)
+        vars(module).update(__file__=file, SOURCE=text)
+        sys.modules[own] = module
+        exec(compile(text, file, "exec"), vars(module))
+    return {key: value for key, value in vars(sys.modules[own]).items() if not key.startswith("__")}
+
+
+def in_order(file: Path) -> list[Path]:
+    """The file and its siblings, each after those that it imports; ValueError for a circle."""
+    graph: dict[Path, list[Path]] = {}
+    waiting = [file]
+    while waiting:
+        path = waiting.pop(0)
+        tree = ast.parse(path.read_text("utf-8"))
+        check_siblings(tree, path)
+        froms = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level]
+        graph[path] = [path.with_name(f"{node.module}.py") for node in froms]
+        waiting += [sibling for sibling in graph[path] if sibling not in graph]
+    try:
+        return list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        raise ValueError(f"modules import each other: {' -> '.join(path.name for path in error.args[1])}") from error
+
+
+def check_siblings(tree: ast.Module, path: Path) -> None:
+    """ValueError for a relative import that joining would not resolve."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            plain = node in tree.body and node.level == 1 and node.module and "." not in node.module
+            if not plain or any(alias.asname or alias.name == "*" for alias in node.names):
+                where = f"{path.name}:{node.lineno}"
+                raise ValueError(f"{where}: {ast.unparse(node)}; valid: names of a sibling, at the top of the file")
+
+
+def defined(node: ast.AST, module: str) -> dict[str, str]:
+    """Names that a top-level statement defines, or one in its branches -> what they are."""
+    if isinstance(node, ast.Import):
+        return {alias.asname or alias.name: f"import {alias.name}" for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        here = {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        return {} if node.level else here
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name: f"of {module}"}
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    here = {name.id: f"of {module}" for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    branches = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt | ast.excepthandler)]
+    return here | {name: what for child in branches for name, what in defined(child, module).items()}
+
+
+def collect(node: ast.stmt, imports: dict[tuple[str, str], set[str]]) -> None:
+    """Add the library imports of a top-level statement."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            imports.setdefault(("import", ast.unparse(alias)), set())
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        imports.setdefault(("from", node.module or ""), set()).update(map(ast.unparse, node.names))
+
+
+def statement(kind: str, module: str, names: set[str]) -> str:
+    """An import, in as many lines as it takes."""
+    if kind == "import":
+        return f"import {module}"
+    line = f"from {module} import {', '.join(sorted(names))}"
+    if len(line) <= LONGEST_LINE:
+        return line
+    return "\n".join([f"from {module} import (", *(f"    {name}," for name in sorted(names)), ")"])
 
 
 SURVIVING_SHARE, STOPPING_SHARE = 0.3, 0.3  # of the candidates, after this share of the evaluations
@@ -486,6 +600,56 @@ def score_images(
 
 def _unit(features: Any) -> torch.Tensor:
     return F.normalize(getattr(features, "pooler_output", features).float(), dim=-1)
+
+
+# Standalone file, as a saved pipeline names it -> the same code where hfdiff is installed.
+INSTALLED = {"unet": "hfdiff.models.unet", "multistep": "hfdiff.pipelines.multistep"}
+LIBRARIES = ("diffusers", "transformers")  # what every user has; any other component travels with its source
+BUNDLE = "class_style"  # the file that the installed modules are joined into
+
+
+def save_sources(pipeline: DiffusionPipeline, folder: Path) -> None:
+    """Write the source of a saved pipeline, and of each component that comes from no library, beside the weights."""
+    index_file = folder / pipeline.config_name
+    index = json.loads(index_file.read_text())
+    index["_class_name"] = write_source(type(pipeline), folder)
+    index.pop("_name_or_path", None)  # where it was loaded from is nobody else's business
+    for name, component in pipeline.components.items():
+        cls = type(getattr(component, "_orig_mod", component))  # what torch.compile wraps
+        if component is not None and cls.__module__.partition(".")[0] not in LIBRARIES:
+            index[name] = write_source(cls, folder / name)
+        forget_origin(folder / name / "config.json")
+    index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def write_source(cls: type, folder: Path) -> list[str]:
+    """Write what defines `cls` into one file of `folder`; returns what names the class in model_index.json."""
+    source = Path(inspect.getfile(cls))
+    text = getattr(sys.modules[cls.__module__], "SOURCE", None) or source.read_text()
+    joined = has_siblings(text)
+    target = folder / f"{BUNDLE if joined else source.stem}.py"
+    target.write_text(bundle(source) if joined else text)
+    return [target.stem, cls.__name__]
+
+
+def forget_origin(config_file: Path) -> None:
+    """Take out of a component's configuration where it was loaded from."""
+    if config_file.is_file():
+        config = json.loads(config_file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def name_installed(cls: type, config: dict[str, Any]) -> None:
+    """With the package installed, let the class names of a saved configuration mean the installed classes."""
+    if not __name__.startswith("hfdiff."):  # in the file that travels
+        return
+    config["_class_name"] = cls.__name__
+    for name, value in config.items():
+        if isinstance(value, list) and len(value) == 2 and value[0] in INSTALLED:
+            # diffusers takes a component of another library only where that is imported already.
+            importlib.import_module(INSTALLED[value[0]])
+            config[name] = [INSTALLED[value[0]], value[1]]
 
 
 class Branch(NamedTuple):
@@ -682,9 +846,9 @@ class Denoiser:
     ) -> torch.Tensor:
         """The weighted sum of the branches (B, C, H, W), by one forward of each UNet that they name."""
         main = [branch for branch in branches if not branch.by_guide]
-        predictions = evaluate(self.unet, model_input, t, request, main)
+        predictions = predict_branches(self.unet, model_input, t, request, main)
         if len(main) < len(branches):
-            predictions += evaluate(self.guide_unet, model_input, t, request, branches[len(main) :])
+            predictions += predict_branches(self.guide_unet, model_input, t, request, branches[len(main) :])
         prediction: Any = sum(branch.weight * p for branch, p in zip(branches, predictions, strict=True))
         if guidance.guidance_rescale and len(branches) > 1:
             prediction = guidance.rescale(prediction, conditional=predictions[len(main) - 1])
@@ -768,7 +932,7 @@ def draw_part(
     """Finish a part of the images, or those of its candidates that are worth finishing."""
     choice = plan.choice
     timesteps = set_timesteps(scheduler, plan.num_inference_steps, plan.strength, request.row.device)
-    step = {"generator"} & set(inspect.signature(scheduler.step).parameters)
+    accepted = {"generator"} & set(inspect.signature(scheduler.step).parameters)
     if request.image is None:
         sample = request.noise * getattr(scheduler, "init_noise_sigma", 1.0)
     else:
@@ -790,7 +954,9 @@ def draw_part(
             keep_rows(scheduler, rows, len(x))
             sample, x, prediction = (tensor[rows.to(tensor.device)] for tensor in (sample, x, prediction))
             request = request.part(rows)
-        sample = scheduler.step(prediction, t, sample, **{name: getattr(request, name) for name in step}).prev_sample
+        sample = scheduler.step(
+            prediction, t, sample, **{name: getattr(request, name) for name in accepted}
+        ).prev_sample
         progress.update()
         if plan.watcher is not None:
             tensors = {"model_input": x, "prediction": prediction, "latents": sample}
@@ -800,7 +966,7 @@ def draw_part(
     return Samples(rows, images.cpu(), score(request, plan, images) if choice else torch.empty(len(rows), 0))
 
 
-def evaluate(
+def predict_branches(
     unet: ModelMixin, model_input: torch.Tensor, t: torch.Tensor, request: SamplingRequest, branches: list[Branch]
 ) -> list[torch.Tensor]:
     """What one UNet predicts for each branch, in one forward: a (B, C, H, W) for each."""
@@ -824,161 +990,6 @@ def keep_rows(scheduler: SchedulerMixin, rows: torch.Tensor, count: int) -> None
 
     for name, value in vars(scheduler).items():
         setattr(scheduler, name, kept(value))
-
-
-LONGEST_LINE = 120
-
-
-def has_siblings(source: str) -> bool:
-    """Does the text of a module import others of its folder?"""
-    return any(isinstance(node, ast.ImportFrom) and node.level for node in ast.parse(source).body)
-
-
-def bundle(file: Path) -> str:
-    """The module with all siblings that it imports, each before the first that needs it: the same text every time.
-
-    Library imports come first, merged and sorted. ValueError for what could change its meaning: one name defined by
-    two modules, a sibling that is imported under another name, as a module, or inside a function.
-    """
-    owners: dict[str, str] = {}  # top-level name -> the module or the import that defines it
-    imports: dict[tuple[str, str], set[str]] = {}  # ("import" or "from", module) -> names, with "as" where given
-    bodies = []
-    for path in in_order(file):
-        source = path.read_text()
-        tree = ast.parse(source)
-        dropped = set()
-        for number, node in enumerate(tree.body):
-            docstring = number == 0 and ast.get_docstring(tree) is not None
-            if docstring or isinstance(node, ast.Import | ast.ImportFrom):
-                dropped |= set(range(node.lineno - 1, node.end_lineno or node.lineno))
-            for name, what in defined(node, path.stem).items():
-                if owners.setdefault(name, what) != what:
-                    raise ValueError(f"{path.name}: {name} is {what}, and {owners[name]} elsewhere; give another name")
-            collect(node, imports)
-        lines = [line for i, line in enumerate(source.splitlines()) if i not in dropped]
-        bodies.append("\n".join(lines).strip("\n"))
-    heading = ast.get_docstring(ast.parse(file.read_text()), clean=False)
-    statements = "\n".join(statement(*key, names) for key, names in sorted(imports.items()))
-    last = "globals().update(own_names(__name__, __file__))" if "own_names" in owners else ""
-    return "\n\n\n".join(filter(None, [f'"""{heading}"""\n\n{statements}', *bodies, last])) + "\n"
-
-
-def own_names(name: str, file: str) -> dict[str, Any]:
-    """What the text of a bundled file defines, from a module of that text's own, which keeps it as `SOURCE`."""
-    text = Path(file).read_text()
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    if name.endswith(digest):  # this is that module
-        return {}
-    own = f"{name}_{digest}"
-    if own not in sys.modules:
-        module = ModuleType(own)
-        vars(module).update(__file__=file, SOURCE=text)
-        sys.modules[own] = module
-        exec(compile(text, file, "exec"), vars(module))
-    return {key: value for key, value in vars(sys.modules[own]).items() if not key.startswith("__")}
-
-
-def in_order(file: Path, before: tuple[Path, ...] = ()) -> list[Path]:
-    """The file and its siblings, each after those that it imports."""
-    found, tree = list(before), ast.parse(file.read_text())
-    check_siblings(tree, file)
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.level:
-            sibling = file.with_name(f"{node.module}.py")
-            found += [path for path in in_order(sibling, tuple(found)) if path not in found]
-    return found if file in found else [*found, file]
-
-
-def check_siblings(tree: ast.Module, path: Path) -> None:
-    """ValueError for a relative import that joining would not resolve."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            plain = node in tree.body and node.level == 1 and node.module and "." not in node.module
-            if not plain or any(alias.asname or alias.name == "*" for alias in node.names):
-                where = f"{path.name}:{node.lineno}"
-                raise ValueError(f"{where}: {ast.unparse(node)}; valid: names of a sibling, at the top of the file")
-
-
-def defined(node: ast.stmt, module: str) -> dict[str, str]:
-    """Names that a top-level statement defines -> what they are."""
-    if isinstance(node, ast.Import):
-        return {alias.asname or alias.name: f"import {alias.name}" for alias in node.names}
-    if isinstance(node, ast.ImportFrom):
-        here = {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-        return {} if node.level else here
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return {node.name: f"of {module}"}
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return {name.id: f"of {module}" for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
-
-
-def collect(node: ast.stmt, imports: dict[tuple[str, str], set[str]]) -> None:
-    """Add the library imports of a top-level statement."""
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            imports.setdefault(("import", ast.unparse(alias)), set())
-    if isinstance(node, ast.ImportFrom) and not node.level:
-        imports.setdefault(("from", node.module or ""), set()).update(map(ast.unparse, node.names))
-
-
-def statement(kind: str, module: str, names: set[str]) -> str:
-    """An import, in as many lines as it takes."""
-    if kind == "import":
-        return f"import {module}"
-    line = f"from {module} import {', '.join(sorted(names))}"
-    if len(line) <= LONGEST_LINE:
-        return line
-    return "\n".join([f"from {module} import (", *(f"    {name}," for name in sorted(names)), ")"])
-
-
-# Standalone file, as a saved pipeline names it -> the same code where hfdiff is installed.
-INSTALLED = {"unet": "hfdiff.models.unet", "multistep": "hfdiff.pipelines.multistep"}
-LIBRARIES = ("diffusers", "transformers")  # what every user has; any other component travels with its source
-BUNDLE = "class_style"  # the file that the installed modules are joined into
-
-
-def save_sources(pipeline: DiffusionPipeline, folder: Path) -> None:
-    """Write the source of a saved pipeline, and of each component that comes from no library, beside the weights."""
-    index_file = folder / pipeline.config_name
-    index = json.loads(index_file.read_text())
-    index["_class_name"] = write_source(type(pipeline), folder)
-    index.pop("_name_or_path", None)  # where it was loaded from is nobody else's business
-    for name, component in pipeline.components.items():
-        cls = type(getattr(component, "_orig_mod", component))  # what torch.compile wraps
-        if component is not None and cls.__module__.partition(".")[0] not in LIBRARIES:
-            index[name] = write_source(cls, folder / name)
-        forget_origin(folder / name / "config.json")
-    index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-
-
-def write_source(cls: type, folder: Path) -> list[str]:
-    """Write what defines `cls` into one file of `folder`; returns what names the class in model_index.json."""
-    source = Path(inspect.getfile(cls))
-    text = getattr(sys.modules[cls.__module__], "SOURCE", None) or source.read_text()
-    joined = has_siblings(text)
-    target = folder / f"{BUNDLE if joined else source.stem}.py"
-    target.write_text(bundle(source) if joined else text)
-    return [target.stem, cls.__name__]
-
-
-def forget_origin(config_file: Path) -> None:
-    """Take out of a component's configuration where it was loaded from."""
-    if config_file.is_file():
-        config = json.loads(config_file.read_text())
-        if config.pop("_name_or_path", None) is not None:
-            config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def name_installed(cls: type, config: dict[str, Any]) -> None:
-    """With the package installed, let the class names of a saved configuration mean the installed classes."""
-    if not __name__.startswith("hfdiff."):  # in the file that travels
-        return
-    config["_class_name"] = cls.__name__
-    for name, value in config.items():
-        if isinstance(value, list) and len(value) == 2 and value[0] in INSTALLED:
-            # diffusers takes a component of another library only where that is imported already.
-            importlib.import_module(INSTALLED[value[0]])
-            config[name] = [INSTALLED[value[0]], value[1]]
 
 
 @dataclass

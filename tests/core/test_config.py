@@ -23,6 +23,7 @@ class Example:
     kind: Literal["no", "yes"] = "no"
     names: tuple[str, ...] = ()
     limit: float | None = None
+    sizes: tuple[int, int] = (1, 2)
 
 
 def test_flags_override_the_file_which_overrides_the_defaults(tmp_path):
@@ -42,6 +43,8 @@ def test_flags_override_the_file_which_overrides_the_defaults(tmp_path):
         ("flip: 1", "flip in .* is 1; valid: true or false"),
         ("kind: maybe", "kind in .* is 'maybe'; valid: no, yes"),
         ("names: x", "names in .* is 'x'; valid: a list"),
+        ("names: [yes]", "names in .* is True; valid: text"),
+        ("sizes: [1]", r"sizes in .* is \[1\]; valid: a list of 2"),
         ("name: [a]", r"name in .* is \['a'\]; valid: text"),
         ("- a", "holds a list; valid: keys with values"),
         ("a: [", "is not YAML"),

@@ -57,6 +57,8 @@ def test_siblings_come_before_what_needs_them_and_imports_are_merged(tmp_path):
         ("from .sibling import *", "a = 1", "names of a sibling"),
         ("def f():\n    from .sibling import a", "a = 1", "names of a sibling"),
         ("from .sibling import a\nx = 1", "a = 1\nx = 2", "x is of top, and of sibling elsewhere"),
+        ("from .sibling import a\nx = 1", "if True:\n    x = 2\na = 1", "x is of top, and of sibling elsewhere"),
+        ("from .sibling import a", "from .top import b\na = 1", "modules import each other: (top|sibling).py -> "),
         (
             "from .sibling import a\nimport numpy as np",
             "a = 1\nfrom math import pi as np",

@@ -30,7 +30,13 @@ import torch
 import hfdiff.training.checkpoint as checkpoint
 from hfdiff.core.files import recover_folder, write_file, write_folder
 from hfdiff.training import loop
-from hfdiff.training.checkpoint import list_checkpoints, newest_checkpoint, read_checkpoint, save_checkpoint
+from hfdiff.training.checkpoint import (
+    list_checkpoints,
+    newest_checkpoint,
+    read_checkpoint,
+    recover_run,
+    save_checkpoint,
+)
 from hfdiff.training.run_folder import RunFolder
 
 SCRIPT = Path(__file__).parents[2] / "train_scripts" / "train.py"
@@ -143,6 +149,7 @@ class CheckpointCase:
 
     def check(self) -> None:
         warnings: list[str] = []
+        recover_run(self.run)
         found = newest_checkpoint(self.run, warnings.append)
         assert found is not None
         assert found.numbers["step"] in (2, 3), found.numbers

@@ -18,6 +18,7 @@ from hfdiff.training.checkpoint import (
     list_checkpoints,
     newest_checkpoint,
     read_checkpoint,
+    recover_run,
     save_checkpoint,
 )
 from hfdiff.training.config import TrainConfig
@@ -106,6 +107,8 @@ def test_what_rotation_left_half_deleted_is_no_checkpoint(tmp_path):
     half = tmp_path / "checkpoints" / ".step-000000001.gone"
     half.mkdir()
     assert newest_checkpoint(RunFolder(tmp_path), print).numbers["step"] == 2
+    assert half.exists()  # who only looks changes nothing
+    recover_run(RunFolder(tmp_path))
     assert not half.exists()
 
 

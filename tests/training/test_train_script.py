@@ -22,6 +22,7 @@ from hfdiff.models.loading import load_pipeline
 from hfdiff.models.objectives import make_objective
 from hfdiff.models.sizes import SIZES
 from hfdiff.pipelines import ClassStylePipeline
+from hfdiff.publish.sections import weights_kept
 from hfdiff.training.checkpoint import list_checkpoints
 from hfdiff.training.initialisation import check_init_from
 from hfdiff.training.signals import StopSignals
@@ -333,7 +334,9 @@ def test_a_finished_run_puts_right_what_was_taken(start, tmp_path, capsys):
     assert "its pipeline is gone; the last EMA weights are saved" in capsys.readouterr().out
     assert load_pipeline(str(run)).class_names == ["cat", "dog"]
     again = json.loads((run / "training.json").read_text(), parse_constant=pytest.fail)  # JSON knows no infinity
-    assert again["images"] == record["images"]
+    assert again["images"] == again["best_images"] == record["images"]
+    assert again["best_score"] is None  # these are the last weights, whether or not they were the best
+    assert weights_kept(again) == "EMA, at 16: the last"
 
 
 def test_a_second_launch_on_a_new_folder_is_refused(start, tmp_path, monkeypatch):
