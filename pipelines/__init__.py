@@ -7,9 +7,11 @@ from .bundle import bundle as bundle
 from .grammar import PLAIN as PLAIN
 from .grammar import UNSPECIFIED as UNSPECIFIED
 from .grammar import StyleSpec as StyleSpec
+from .grammar import canonical as canonical
 from .grammar import find_name as find_name
 from .grammar import parse_styles as parse_styles
 from .grammar import resolve_styles as resolve_styles
+from .grammar import shown as shown
 from .guidance import ClipGuidance as ClipGuidance
 from .guidance import Guidance as Guidance
 from .images import read_images as read_images

@@ -1,6 +1,7 @@
 """Names, and styles as people write them: "thick:0.8+slanted"."""
 
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -46,12 +47,24 @@ def _strength(name: str, value: Any) -> float:
     return strength
 
 
+def canonical(name: str) -> str:
+    """How names are compared: composed (NFC), and without space around them."""
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def shown(name: str) -> str:
+    """How a name is printed: canonical, and with escapes for what is no printable character."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in canonical(name))
+
+
 def find_name(name: str, valid: Sequence[str]) -> str | None:
-    """The first valid name that equals `name` to the letter, else without regard to case, else None."""
-    name = name.strip()
+    """The valid name that is `name`, to the letter, by its canonical form, or without regard to case; else None."""
     if name in valid:
         return name
-    return next((v for v in valid if v.lower() == name.lower()), None)
+    asked, forms = canonical(name), [canonical(v) for v in valid]
+    if asked in forms:
+        return valid[forms.index(asked)]
+    return next((v for v, form in zip(valid, forms) if form.lower() == asked.lower()), None)
 
 
 def match_name(what: str, name: str, valid: Iterable[str]) -> str:
@@ -62,8 +75,8 @@ def match_name(what: str, name: str, valid: Iterable[str]) -> str:
         return found
     by_lower = {v.lower(): v for v in valid}
     near = get_close_matches(name.lower(), by_lower, n=1)
-    hint = f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
-    raise ValueError(f"unknown {what} {name!r}{hint}; valid: {', '.join(valid) or 'none'}")
+    hint = f" (did you mean '{shown(by_lower[near[0]])}'?)" if near else ""
+    raise ValueError(f"unknown {what} '{shown(name)}'{hint}; valid: {', '.join(map(shown, valid)) or 'none'}")
 
 
 def resolve_styles(spec: StyleSpec, styles: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -6,7 +6,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
+
+TIFF_BITS, TIFF_PHOTOMETRIC = 258, 262  # tags of a TIFF: bits a channel, and what 0 stands for
 
 ImageInput: TypeAlias = Image.Image | np.ndarray | torch.Tensor | Sequence[Image.Image | np.ndarray | torch.Tensor]
 
@@ -61,22 +63,74 @@ def with_channels(what: str, pixels: torch.Tensor, channels: int) -> torch.Tenso
 
 def _decode(what: str, image: Image.Image, channels: int) -> np.ndarray:
     """PIL -> uint8 (H, W) or (H, W, 3), as in training."""
-    if image.mode == "F":
-        raise ValueError(f"{what} of mode F; valid: 8 or 16 bits a channel")
-    return np.array(to_8bit(image).convert("L" if channels == 1 else "RGB"))
+    try:
+        return np.array(to_8bit(image).convert("L" if channels == 1 else "RGB"))
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def to_8bit(image: Image.Image) -> Image.Image:
-    """PIL of any mode -> L or RGB; transparent parts become white, 16 bits become 8."""
+    """PIL of any mode -> L or RGB: the one reading of an image, in training and wherever one is given.
+
+    It is turned as its EXIF says, and put on white where it is transparent. 16 bits are scaled by what a file of its
+    kind can hold, never by what this one does. Of an animation it is the first frame. ValueError for pixels of 32 bits,
+    whose range no file tells, and of Lab, whose zero writers do not agree on.
+    """
+    clear = _clear_colour(image)
+    image.load()
+    grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
+    plain = image
+    if clear is not None:
+        plain = image.copy()
+        plain.info["transparency"] = clear
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
-    if "A" in image.mode or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode in ("L", "RGB"):
+        plain = _from_16bit(image)
+    elif image.mode in ("F", "LAB"):
+        raise ValueError(f"pixels of mode {image.mode}; valid: grey or RGB of 8 or 16 bits a channel, saved so")
+    if plain.has_transparency_data:
+        plain = (plain.convert("LA") if plain.mode == "La" else plain).convert("RGBA")
+        plain = Image.alpha_composite(Image.new("RGBA", plain.size, "white"), plain)
+    return _turned(plain.convert("L" if grey else "RGB"), _orientation(image))
+
+
+def _from_16bit(image: Image.Image) -> Image.Image:
+    """PIL of whole numbers -> L, or LA where one of them stands for transparent."""
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "I" and image.format != "PPM":  # whose values Pillow scales to 16 bits
+        raise ValueError("pixels of 32 bits, or with signs; valid: grey or RGB of 8 or 16 bits a channel, saved so")
+    most = 2 ** tags.get(TIFF_BITS, (16,))[0] - 1
+    values = np.asarray(image).astype(np.int64)
+    if tags.get(TIFF_PHOTOMETRIC) == 0:  # white is zero, which Pillow turns for 8 bits only
+        values = most - values
+    plain = Image.fromarray(((values * 255 + most // 2) // most).clip(0, 255).astype(np.uint8))
+    if isinstance(clear := image.info.get("transparency"), int):
+        plain.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return plain
+
+
+def _clear_colour(image: Image.Image) -> int | tuple[int, ...] | None:
+    """What an opened PNG of 2, 4 or 3 x 16 bits calls transparent, in 8 bits; Pillow leaves it in those of the file."""
+    kind, clear = image.tile[0][3] if getattr(image, "tile", None) else "", image.info.get("transparency")
+    if kind in ("L;2", "L;4") and isinstance(clear, int):
+        return clear * (85 if kind == "L;2" else 17)
+    return tuple(v >> 8 for v in clear) if kind == "RGB;16B" and isinstance(clear, tuple) else None
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 (as it is) to 8."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # what a broken EXIF raises is Pillow's affair; it gives no orientation
+        return 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    if orientation == 1:
         return image
-    return image.convert("L" if image.mode == "1" else "RGB")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.info = {"exif": exif.tobytes()}
+    return ImageOps.exif_transpose(image)
 
 
 def fit_to_size(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:

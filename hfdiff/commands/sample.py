@@ -12,11 +12,11 @@ from hfdiff.commands.flags import SampleFlags
 from hfdiff.commands.options import MAX_IMAGES, open_clip, open_model, settings_of, stated
 from hfdiff.core.errors import BadInput, as_bad_input, check_range, first_line
 from hfdiff.core.files import folder_to_write, slug, write_file
-from hfdiff.data.decoding import apply_exif_orientation, open_image
+from hfdiff.data.decoding import open_image
 from hfdiff.figures.grids import Grid, class_style_grid, save_figure
 from hfdiff.models.samplers import sampler_of
 from hfdiff.models.sampling import sample_tensors
-from hfdiff.pipelines import PLAIN, ClassStylePipeline
+from hfdiff.pipelines import PLAIN, ClassStylePipeline, to_8bit
 
 
 def main(flags: SampleFlags) -> int:
@@ -75,8 +75,7 @@ def _read_image(flag: str, file: str) -> Image.Image:
         if Path(file).exists() and not Path(file).is_file():  # reading a pipe would wait for ever
             raise ValueError("it is no regular file; valid: an image")
         with open_image(file) as image:
-            image.load()
-            return apply_exif_orientation(image)
+            return to_8bit(image)
     except Exception as error:  # Pillow raises many kinds for a broken file
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         raise BadInput(f"{flag} {file!r} cannot be read: {reason}") from error

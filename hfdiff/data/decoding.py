@@ -2,7 +2,9 @@
 
 import io
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -16,8 +18,15 @@ from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import is_inside
 from hfdiff.pipelines import to_8bit
 
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"))
-TURNED_FORMATS = frozenset(("JPEG", "MPO", "TIFF", "WEBP"))  # cameras write an orientation into these
+NO_IMAGES = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"))  # formats that Pillow only recognises
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Of the files that Pillow reads: ".png", ".jpg", ..."""
+    return frozenset(
+        suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in NO_IMAGES
+    )
 
 
 def open_image(file: str | IO[bytes]) -> Image.Image:
@@ -27,22 +36,24 @@ def open_image(file: str | IO[bytes]) -> Image.Image:
         return Image.open(file)
 
 
-def apply_exif_orientation(image: Image.Image) -> Image.Image:
-    """The image, turned as its camera says."""
-    return ImageOps.exif_transpose(image) if image.format in TURNED_FORMATS else image
-
-
 def decode_pixels(
-    split: datasets.Dataset, column: str, resolution: int | None, place: Tensor, places: Sequence[Path]
+    split: datasets.Dataset,
+    column: str,
+    resolution: int | None,
+    place: Tensor,
+    places: Sequence[Path],
+    kinds: Counter[str] | None = None,
 ) -> Tensor:
     """Decode every image once: (N, C, H, W) uint8, three channels where any image has colour.
 
-    Row i goes straight to `place[i]`, so that no second copy is ever made.
+    Row i goes straight to `place[i]`, so that no second copy is ever made. `kinds` counts what the files are.
     """
     size = None if resolution is None else (resolution, resolution)
     first, pixels = "", torch.empty(0, dtype=torch.uint8)
     rows = split.cast_column(column, datasets.Image(decode=False))
     for row, (where, image) in enumerate(_images(rows, column, places)):
+        if kinds is not None:
+            kinds[_kind(image)] += 1
         try:
             array = torch.from_numpy(_to_array(image, size))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -80,9 +91,14 @@ def _images(split: datasets.Dataset, column: str, places: Sequence[Path]) -> Ite
             row += 1
 
 
+def _kind(image: Image.Image) -> str:
+    several = " of several frames, the first read" if getattr(image, "is_animated", False) else ""
+    return f"{image.format} {image.mode}{several}"
+
+
 def _to_array(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
     """PIL of any mode -> CHW uint8 of one or three channels; transparent parts become white, 16 bits become 8."""
-    image = to_8bit(apply_exif_orientation(image))
+    image = to_8bit(image)
     if size is not None and image.size != size:
         image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
     array = np.array(image)

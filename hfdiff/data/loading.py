@@ -3,26 +3,30 @@
 `load_training_data` and `load_test_data` take an entry in `DATASETS`, a local folder or a Hub id.
 """
 
-import glob
+import contextlib
 import re
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import datasets
 import torch
 import yaml
+from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor
 
 from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import existing_folder, link_out
-from hfdiff.data.columns import find_columns, read_labels, read_styles
+from hfdiff.data.columns import Columns, find_columns, is_label, read_labels, read_styles
 from hfdiff.data.config import BY_TYPE, ReadOptions
-from hfdiff.data.decoding import IMAGE_SUFFIXES, decode_pixels
+from hfdiff.data.decoding import decode_pixels
+from hfdiff.data.folder import Listing, Tree, find_splits, folder_classes, list_files
+from hfdiff.data.metadata import read_metadata, typed_columns
+from hfdiff.data.parquet import align_splits, read_parquet, recognise_images
 from hfdiff.data.registry import (
     DATASETS,
-    SPLIT_NAMES,
     TEST_NAMES,
     VALIDATION_NAMES,
     allowed_folders,
@@ -30,7 +34,10 @@ from hfdiff.data.registry import (
     unknown_dataset,
 )
 from hfdiff.data.table import ImageTable, alike
+from hfdiff.pipelines import shown
 
+FEW = 10  # training images of a class that are worth a word
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz")
 MAX_VALIDATION = 1000
 
 
@@ -38,42 +45,145 @@ def load_training_data(dataset: str, read_options: ReadOptions = BY_TYPE) -> tup
     """The training and the validation images.
 
     Where the data has no validation split, a tenth of the training images, at most 1,000, is held out (the same
-    ones for every run); a test split is left alone, for the evaluation.
+    ones for every run), but for the last image of a class; a test split is left alone, for the evaluation.
     """
-    splits = _open(dataset)
-    name = _training_split(splits, dataset)
-    validation_name = next((part for part in VALIDATION_NAMES if part in splits and part != name), None)
+    opened = open_dataset(dataset, read_options)
+    name = opened.training_split()
+    validation_name = next((part for part in VALIDATION_NAMES if part in opened.splits and part != name), None)
     if validation_name:
-        table, validation = alike(*(_decode(splits, part, dataset, read_options) for part in (name, validation_name)))
+        table, validation = alike(opened.decode(name), opened.decode(validation_name))
         return replace(table, split="train"), validation
-    count = len(splits[name])
-    held_out = min(MAX_VALIDATION, count // 10)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    order = torch.cat([order[held_out:].sort().values, order[:held_out].sort().values])
-    table = _decode(splits, name, dataset, read_options, order)
-    table = replace(table, split="train")
+    labels = opened.labels(name)[0]
+    order, held_out = hold_out(labels)
+    count = len(labels)
+    table = replace(opened.decode(name, order), split="train")
     if held_out == 0:
         return table, table
     validation = replace(table.part(slice(count - held_out, count)), split="validation")
     return table.part(slice(0, count - held_out)), validation
 
 
+def hold_out(labels: Tensor) -> tuple[Tensor, int]:
+    """An order of all rows, those that are held out last, and how many these are; no class loses its last row."""
+    count = len(labels)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    left, held = torch.bincount(labels).tolist(), []
+    for row in order[: min(MAX_VALIDATION, count // 10)].tolist():
+        if left[labels[row]] > 1:
+            left[labels[row]] -= 1
+            held.append(row)
+    is_held = torch.zeros(count, dtype=torch.bool)
+    is_held[held] = True
+    return torch.cat([(~is_held).nonzero().squeeze(1), is_held.nonzero().squeeze(1)]), len(held)
+
+
 def load_test_data(dataset: str, read_options: ReadOptions = BY_TYPE) -> ImageTable:
     """The images of the test split, or the validation images where the data has no test split."""
-    splits = _open(dataset)
-    training_name = _training_split(splits, dataset)
-    name = next((part for part in TEST_NAMES if part in splits and part != training_name), None)
-    return (
-        load_training_data(dataset, read_options)[1] if name is None else _decode(splits, name, dataset, read_options)
-    )
+    opened = open_dataset(dataset, read_options)
+    training_name = opened.training_split()
+    name = next((part for part in TEST_NAMES if part in opened.splits and part != training_name), None)
+    return load_training_data(dataset, read_options)[1] if name is None else opened.decode(name)
 
 
-def _open(dataset: str) -> datasets.DatasetDict:
-    """Open an entry in the table, a folder or a Hub id, without decoding anything."""
+@dataclass(frozen=True)
+class Opened:
+    """A dataset whose rows are known, and no image is decoded yet."""
+
+    dataset: str
+    splits: datasets.DatasetDict
+    read_options: ReadOptions
+    notes: tuple[str, ...] = ()  # what was left out, and what was decided
+
+    def training_split(self) -> str:
+        if "train" in self.splits:
+            return "train"
+        if len(self.splits) == 1:
+            return next(iter(self.splits))
+        raise BadInput(f"dataset {self.dataset!r} has no split 'train'; its splits: {', '.join(self.splits)}")
+
+    def columns(self, split_name: str) -> Columns:
+        return find_columns(self.splits[split_name], self.read_options)
+
+    def labels(self, split_name: str) -> tuple[Tensor, tuple[str, ...]]:
+        return read_labels(self.splits, split_name, self.columns(split_name).label)
+
+    def decode(self, split_name: str, order: Tensor | None = None) -> ImageTable:
+        """Read one split; row `order[i]` becomes image i."""
+        split = self.splits[split_name]
+        order = torch.arange(len(split)) if order is None else order
+        columns = self.columns(split_name)
+        labels, class_names = self.labels(split_name)
+        style_weights, style_names = read_styles(self.splits, split_name, columns)
+        kinds: Counter[str] = Counter()
+        pixels = decode_pixels(
+            split.select_columns(columns.image),
+            columns.image,
+            self.read_options.resolution,
+            order.argsort(),
+            allowed_folders(self.dataset),
+            kinds,
+        )
+        return ImageTable(
+            pixels=pixels,
+            labels=labels[order],
+            style_weights=style_weights[order],
+            class_names=class_names,
+            style_names=style_names,
+            name=dataset_name(self.dataset),
+            split=split_name,
+            notes=(*self.notes, *self._found(columns), f"files: {', '.join(f'{k} {n:,}' for k, n in kinds.items())}"),
+        )
+
+    def _found(self, columns: Columns) -> Iterator[str]:
+        styles = f"; styles by {', '.join(map(repr, columns.styles))}" if columns.styles else ""
+        yield f"classes by {columns.label!r}{styles}"
+        counts = {name: len(split) for name, split in self.splits.items()}
+        yield f"splits: {', '.join(f'{name} {count:,}' for name, count in counts.items())}"
+
+
+def open_dataset(dataset: str, read_options: ReadOptions = BY_TYPE) -> Opened:
+    """Open an entry in the table, a folder or a Hub id; BadInput for what cannot be read, or read in two ways."""
     source = DATASETS[dataset].source if dataset in DATASETS else dataset
     folder = existing_folder(source)
     if folder:
-        return _open_folder(folder)
+        splits, notes = _open_folder(folder, read_options)
+    else:
+        splits, notes = _load_from_hub(dataset, source), []
+        splits = datasets.DatasetDict({name: recognise_images(split) for name, split in splits.items()})
+    empty = [name for name, split in splits.items() if len(split) == 0]
+    if "train" in empty or len(empty) == len(splits):
+        raise BadInput(f"dataset {dataset!r} holds no images in its split {next(iter(empty), 'train')!r}")
+    notes += [f"left out: the split {name!r}, which is empty" for name in empty]
+    splits = datasets.DatasetDict({name: split for name, split in splits.items() if name not in empty})
+    opened = Opened(dataset, splits, read_options, tuple(notes))
+    return replace(opened, notes=(*opened.notes, *_check_classes(opened, refuse=folder is not None)))
+
+
+def _check_classes(opened: Opened, refuse: bool) -> list[str]:
+    """What is to be said of classes without training images; BadInput for those of other splits, where they can be
+    mended."""
+    name = opened.training_split()
+    labels, names = opened.labels(name)
+    counts = torch.bincount(labels, minlength=len(names)).tolist()
+    notes = []
+    for split in opened.splits:
+        if split == name:
+            continue
+        only = [names[i] for i in opened.labels(split)[0].unique().tolist() if not counts[i]]
+        if only:
+            text = f"class {', '.join(map(repr, only[:5]))} has images in the split {split!r} and none in {name!r}"
+            if refuse:
+                raise BadInput(f"{text}; move some there, or take them away")
+            notes.append(f"warning: {text}")
+    few = [f"{shown(names[i])} {count}" for i, count in enumerate(counts) if count < FEW]
+    if few:
+        notes.append(
+            f"warning: classes with fewer than {FEW} training images: {', '.join(few[:10])}{' ...' * (len(few) > 10)}"
+        )
+    return notes
+
+
+def _load_from_hub(dataset: str, source: str) -> datasets.DatasetDict:
     if not re.fullmatch(r"[\w-][\w.-]{0,95}(/[\w.-]{1,96})?", source):
         raise unknown_dataset(dataset)
     hub_logging.set_verbosity_error()  # one line of ours says it, not five of retries
@@ -85,29 +195,81 @@ def _open(dataset: str) -> datasets.DatasetDict:
         raise BadInput(f"{unknown_dataset(dataset)} ({first_line(error)[:200]})") from error
 
 
-def _open_folder(folder: Path) -> datasets.DatasetDict:
-    """A folder of parquet files, of class folders, or of images with metadata.csv or metadata.jsonl."""
+def _open_folder(folder: Path, read_options: ReadOptions) -> tuple[datasets.DatasetDict, list[str]]:
+    """A folder of parquet files, of `save_to_disk`, of class folders, or of images with metadata."""
     if link := link_out(folder):
         raise BadInput(f"{link} is a link that leads out of the folder {folder}; copy what it stands for")
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    parquet = any(path.suffix == ".parquet" for path in files)
-    if not (images or parquet):
-        raise BadInput(f"no images in the folder {folder}: expected parquet, class folders or metadata.csv/.jsonl")
-    if parquet:
-        _check_readme(folder)
-        return _load(folder, str(folder))
-    splits = _split_folders(folder)
-    metadata = any(path.name in ("metadata.csv", "metadata.jsonl") for path in files)
-    for name, place in splits.items():
-        inside = [path for path in images if path.is_relative_to(place)]
-        if not inside:
-            raise BadInput(f"the folder {place} (split {name!r}) holds no images")
-        loose = [path for path in inside if path.parent == place]
-        if loose and not metadata:
-            raise BadInput(f"no label column: {loose[0]} lies in no class folder, and there is no metadata.csv/.jsonl")
-    data_files = {name: [f"{glob.escape(str(place))}/**"] for name, place in splits.items()}
-    return _load(folder, "imagefolder", data_files=data_files, drop_labels=None if metadata else False)
+    if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return _load_saved(folder), []
+    folder = folder.resolve()
+    files = list_files(folder)
+    if files.parquet:
+        return _load_parquet(folder, files)
+    if not files.images:
+        packed = next((path for path in files.others if path.suffix.lower() in ARCHIVES), None)
+        hint = f"; unpack {packed.name}" if packed else ""
+        raise BadInput(
+            f"no images in the folder {folder}: expected parquet, class folders or metadata.csv/.jsonl{hint}"
+        )
+    return _load_images(folder, files, read_options)
+
+
+def _load_images(folder: Path, files: Listing, options: ReadOptions) -> tuple[datasets.DatasetDict, list[str]]:
+    """Class folders, or images with metadata, without `datasets.imagefolder`: that guesses what a text means, takes the
+    innermost folder for the class, leaves files out in silence, and knows a file again by name and time alone."""
+    trees = find_splits(Tree.of(folder, files.images))
+    notes = files.left_out()
+    rows = read_metadata(files.metadata, files.images, folder) if files.metadata else {}
+    has_class_folders = not any(tree.loose for tree in trees.values())
+    columns, said = typed_columns(list(rows.values()), options, has_class_folders)
+    notes += said
+    by_folder = not (rows and (options.label_column or any(is_label(*column) for column in columns.items())))
+    classes: dict[Path, str] = {}
+    if by_folder and (has_class_folders or not rows):
+        classes = {image: name for tree in trees.values() for image, name in folder_classes(tree).items()}
+    in_order = list(rows) or files.images
+    row_of = {image: row for row, image in enumerate(in_order)}
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    if classes:
+        features["label" if "label" not in columns else "folder"] = datasets.ClassLabel(
+            names=sorted(set(classes.values()))
+        )
+    features |= {name: kind for name, (_, kind) in columns.items()}
+    splits = {}
+    for split, tree in trees.items():
+        images = sorted(tree.images(), key=row_of.__getitem__) if rows else sorted(tree.images(), key=str)
+        data: dict[str, list] = {"image": [str(image) for image in images]}
+        if classes:
+            data["label" if "label" not in columns else "folder"] = [classes[image] for image in images]
+        data |= {name: [values[row_of[image]] for image in images] for name, (values, _) in columns.items()}
+        splits[split] = datasets.Dataset.from_dict(data, features=datasets.Features(features))
+    return datasets.DatasetDict(splits), notes
+
+
+def _load_parquet(folder: Path, files: Listing) -> tuple[datasets.DatasetDict, list[str]]:
+    """The files that `datasets` counts to each split, by their names or the head of a README.md."""
+    _check_readme(folder)
+    inside = [path for path in files.images if path.parent != folder]
+    if inside:
+        raise BadInput(f"the folder {folder} holds parquet and images in folders ({inside[0]}); move one of both away")
+    with _quietly(folder):
+        builder = datasets.load_dataset_builder(str(folder))
+        if not isinstance(builder, Parquet):  # more images than tables
+            builder = datasets.load_dataset_builder("parquet", data_dir=str(folder))
+    parts = {str(name): [Path(file) for file in paths] for name, paths in builder.config.data_files.items()}
+    read = {file.resolve() for paths in parts.values() for file in paths}
+    missed = [file for file in files.parquet if file not in read]
+    splits = align_splits({name: read_parquet(paths) for name, paths in parts.items()})
+    beside = replace(files, others=[*files.others, *files.images, *missed])
+    return splits, beside.left_out()
+
+
+def _load_saved(folder: Path) -> datasets.DatasetDict:
+    """What `save_to_disk` wrote."""
+    with _quietly(folder):
+        saved = datasets.load_from_disk(str(folder))
+    splits = saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict({"train": saved})
+    return align_splits({name: recognise_images(split) for name, split in splits.items()})
 
 
 def _check_readme(folder: Path) -> None:
@@ -122,67 +284,15 @@ def _check_readme(folder: Path) -> None:
         raise BadInput(f"{readme} names data outside the folder; take its 'configs' away")
 
 
-def _load(folder: Path, source: str, **arguments: Any) -> datasets.DatasetDict:
-    """`datasets.load_dataset`, quietly; BadInput that names the folder for whatever it raises."""
-    verbosity, bars = datasets.logging.get_verbosity(), not datasets.are_progress_bars_disabled()
+@contextlib.contextmanager
+def _quietly(folder: Path) -> Iterator[None]:
+    """While entered, `datasets` is silent, and whatever it raises is a BadInput that names the folder."""
+    verbosity = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(source, **arguments)
+        yield
     except Exception as error:
         cause = error.__cause__ or error
         raise BadInput(f"the folder {folder} cannot be read as a dataset: {first_line(cause)}") from error
     finally:
         datasets.logging.set_verbosity(verbosity)
-        if bars:
-            datasets.enable_progress_bars()
-
-
-def _split_folders(folder: Path) -> dict[str, Path]:
-    """The folders, where all are named after splits, else the whole folder: a class may be called "train" too."""
-    parts = {path.name: path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
-    splits = {name.lower(): path for name, path in parts.items() if name.lower() in SPLIT_NAMES}
-    if parts and len(splits) == len(parts):
-        return splits
-    if any(inside.is_dir() for path in splits.values() for inside in path.iterdir()):
-        others = [name for name in parts if name.lower() not in SPLIT_NAMES]
-        raise BadInput(
-            f"the folder {folder} holds splits ({', '.join(splits)}) beside {', '.join(others)}: move those away"
-        )
-    return {"train": folder}
-
-
-def _training_split(splits: datasets.DatasetDict, dataset: str) -> str:
-    if "train" in splits:
-        return "train"
-    if len(splits) == 1:
-        return next(iter(splits))
-    raise BadInput(f"dataset {dataset!r} has no split 'train'; its splits: {', '.join(splits)}")
-
-
-def _decode(
-    splits: datasets.DatasetDict, split_name: str, dataset: str, read_options: ReadOptions, order: Tensor | None = None
-) -> ImageTable:
-    """Read one split; row `order[i]` becomes image i."""
-    split = splits[split_name]
-    order = torch.arange(len(split)) if order is None else order
-    if len(split) == 0:
-        raise BadInput(f"dataset {dataset!r} holds no images in its split {split_name!r}")
-    columns = find_columns(split.features, read_options)
-    labels, class_names = read_labels(splits, split_name, columns.label)
-    style_weights, style_names = read_styles(splits, split_name, columns)
-    return ImageTable(
-        pixels=decode_pixels(
-            split.select_columns(columns.image),
-            columns.image,
-            read_options.resolution,
-            order.argsort(),
-            allowed_folders(dataset),
-        ),
-        labels=labels[order],
-        style_weights=style_weights[order],
-        class_names=class_names,
-        style_names=style_names,
-        name=dataset_name(dataset),
-        split=split_name,
-    )

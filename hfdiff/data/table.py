@@ -23,6 +23,7 @@ class ImageTable:
     style_names: tuple[str, ...]
     name: str
     split: str = "train"
+    notes: tuple[str, ...] = ()  # of the reading: what was found, left out and decided
 
     def __len__(self) -> int:
         return len(self.pixels)

@@ -4,7 +4,7 @@ What is drawn, how, and from which words stands in the modules beside this one; 
 that travels with a model.
 """
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -28,6 +28,7 @@ import operator
 import sys
 import torch
 import torch.nn.functional as F
+import unicodedata
 
 
 def check_range(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
@@ -95,12 +96,24 @@ def _strength(name: str, value: Any) -> float:
     return strength
 
 
+def canonical(name: str) -> str:
+    """How names are compared: composed (NFC), and without space around them."""
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def shown(name: str) -> str:
+    """How a name is printed: canonical, and with escapes for what is no printable character."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in canonical(name))
+
+
 def find_name(name: str, valid: Sequence[str]) -> str | None:
-    """The first valid name that equals `name` to the letter, else without regard to case, else None."""
-    name = name.strip()
+    """The valid name that is `name`, to the letter, by its canonical form, or without regard to case; else None."""
     if name in valid:
         return name
-    return next((v for v in valid if v.lower() == name.lower()), None)
+    asked, forms = canonical(name), [canonical(v) for v in valid]
+    if asked in forms:
+        return valid[forms.index(asked)]
+    return next((v for v, form in zip(valid, forms) if form.lower() == asked.lower()), None)
 
 
 def match_name(what: str, name: str, valid: Iterable[str]) -> str:
@@ -111,8 +124,8 @@ def match_name(what: str, name: str, valid: Iterable[str]) -> str:
         return found
     by_lower = {v.lower(): v for v in valid}
     near = get_close_matches(name.lower(), by_lower, n=1)
-    hint = f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
-    raise ValueError(f"unknown {what} {name!r}{hint}; valid: {', '.join(valid) or 'none'}")
+    hint = f" (did you mean '{shown(by_lower[near[0]])}'?)" if near else ""
+    raise ValueError(f"unknown {what} '{shown(name)}'{hint}; valid: {', '.join(map(shown, valid)) or 'none'}")
 
 
 def resolve_styles(spec: StyleSpec, styles: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
@@ -127,6 +140,8 @@ def resolve_styles(spec: StyleSpec, styles: Mapping[str, Mapping[str, Any]]) -> 
             taken[group] = name
     return strengths
 
+
+TIFF_BITS, TIFF_PHOTOMETRIC = 258, 262  # tags of a TIFF: bits a channel, and what 0 stands for
 
 ImageInput: TypeAlias = Image.Image | np.ndarray | torch.Tensor | Sequence[Image.Image | np.ndarray | torch.Tensor]
 
@@ -181,22 +196,74 @@ def with_channels(what: str, pixels: torch.Tensor, channels: int) -> torch.Tenso
 
 def _decode(what: str, image: Image.Image, channels: int) -> np.ndarray:
     """PIL -> uint8 (H, W) or (H, W, 3), as in training."""
-    if image.mode == "F":
-        raise ValueError(f"{what} of mode F; valid: 8 or 16 bits a channel")
-    return np.array(to_8bit(image).convert("L" if channels == 1 else "RGB"))
+    try:
+        return np.array(to_8bit(image).convert("L" if channels == 1 else "RGB"))
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
 
 
 def to_8bit(image: Image.Image) -> Image.Image:
-    """PIL of any mode -> L or RGB; transparent parts become white, 16 bits become 8."""
+    """PIL of any mode -> L or RGB: the one reading of an image, in training and wherever one is given.
+
+    It is turned as its EXIF says, and put on white where it is transparent. 16 bits are scaled by what a file of its
+    kind can hold, never by what this one does. Of an animation it is the first frame. ValueError for pixels of 32 bits,
+    whose range no file tells, and of Lab, whose zero writers do not agree on.
+    """
+    clear = _clear_colour(image)
+    image.load()
+    grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
+    plain = image
+    if clear is not None:
+        plain = image.copy()
+        plain.info["transparency"] = clear
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((values >> 8 if values.max() > 255 else values).clip(0, 255).astype(np.uint8))
-    if "A" in image.mode or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode in ("L", "RGB"):
+        plain = _from_16bit(image)
+    elif image.mode in ("F", "LAB"):
+        raise ValueError(f"pixels of mode {image.mode}; valid: grey or RGB of 8 or 16 bits a channel, saved so")
+    if plain.has_transparency_data:
+        plain = (plain.convert("LA") if plain.mode == "La" else plain).convert("RGBA")
+        plain = Image.alpha_composite(Image.new("RGBA", plain.size, "white"), plain)
+    return _turned(plain.convert("L" if grey else "RGB"), _orientation(image))
+
+
+def _from_16bit(image: Image.Image) -> Image.Image:
+    """PIL of whole numbers -> L, or LA where one of them stands for transparent."""
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "I" and image.format != "PPM":  # whose values Pillow scales to 16 bits
+        raise ValueError("pixels of 32 bits, or with signs; valid: grey or RGB of 8 or 16 bits a channel, saved so")
+    most = 2 ** tags.get(TIFF_BITS, (16,))[0] - 1
+    values = np.asarray(image).astype(np.int64)
+    if tags.get(TIFF_PHOTOMETRIC) == 0:  # white is zero, which Pillow turns for 8 bits only
+        values = most - values
+    plain = Image.fromarray(((values * 255 + most // 2) // most).clip(0, 255).astype(np.uint8))
+    if isinstance(clear := image.info.get("transparency"), int):
+        plain.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return plain
+
+
+def _clear_colour(image: Image.Image) -> int | tuple[int, ...] | None:
+    """What an opened PNG of 2, 4 or 3 x 16 bits calls transparent, in 8 bits; Pillow leaves it in those of the file."""
+    kind, clear = image.tile[0][3] if getattr(image, "tile", None) else "", image.info.get("transparency")
+    if kind in ("L;2", "L;4") and isinstance(clear, int):
+        return clear * (85 if kind == "L;2" else 17)
+    return tuple(v >> 8 for v in clear) if kind == "RGB;16B" and isinstance(clear, tuple) else None
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 (as it is) to 8."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # what a broken EXIF raises is Pillow's affair; it gives no orientation
+        return 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    if orientation == 1:
         return image
-    return image.convert("L" if image.mode == "1" else "RGB")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.info = {"exif": exif.tobytes()}
+    return ImageOps.exif_transpose(image)
 
 
 def fit_to_size(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:

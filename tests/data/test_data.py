@@ -227,8 +227,12 @@ def test_images_without_classes(tmp_path):
 
 def test_split_names_taken_for_classes(tmp_path):
     class_folders(tmp_path / "images", {"train": 3, "test": 3})
-    with pytest.raises(BadInput, match="names of splits"):
+    with pytest.raises(BadInput, match=r"test/0\.png lies in no class folder"):
         load_training_data(str(tmp_path))
+    (tmp_path / "table").mkdir()
+    cells = [png(make_image(i)) for i in range(4)]
+    with pytest.raises(BadInput, match="names of splits"):
+        load_training_data(str(parquet(tmp_path / "table", cells, [0, 1, 0, 1], names=("train", "test"))))
 
 
 def test_one_class_is_a_class(tmp_path):

@@ -285,7 +285,7 @@ def test_a_guide_must_fit_the_unet(pipeline):
         ({"image": torch.zeros(3, 1, 0, 5)}, "image with values outside"),
         ({"image": [make_image(0)] * 3}, "3 images for 2 labels and 4 images; valid: one for all, one for each label"),
         ({"image": make_image(0), "mask": np.zeros((3, 28, 28))}, "3 masks for 2 labels and 4 images"),
-        ({"image": Image.new("F", (28, 28))}, "image of mode F; valid: 8 or 16 bits a channel"),
+        ({"image": Image.new("F", (28, 28))}, "image: pixels of mode F; valid: grey or RGB of 8 or 16 bits a channel"),
     ],
 )
 def test_mistakes_in_a_call_are_named(pipeline, arguments, message):

@@ -1,0 +1,31 @@
+"""Palettes, transparency, CMYK, 1 bit. Sources: huggingface/datasets#5650-kind (RGBA PNGs), python-pillow/Pillow palette+tRNS warnings. Right: composited over white, computed here by numpy."""
+import sys; sys.path.insert(0, str(__import__("pathlib").Path(__file__).resolve().parents[1])); from common import *
+def eq(name, b, suf, want, tol=1):
+    g = one(b, suf); want = np.asarray(want)
+    if isinstance(g, BaseException): check(name, False, short(g)); return
+    got = np.broadcast_to(g, (3,) + g.shape[1:]).transpose(1, 2, 0).astype(int) if want.ndim == 3 else g[0].astype(int)
+    d = np.abs(got - want).max(); check(name, d <= tol, f"differs by {d}" if d > tol else "")
+rng = np.random.default_rng(0); rgb = rng.integers(0, 256, (16, 16, 3), np.uint8); al = rng.integers(0, 256, (16, 16), np.uint8)
+over = lambda c, a: np.round(c * (a[..., None] / 255) + 255 * (1 - a[..., None] / 255))
+eq("RGBA PNG", enc(Image.fromarray(np.dstack([rgb, al])), "PNG"), ".png", over(rgb, al), 2)
+eq("RGBA WebP lossless", enc(Image.fromarray(np.dstack([rgb, al])), "WEBP", lossless=True, exact=True), ".webp", over(rgb, al), 2)
+eq("RGBA TIFF", enc(Image.fromarray(np.dstack([rgb, al])), "TIFF"), ".tif", over(rgb, al), 2)
+L = rgb[..., 0]; eq("LA PNG", enc(Image.fromarray(np.dstack([L, al]), "LA"), "PNG"), ".png", over(L[..., None].repeat(3, 2), al), 2)
+pal = Image.fromarray((np.arange(256).reshape(16, 16) % 8).astype(np.uint8), "P"); table = rng.integers(0, 256, (8, 3), np.uint8); pal.putpalette(table.ravel().tolist() + [0] * (768 - 24))
+idx = np.asarray(pal); eq("palette PNG", enc(pal, "PNG"), ".png", table[idx])
+want = table[idx].astype(int); want[idx == 3] = 255; eq("palette PNG, one index transparent", enc(pal, "PNG", transparency=3), ".png", want)
+tr = np.array([0, 64, 128, 255, 255, 10, 200, 255]); eq("palette PNG, tRNS for each index", enc(pal, "PNG", transparency=bytes(tr.tolist())), ".png", over(table[idx], tr[idx]), 2)
+eq("GIF, one index transparent", enc(pal, "GIF", transparency=3), ".gif", want)
+g8 = (np.arange(256).reshape(16, 16)).astype(np.uint8); w = g8.astype(int).copy(); w[g8 == 7] = 255; eq("grey PNG with a transparent grey", enc(Image.fromarray(g8), "PNG", transparency=7), ".png", w)
+c = rgb.copy(); c[0, 0] = (1, 2, 3); w = c.astype(int).copy(); w[0, 0] = 255; eq("RGB PNG with a transparent colour", enc(Image.fromarray(c), "PNG", transparency=(1, 2, 3)), ".png", w)
+g16 = (np.arange(256).reshape(16, 16) * 257).astype(np.uint16)
+def png16_trns(arr, t):
+    h, wd = arr.shape; raw = b"".join(b"\0" + arr[y].astype(">u2").tobytes() for y in range(h)); ch = lambda n, d: struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d))
+    return b"\x89PNG\r\n\x1a\n" + ch(b"IHDR", struct.pack(">IIBBBBB", wd, h, 16, 0, 0, 0, 0)) + ch(b"tRNS", struct.pack(">H", t)) + ch(b"IDAT", zlib.compress(raw)) + ch(b"IEND", b"")
+w = np.arange(256).reshape(16, 16).copy(); w[0, 0] = 255; eq("16-bit grey PNG whose black is transparent", png16_trns(g16, 0), ".png", w)
+one_bit = rng.integers(0, 2, (16, 16)).astype(bool); eq("1-bit PNG", enc(Image.fromarray(one_bit), "PNG"), ".png", one_bit * 255)
+eq("1-bit TIFF", enc(Image.fromarray(one_bit), "TIFF"), ".tif", one_bit * 255)
+eq("1-bit BMP", enc(Image.fromarray(one_bit), "BMP"), ".bmp", one_bit * 255)
+cm = np.zeros((16, 16, 4), np.uint8); cm[..., 1] = 255; cm[..., 2] = 255; eq("CMYK JPEG, pure red ink", enc(Image.fromarray(cm, "CMYK"), "JPEG", quality=98), ".jpg", np.tile([255, 0, 0], (16, 16, 1)), 6)
+lab = Image.fromarray(np.tile(np.array([128, 128, 128], np.uint8), (16, 16, 1)), "LAB"); g = one(enc(lab, "TIFF"), ".tif"); ok = (isinstance(g, BaseException) and clean(g)) or np.abs(g.astype(int) - 119).max() <= 12; check("LAB TIFF, mid grey", ok, short(g) if isinstance(g, BaseException) else f"{g[:, 0, 0].tolist()}, right about 119")
+done()

@@ -1,0 +1,30 @@
+"""What lies beside the pictures: the zip that they came in, other metadata, other pictures. Sources: huggingface/datasets PR#8419 (labels of archives), #7880/PR#8188 (split names as classes), #5153. Right: each picture once with its own class, or a refusal that names the file."""
+import sys; sys.path.insert(0, str(__import__("pathlib").Path(__file__).resolve().parents[1])); from common import *
+def verdict(name, d, n, classes):
+    r, e = refused(load, d)
+    if e is not None: check(name, clean(e), "refused: " + short(e)); return
+    from collections import Counter
+    check(name, len(r[1]) == n and sorted(set(r[1])) == classes, f"{dict(Counter(r[1]))}, right: {n} of {classes}")
+d = folder("z1", ["cats", "dogs"]); shutil.make_archive(str(W / "pets"), "zip", d); shutil.copy(W / "pets.zip", d); verdict("pets.zip beside cats/ and dogs/", d, 6, ["cats", "dogs"])
+d = folder("z2", ["cats", "dogs"]); shutil.copy(W / "pets.zip", d / "cats"); verdict("a zip inside cats/", d, 6, ["cats", "dogs"])
+d = folder("z3", ["cats", "dogs"]); shutil.make_archive(str(d / "notes"), "gztar", d / "cats"); verdict("notes.tar.gz beside", d, 6, ["cats", "dogs"])
+d = folder("z4", ["cats", "dogs"]); (d / "data.csv").write_text("a,b\n1,2\n"); (d / "labels.txt").write_text("x"); (d / "coco.json").write_text("{}"); verdict("csv, txt, json beside", d, 6, ["cats", "dogs"])
+d = folder("z5", ["cats", "dogs"]); flat(3).save(d / "contact_sheet.png"); verdict("a picture beside the class folders", d, 6, ["cats", "dogs"])
+d = folder("z6", ["cats", "dogs"]); (d / "empty").mkdir(); verdict("an empty folder", d, 6, ["cats", "dogs"])
+d = folder("z7", ["cats", "dogs"]); (d / "cats/movie.mp4").write_bytes(b"x" * 99); (d / "cats/paper.pdf").write_bytes(b"%PDF-1.4 x"); verdict("mp4 and pdf among the pictures", d, 6, ["cats", "dogs"])
+d = folder("z8", ["cats", "dogs"]); (d / "cats/x.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n"); verdict("an eps among the pictures", d, 6, ["cats", "dogs"])
+d = folder("z9", ["cats", "dogs"]); (d / "cats/logo.svg").write_text("<svg/>"); (d / "cats/raw.npy").write_bytes(b"x"); verdict("svg and npy among the pictures", d, 6, ["cats", "dogs"])
+d = folder("z10", ["train", "dogs"]); verdict("a class called train beside dogs", d, 6, ["dogs", "train"])
+d = folder("z11", ["test", "train"]); verdict("classes called test and train", d, 6, ["test", "train"])
+d = folder("z12", ["__background__", "dogs"]); verdict("a class called __background__ (PASCAL VOC's, COCO's)", d, 6, ["__background__", "dogs"])
+d = folder("z13", [".cats", "dogs"]); verdict("a class folder that begins with a dot", d, 3, ["dogs"])
+d = folder("z14", ["cats", "dogs"]); os.symlink(d / "cats", d / "felines"); verdict("a class folder that is a link to another", d, 9, ["cats", "dogs", "felines"])
+d = folder("z15", ["Cats", "cats"]); verdict("Cats and cats", d, 6, ["Cats", "cats"])
+d = W / "z16"; folder("z16/train", ["cats", "dogs"]); folder("z16/Test", ["cats", "dogs"]); verdict("train and Test", d, 6, ["cats", "dogs"])
+d = W / "z17"; folder("z17/training", ["cats", "dogs"]); folder("z17/testing", ["cats", "dogs"]); verdict("training and testing (Kaggle's)", d, 6, ["cats", "dogs"])
+d = W / "z18"; folder("z18/train", ["cats", "dogs"]); folder("z18/valid", ["cats", "dogs"]); folder("z18/test", ["cats", "dogs"]); verdict("train, valid, test (Roboflow's)", d, 12, ["cats", "dogs"])
+d = W / "z19"; folder("z19/seg_train/seg_train", ["cats", "dogs"]); folder("z19/seg_test/seg_test", ["cats", "dogs"]); verdict("seg_train/seg_train and seg_test/seg_test (Kaggle's Intel scenes)", d, 6, ["cats", "dogs"])
+d = W / "z20"; folder("z20/train_images", ["cats", "dogs"]); folder("z20/test_images", ["cats", "dogs"]); verdict("train_images and test_images", d, 6, ["cats", "dogs"])
+d = folder("z21", ["cats", "dogs"]); (d / "cats/.ipynb_checkpoints").mkdir(); flat(4).save(d / "cats/.ipynb_checkpoints/00-checkpoint.png"); (d / ".ipynb_checkpoints").mkdir(); verdict(".ipynb_checkpoints of Colab and Jupyter (tensorflow#46595, mmpretrain#507)", d, 6, ["cats", "dogs"])
+d = folder("z22", ["cats", "dogs"]); (d / "cats/bad.png").write_bytes(b""); verdict("a zero-byte png", d, 6, ["cats", "dogs"])
+done()
