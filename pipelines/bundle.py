@@ -7,7 +7,9 @@ in a module that only its own text has.
 """
 
 import ast
+import contextlib
 import hashlib
+import os
 import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -32,7 +34,7 @@ def bundle(file: Path) -> str:
     imports: dict[tuple[str, str], set[str]] = {}  # ("import" or "from", module) -> names, with "as" where given
     bodies = []
     for path in in_order(file):
-        source = path.read_text("utf-8")
+        source = path.read_text(encoding="utf-8")
         tree = ast.parse(source)
         dropped = set()
         for number, node in enumerate(tree.body):
@@ -45,7 +47,7 @@ def bundle(file: Path) -> str:
             collect(node, imports)
         lines = [line for i, line in enumerate(source.splitlines()) if i not in dropped]
         bodies.append("\n".join(lines).strip("\n"))
-    heading = ast.get_docstring(ast.parse(file.read_text("utf-8")), clean=False)
+    heading = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")), clean=False)
     statements = "\n".join(statement(*key, names) for key, names in sorted(imports.items()))
     last = "globals().update(own_names(__name__, __file__))" if "own_names" in owners else ""
     return "\n\n\n".join(filter(None, [f'"""{heading}"""\n\n{statements}', *bodies, last])) + "\n"
@@ -53,17 +55,32 @@ def bundle(file: Path) -> str:
 
 def own_names(name: str, file: str) -> dict[str, Any]:
     """What the text of a bundled file defines, from a module of that text's own, which keeps it as `SOURCE`."""
-    text = Path(file).read_text("utf-8")
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    if name.endswith(digest):  # this is that module
-        return {}
-    own = f"{name}_{digest}"
+    text = Path(file).read_text(encoding="utf-8")
+    suffix = digest(text)
+    if name.endswith(suffix):  # this is that module
+        return {"SOURCE": text}
+    own = f"{name}{suffix}"
     if own not in sys.modules:
         module = ModuleType(own)
         vars(module).update(__file__=file, SOURCE=text)
         sys.modules[own] = module
         exec(compile(text, file, "exec"), vars(module))
+        with contextlib.suppress(OSError):  # where another process, that gets a pickled pipeline, imports it from
+            write_once(Path(file).with_name(f"{Path(file).stem}{suffix}.py"), text)
     return {key: value for key, value in vars(sys.modules[own]).items() if not key.startswith("__")}
+
+
+def digest(text: str) -> str:
+    """What is added to the name of a bundle's own module."""
+    return f"_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def write_once(target: Path, text: str) -> None:
+    """Write a file that is there whole, or not at all."""
+    if not target.exists():
+        fresh = target.with_name(f".{target.name}.{os.getpid()}")
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(target)
 
 
 def in_order(file: Path) -> list[Path]:
@@ -72,7 +89,7 @@ def in_order(file: Path) -> list[Path]:
     waiting = [file]
     while waiting:
         path = waiting.pop(0)
-        tree = ast.parse(path.read_text("utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         check_siblings(tree, path)
         froms = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level]
         graph[path] = [path.with_name(f"{node.module}.py") for node in froms]

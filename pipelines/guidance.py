@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from diffusers import SchedulerMixin
 
-from .checks import check_interval, check_range
+from .checks import check_interval, number
 from .noise_levels import TARGETS, noise_levels, prediction_type, solve_clean
 from .scores import Scorer
 
@@ -43,8 +43,8 @@ class Guidance:
 
     def __post_init__(self) -> None:
         for name in ("guidance_scale", "style_guidance_scale", "autoguidance_scale"):
-            check_range(name, getattr(self, name), -1000, 1000)
-        check_range("guidance_rescale", self.guidance_rescale, 0, 1)
+            object.__setattr__(self, name, number(name, getattr(self, name), -1000, 1000))
+        object.__setattr__(self, "guidance_rescale", number("guidance_rescale", self.guidance_rescale, 0, 1))
         check_interval("guidance_interval", self.guidance_interval)
 
     def branches(self, styled: bool = True) -> list[Branch]:
@@ -95,7 +95,7 @@ class ClipGuidance:
     interval: tuple[float, float]
 
     def __post_init__(self) -> None:
-        check_range("clip_guidance_scale", self.scale, -1000, 1000)
+        object.__setattr__(self, "scale", number("clip_guidance_scale", self.scale, -1000, 1000))
         check_interval("clip_guidance_interval", self.interval)
 
     def __call__(

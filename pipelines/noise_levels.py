@@ -4,6 +4,7 @@ The network's input at timestep t is alpha x_0 + sigma e, with x_0 the clean ima
 level is sigma / alpha, EDM's sigma.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -33,7 +34,7 @@ def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> t
     """
     t = torch.as_tensor(timestep).detach().cpu().double()
     config = scheduler.config
-    if config.get("prediction_type") == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
+    if _own(scheduler, "prediction_type") == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
         sigma = (t / config.num_train_timesteps).clamp(0, 1)
         return 1 - sigma, sigma
     if getattr(scheduler, "alphas_cumprod", None) is not None:
@@ -42,16 +43,45 @@ def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> t
         t = t.clamp(0, len(angle) - 1)
         angle = torch.lerp(angle[t.floor().long()], angle[t.ceil().long()], t.frac())
         return angle.cos(), angle.sin()
-    if "sigma_data" in config:  # Karras et al. 2022, Table 1: c_noise = ln(sigma) / 4, c_in
+    if _own(scheduler, "sigma_data"):  # Karras et al. 2022, Table 1: c_noise = ln(sigma) / 4, c_in
         sigma = (4 * t).exp()
         c_in = (sigma**2 + config.sigma_data**2).rsqrt()
         return c_in, c_in * sigma
     raise ValueError(f"noise levels of {type(scheduler).__name__} are unknown; valid: discrete, flow or EDM schedulers")
 
 
+def _own(scheduler: SchedulerMixin, setting: str) -> Any:
+    """A setting that this kind of scheduler obeys: `from_config` keeps those of the other kind, too."""
+    return scheduler.config.get(setting) if setting in inspect.signature(type(scheduler)).parameters else None
+
+
+def reversed_process(scheduler: SchedulerMixin) -> dict[str, Any]:
+    """What a scheduler takes a model to predict, and the share of noise, sigma^2 / (alpha^2 + sigma^2), that it takes
+    there to be at three timesteps; ValueError for a scheduler whose noise levels are unknown."""
+    if _own(scheduler, "sigma_data"):
+        timesteps = torch.tensor([-0.5, 0.0, 0.5])
+    else:
+        timesteps = torch.tensor([0.25, 0.5, 0.75]) * scheduler.config.get("num_train_timesteps", 1000)
+    alpha, sigma = noise_levels(scheduler, timesteps)
+    shares = (sigma**2 / (alpha**2 + sigma**2)).tolist()
+    return {"prediction_type": prediction_type(scheduler), **{f"noise_{i}": share for i, share in enumerate(shares, 1)}}
+
+
+def check_process(scheduler: SchedulerMixin, process: Mapping[str, Any]) -> None:
+    """ValueError for a scheduler that cannot reverse the process that a model was trained for."""
+    found = reversed_process(scheduler)
+    if found["prediction_type"] != process["prediction_type"]:
+        what = f"takes the model to predict {found['prediction_type']}; valid: one for {process['prediction_type']}"
+    elif any(abs(found[key] - process[key]) > 0.01 for key in ("noise_1", "noise_2", "noise_3")):
+        what = "has other noise levels than the model was trained with; valid: one that is made from its own scheduler"
+    else:
+        return
+    raise ValueError(f"the scheduler {type(scheduler).__name__} {what}")
+
+
 def prediction_type(scheduler: SchedulerMixin) -> str:
     """The entry in `TARGETS` that the model of a saved scheduler predicts; ValueError for another."""
-    given, kind = scheduler.config.get("prediction_type"), type(scheduler).__name__
+    given, kind = _own(scheduler, "prediction_type"), type(scheduler).__name__
     if given not in (*TARGETS, None):
         raise ValueError(f"unknown prediction_type {given!r}; valid: {', '.join(TARGETS)}")
     return "flow_prediction" if kind.startswith("FlowMatch") else "edm" if kind.startswith("EDM") else str(given)

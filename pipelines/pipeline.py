@@ -4,12 +4,12 @@ What is drawn, how, and from which words stands in the modules beside this one; 
 that travels with a model.
 """
 
+import copy
+import inspect
 import math
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,14 +19,14 @@ from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput
 from PIL import Image
 
-from .checks import check_range, is_size
+from .checks import count, is_size, number
 from .grammar import StyleSpec, find_name, match_name, resolve_styles
 from .guidance import ClipGuidance, Guidance
 from .images import ImageInput
-from .noise_levels import predicted_clean
+from .noise_levels import check_process, predicted_clean, reversed_process
 from .prompts import QUALITY_PROMPTS, PromptTarget, prompt, subject
 from .sampling import Denoiser, Samples, SamplingPlan, draw_part, make_request, set_timesteps
-from .saving import name_installed, save_sources
+from .saving import name_installed, save_sources, stand_in_for_files, without_stand_ins
 from .scores import SCORE_WEIGHTS, SCORES, Choice, Scorer
 
 
@@ -58,6 +58,7 @@ class ClassStylePipeline(DiffusionPipeline):
             UNet}}; where no index is given, the columns are in the order of the dictionary.
         clip_model, clip_processor: a CLIP or SigLIP model of transformers and its processor, for choosing among
             candidates and for guidance by a prompt.
+        process: what `reversed_process` says of the scheduler that the UNet was trained for; by default of `scheduler`.
     """
 
     model_cpu_offload_seq = "unet->guide_unet->clip_model"
@@ -69,11 +70,13 @@ class ClassStylePipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         id2label: dict | None = None,
         styles: dict | None = None,
+        process: dict | None = None,
         guide_unet: ModelMixin | None = None,
         clip_model: Any = None,
         clip_processor: Any = None,
     ):
         super().__init__()
+        without_stand_ins()
         self.register_modules(
             unet=unet,
             scheduler=scheduler,
@@ -99,7 +102,11 @@ class ClassStylePipeline(DiffusionPipeline):
                 if guide_unet.config[key] != unet.config[key]:
                     raise ValueError(f"{key} of guide_unet is {guide_unet.config[key]}; valid: {unet.config[key]}")
         self._scorer: Scorer | None = None
-        self.register_to_config(id2label={str(i): name for i, name in id2label.items()}, styles=styles)
+        self.register_to_config(
+            id2label={str(i): name for i, name in id2label.items()},
+            styles=styles,
+            process=process or reversed_process(scheduler),
+        )
 
     @property
     def class_names(self) -> list[str]:
@@ -117,23 +124,23 @@ class ClassStylePipeline(DiffusionPipeline):
         if isinstance(label, str) and (find_name(label, names) or not label.isdecimal()):
             return names.index(match_name("class", label, names))
         try:
-            number = int(label) if isinstance(label, str) else operator.index(label)
-        except TypeError as error:
+            class_id = count("class", int(label) if isinstance(label, str) else label, -math.inf)
+        except ValueError as error:
             raise ValueError(f"class {label!r}; valid: a name, a whole number, or None") from error
-        if not 0 <= number < len(names):
-            raise ValueError(f"class id {number} out of range; valid: 0 to {len(names) - 1}")
-        return number
+        if not 0 <= class_id < len(names):
+            raise ValueError(f"class id {class_id} out of range; valid: 0 to {len(names) - 1}")
+        return class_id
 
     def conditions(
         self, class_labels: Any, styles: Any, num_images_per_label: int = 1
     ) -> tuple[list[int | None], list[dict[str, float]]]:
         """One class id and one dictionary of strengths for each image, label by label; see `__call__`."""
-        if class_labels is None or isinstance(class_labels, str | Integral):
-            class_labels = [class_labels]
-        ids = [self.class_id(label) for label in list(class_labels)]
+        several = isinstance(class_labels, Iterable) and not isinstance(class_labels, str | bytes)
+        labels = list(class_labels) if several and getattr(class_labels, "ndim", None) != 0 else [class_labels]
+        ids = [self.class_id(label) for label in labels]
         specs = list(styles) if isinstance(styles, Sequence) and not isinstance(styles, str) else [styles]
-        if not ids or num_images_per_label < 1:
-            raise ValueError(f"{len(ids)} labels with {num_images_per_label} images each; valid: at least 1 of 1")
+        if not ids:
+            raise ValueError("class_labels are an empty list; valid: one label or more")
         if len(specs) not in (1, len(ids)):
             raise ValueError(f"{len(specs)} styles for {len(ids)} labels; valid: one for all, or one for each label")
         strengths = [resolve_styles(spec, self.config.styles) for spec in specs]
@@ -212,10 +219,16 @@ class ClassStylePipeline(DiffusionPipeline):
             clip_prompt: what to steer to, with {} for the subject.
             clip_guidance_interval: the noise levels between which it acts.
         """
+        num_images_per_label = count("num_images_per_label", num_images_per_label, 1)
+        max_batch_size = count("max_batch_size", max_batch_size, 1)
+        num_inference_steps = count(
+            "num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps
+        )
         if strength is None:
             strength = 0.6 if image is not None and mask is None else 1.0
         elif image is None:
             raise ValueError(f"strength {strength} without an image; give an image to begin with")
+        strength = number("strength", strength, 0, 1, above=True)
         choice = None
         if num_candidates is not None:
             choice = Choice(num_candidates, top_k, early_stopping, score_weights, quality_prompts)
@@ -224,7 +237,7 @@ class ClassStylePipeline(DiffusionPipeline):
         )
         clip_guidance = ClipGuidance(clip_guidance_scale, clip_guidance_interval) if clip_guidance_scale else None
         plan = SamplingPlan(guidance, num_inference_steps, strength, choice, clip_guidance)
-        self._check(plan, output_type, max_batch_size, num_images_per_label, image, mask)
+        self._check(plan, output_type, num_images_per_label, image, mask)
         per_label = num_images_per_label if choice is None else choice.num_candidates
         ids, strengths = self.conditions(class_labels, styles, per_label)
         asked: list[PromptTarget] = []
@@ -243,16 +256,19 @@ class ClassStylePipeline(DiffusionPipeline):
             request = replace(request, wanted=wanted.repeat_interleave(per_label, dim=0))
         if choice or clip_guidance:
             plan = replace(plan, scorer=self.scorer, asked=asked)
+        # A scheduler holds the step that it is at: with one of its own, no call disturbs another on this pipeline.
+        call = copy.copy(self)
+        call.scheduler = copy.deepcopy(self.scheduler)
         if callback_on_step_end:
-            plan = replace(plan, watcher=partial(callback_on_step_end, self))
+            plan = replace(plan, watcher=partial(callback_on_step_end, call))
         most = sum(not branch.by_guide for branch in guidance.branches(styled=bool(self.style_names)))
         parts = torch.arange(len(ids)).split(max(1, max_batch_size // max(1, most)))
-        steps = len(set_timesteps(self.scheduler, num_inference_steps, strength, device))
+        steps = len(set_timesteps(call.scheduler, num_inference_steps, strength, device))
         drawn = Samples(parts[0][:0], request.noise[:0].float().cpu(), torch.empty(0, len(SCORES) + 1 if choice else 0))
         with self.progress_bar(total=steps * len(parts)) as progress:
             for part in parts:
                 denoiser = Denoiser(self.unet, self.guide_unet)
-                drawn = drawn.joined(draw_part(request.part(part), plan, self.scheduler, denoiser, progress))
+                drawn = drawn.joined(draw_part(request.part(part), plan, call.scheduler, denoiser, progress))
                 if choice:
                     drawn = drawn.best(choice)
         return self._output(drawn, ids, strengths, choice, output_type, return_dict)
@@ -300,7 +316,7 @@ class ClassStylePipeline(DiffusionPipeline):
     def check_settings(self, num_inference_steps: int | None = None, **guidance: Any) -> None:
         """ValueError for arguments of a call that this pipeline would refuse."""
         if num_inference_steps is not None:
-            check_range("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
+            count("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
         scales = Guidance(**guidance)
         if scales.autoguidance_scale != 1 and self.guide_unet is None:
             raise ValueError(f"autoguidance_scale {scales.autoguidance_scale} without a guide_unet; valid: 1")
@@ -309,21 +325,18 @@ class ClassStylePipeline(DiffusionPipeline):
         self,
         plan: SamplingPlan,
         output_type: str,
-        max_batch_size: int,
         num_images_per_label: int,
         image: Any,
         mask: Any,
     ) -> None:
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type {output_type!r}; valid: pil, np, pt")
+        check_process(self.scheduler, self.config.process)
         self.check_settings(plan.num_inference_steps, **vars(plan.guidance))
-        if max_batch_size < 1:
-            raise ValueError(f"max_batch_size {max_batch_size}; valid: at least 1")
         if plan.choice and num_images_per_label != 1:
             raise ValueError(f"num_images_per_label {num_images_per_label} with num_candidates; give top_k instead")
         if mask is not None and image is None:
             raise ValueError("mask without an image; give the image whose parts are kept")
-        check_range("strength", plan.strength, 0, 1, above=True)
 
     def _output(
         self,
@@ -350,6 +363,13 @@ class ClassStylePipeline(DiffusionPipeline):
             candidates=[row % choice.num_candidates for row in rows] if choice else None,
         )
 
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "ClassStylePipeline":
+        """The same components in a pipeline of their own, or those given in their place."""
+        # Left to itself, diffusers takes over only components whose class is the very annotation.
+        own = {name: value for name, value in pipeline.components.items() if name in inspect.signature(cls).parameters}
+        return super().from_pipe(pipeline, **{**own, **kwargs})
+
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save weights, configuration and source files, so that the folder loads without this package.
 
@@ -364,6 +384,12 @@ class ClassStylePipeline(DiffusionPipeline):
             self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
 
     @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """What a saved configuration says of the components; from here on they may be given, too."""
+        stand_in_for_files(config_dict)
+        return super().extract_init_dict(config_dict, **kwargs)
+
+    @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
         """The saved configuration; with the package installed, the saved class names mean the installed classes.
 
@@ -373,5 +399,17 @@ class ClassStylePipeline(DiffusionPipeline):
         name_installed(cls, loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
 
+
+# diffusers' base class, `DiffusionPipeline.from_pretrained`, takes what has a default for a setting, and would ignore a
+# component that is given, or None in its place: so the signature that it reads shows none.
+_init = inspect.signature(ClassStylePipeline.__init__)
+ClassStylePipeline.__init__.__signature__ = _init.replace(  # type: ignore[attr-defined]
+    parameters=[
+        value.replace(kind=value.KEYWORD_ONLY, default=value.empty)
+        if name in ClassStylePipeline._optional_components
+        else value
+        for name, value in _init.parameters.items()
+    ]
+)
 
 StepCallback = Callable[[ClassStylePipeline, int, torch.Tensor, dict[str, torch.Tensor]], Mapping | None]

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,8 +122,7 @@ def make_request(
 ) -> SamplingRequest:
     """The conditions and images as tensors on the device, and the noise of each; strengths: (B, num_styles)."""
     count, config = len(class_ids), unet.config
-    if isinstance(generator, list) and len(generator) != count:
-        raise ValueError(f"{len(generator)} generators for {count} images; valid: one for all, or one for each")
+    generator = check_generators(generator, count)
     height, width = config.sample_size if isinstance(config.sample_size, Sequence) else [config.sample_size] * 2
     pixels = None if image is None else read_images("image", image, config.in_channels, height, width)
     repaint = None if mask is None else read_images("mask", split_images(mask), 1, height, width) >= 0.5
@@ -137,6 +136,20 @@ def make_request(
         image=None if pixels is None else one_for_each("images", pixels, count, num_images_per_label).to(device),
         mask=None if repaint is None else one_for_each("masks", repaint, count, num_images_per_label).to(device),
     )
+
+
+def check_generators(given: Any, count: int) -> torch.Generator | list[torch.Generator] | None:
+    """One for all of `count` images, or a list with one for each; ValueError for what is neither."""
+    if given is None or isinstance(given, torch.Generator):
+        return given
+    generators = list(given) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(generator, torch.Generator) for generator in generators):
+        raise ValueError(
+            f"generator {str(given)[:100]}; valid: torch.Generator().manual_seed(0), or one for each image"
+        )
+    if len(generators) != count:
+        raise ValueError(f"{len(generators)} generators for {count} images; valid: one for all, or one for each")
+    return generators
 
 
 def set_timesteps(

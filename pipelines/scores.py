@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
-from .checks import check_range
-from .images import fit_to_size, with_channels
+from .checks import count, number
+from .images import with_channels
 from .prompts import PromptTarget, prompt
 
 SURVIVING_SHARE, STOPPING_SHARE = 0.3, 0.3  # of the candidates, after this share of the evaluations
@@ -35,6 +36,7 @@ class Scorer:
             model.float()
         self.model, self.processor = model, processor
         self._texts: dict[str, torch.Tensor] = {}
+        self._in_torch = self._prepares_alike()
 
     @property
     def scale(self) -> torch.Tensor:
@@ -43,14 +45,31 @@ class Scorer:
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W) in [0, 1] -> unit vectors (B, D) float32."""
-        prepare = self.processor.image_processor
-        size = prepare.crop_size if getattr(prepare, "do_center_crop", False) else prepare.size
-        height, width = (size.get(key) or size.get("shortest_edge") for key in ("height", "width"))
         channels = getattr(self.model.config.vision_config, "num_channels", 3)
-        pixels = fit_to_size(with_channels("images", images.float(), channels), height, width)
-        mean, std = (pixels.new_tensor(v).reshape(-1, 1, 1) for v in (prepare.image_mean, prepare.image_std))
-        pixels = ((pixels - mean) / std).to(self.model.device, self.model.dtype)
-        return _unit(self.model.get_image_features(pixel_values=pixels))
+        images = with_channels("images", images.float(), channels)
+        if self._in_torch:
+            pixels = prepare_in_torch(self.processor.image_processor, images)
+        elif images.requires_grad:
+            name = type(self.processor.image_processor).__name__
+            raise ValueError(f"images as {name} prepares them have no gradient; valid: another CLIP for guidance")
+        else:
+            pixels = prepare_as_pil(self.processor.image_processor, images)
+        return _unit(self.model.get_image_features(pixel_values=pixels.to(self.model.device, self.model.dtype)))
+
+    def _prepares_alike(self) -> bool:
+        """Does `prepare_in_torch` do what the processor does, for wide and for tall images?"""
+        channels = getattr(self.model.config.vision_config, "num_channels", 3)
+        wave = torch.linspace(0, 9, 60)[:, None] + torch.linspace(0, 4, 36) + torch.arange(channels)[:, None, None]
+        tall = (wave.sin() / 2 + 0.5)[None]  # (1, C, 60, 36)
+        for images in (tall, tall.transpose(2, 3)):
+            try:
+                own = prepare_in_torch(self.processor.image_processor, images)
+            except (AttributeError, TypeError, KeyError, ValueError):  # a processor of other steps
+                return False
+            given = prepare_as_pil(self.processor.image_processor, images)
+            if own.shape != given.shape or (own - given).abs().mean() > 0.02:
+                return False
+        return True
 
     @torch.no_grad()
     def texts(self, prompts: Sequence[str]) -> torch.Tensor:
@@ -93,6 +112,51 @@ class Scorer:
         return (self.scale * images @ self.texts(prompts).T).softmax(dim=1)
 
 
+def prepare_as_pil(processor: Any, images: torch.Tensor) -> torch.Tensor:
+    """Images (B, C, H, W) in [0, 1] as an image processor of transformers makes them ready: (B, C, h, w)."""
+    arrays = (images.detach().clamp(0, 1) * 255).round().byte().cpu().permute(0, 2, 3, 1).numpy()
+    pil = [Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array) for array in arrays]
+    pixels = processor(images=pil, return_tensors="pt")["pixel_values"]
+    return pixels[:, : images.shape[1]]
+
+
+def prepare_in_torch(processor: Any, images: torch.Tensor) -> torch.Tensor:
+    """The same with a gradient, for processors that resize, cut at the centre and normalise."""
+    pixels = images
+    if processor.do_resize:
+        mode = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}[int(processor.resample)]
+        size = _resized(dict(processor.size), *pixels.shape[-2:])
+        smooth = mode != "nearest-exact"
+        pixels = F.interpolate(pixels, size=size, mode=mode, antialias=smooth).clamp(0, 1)
+    if getattr(processor, "do_center_crop", False):
+        pixels = _centre(pixels, processor.crop_size["height"], processor.crop_size["width"])
+    pixels = pixels * 255
+    if processor.do_rescale:
+        pixels = pixels * processor.rescale_factor
+    if processor.do_normalize:
+        mean, std = (pixels.new_tensor(v).reshape(-1, 1, 1) for v in (processor.image_mean, processor.image_std))
+        pixels = (pixels - mean) / std
+    return pixels
+
+
+def _resized(size: Mapping[str, int | None], height: int, width: int) -> tuple[int, int]:
+    """(height, width) for an image of that size: both given, or the shorter side, which keeps the aspect."""
+    if size.get("height") and size.get("width"):
+        return int(size["height"] or 0), int(size["width"] or 0)
+    short = int(size["shortest_edge"] or 0)
+    long = int(short * max(height, width) / min(height, width))
+    return (short, long) if height <= width else (long, short)
+
+
+def _centre(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The middle of (B, C, H, W), black where the image is smaller."""
+    h, w = pixels.shape[-2:]
+    more_h, more_w = max(0, height - h), max(0, width - w)
+    pixels = F.pad(pixels, (more_w // 2, more_w - more_w // 2, more_h // 2, more_h - more_h // 2))
+    top, left = (pixels.shape[-2] - height) // 2, (pixels.shape[-1] - width) // 2
+    return pixels[..., top : top + height, left : left + width]
+
+
 def _prompt_score(scorer: Scorer, features: torch.Tensor, asked: PromptTarget) -> torch.Tensor:
     return features @ scorer.texts([prompt(asked.subject)])[0]
 
@@ -125,12 +189,14 @@ class Choice:
     quality_prompts: Mapping[str, bool]
 
     def __post_init__(self) -> None:
+        for name in ("num_candidates", "top_k"):
+            object.__setattr__(self, name, count(name, getattr(self, name), 1))
         if not 1 <= self.top_k <= self.num_candidates:
             raise ValueError(f"top_k {self.top_k} of num_candidates {self.num_candidates}; valid: 1 to num_candidates")
         for name, weight in self.score_weights.items():
             if name not in SCORES:
                 raise ValueError(f"unknown score {name!r}; valid: {', '.join(SCORES)}")
-            check_range(f"weight of score {name!r}", weight, -1000, 1000)
+            number(f"weight of score {name!r}", weight, -1000, 1000)
         if not any(self.score_weights.values()):
             raise ValueError(f"score_weights {dict(self.score_weights)}; valid: one at least that is not 0")
         if len(set(self.quality_prompts.values())) < 2 or not all("{}" in text for text in self.quality_prompts):

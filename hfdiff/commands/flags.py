@@ -178,6 +178,8 @@ class JudgeConfig(DatasetConfig):
     """Images for each step."""
     learning_rate: float = 4e-3
     """At its peak."""
+    flip: bool = False
+    """Mirror half of the images; not where left and right are two classes."""
     widths: tuple[int, int, int] = (32, 64, 128)
     """Channels of each stage."""
     seed: int = 0
@@ -196,5 +198,7 @@ class ClipConfig(DatasetConfig):
     """Images for each step."""
     learning_rate: float = 4e-3
     """At its peak."""
+    flip: bool = False
+    """Mirror half of the images; not where left and right are two classes."""
     seed: int = 0
     """Of everything random."""

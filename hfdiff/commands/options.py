@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from hfdiff.commands.flags import Drawing
-from hfdiff.core.errors import as_bad_input, check_range
+from hfdiff.commands.flags import ClipConfig, Drawing, JudgeConfig
+from hfdiff.core.errors import BadInput, as_bad_input, check_range
+from hfdiff.data.config import Half
 from hfdiff.data.table import ImageTable
 from hfdiff.evaluation.clip import find_clip, load_clip
 from hfdiff.evaluation.judge import Judge, load_judge
@@ -14,7 +15,7 @@ from hfdiff.evaluation.judge_training import judge_for
 from hfdiff.evaluation.protocol import SETTINGS
 from hfdiff.models.loading import load_pipeline
 from hfdiff.models.samplers import make_scheduler, process_of, sampler_of
-from hfdiff.pipelines import ClassStylePipeline, Scorer
+from hfdiff.pipelines import ClassStylePipeline, Scorer, shown
 
 MAX_IMAGES = 10_000
 
@@ -36,6 +37,26 @@ def open_model(flags: Drawing) -> ClassStylePipeline:
 def settings_of(flags: Drawing) -> dict[str, Any]:
     """The flags that are arguments of the pipeline, where they are given."""
     return {key: getattr(flags, key) for key in SETTINGS if getattr(flags, key) is not None}
+
+
+def check_small_training(config: JudgeConfig | ClipConfig) -> None:
+    """BadInput for lengths and rates that no judge and no CLIP can be trained with."""
+    if config.epochs is not None:
+        check_range("epochs", config.epochs, 1, 100_000)
+    check_range("batch_size", config.batch_size, 2, 100_000)
+    check_range("learning_rate", config.learning_rate, 1e-12, 1)
+    check_range("seed", config.seed, 0, 2**63 - 1)
+
+
+def check_half(table: ImageTable, half: Half) -> None:
+    """BadInput where a class has no image in the half that is trained on."""
+    counts, seen = table.class_counts(), table.half(half).class_counts()
+    missing = [shown(name) for name, n, part in zip(table.class_names, counts, seen) if n and not part]
+    if missing:
+        raise BadInput(
+            f"class {', '.join(missing[:5])} has no image in the {half} half of {table.name}; give --half whole, or "
+            "more images"
+        )
 
 
 def stated(flags: Drawing) -> dict[str, Any]:

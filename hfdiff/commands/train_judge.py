@@ -3,29 +3,33 @@
 from accelerate import Accelerator
 
 from hfdiff.commands.flags import JudgeConfig
-from hfdiff.core.errors import BadInput
+from hfdiff.commands.options import check_half, check_small_training
+from hfdiff.core.errors import BadInput, check_range
 from hfdiff.core.files import folder_to_write
 from hfdiff.core.threads import use_all_cores
-from hfdiff.data.loading import load_test_data, load_training_data
+from hfdiff.data.loading import open_dataset
 from hfdiff.data.table import describe
 from hfdiff.evaluation.judge import cached, unseen
 from hfdiff.evaluation.judge_training import default_epochs, make_judge, save_judge, train_judge
 
 
 def main(config: JudgeConfig) -> int:
-    if (config.epochs is not None and config.epochs < 1) or config.batch_size < 2 or min(config.widths) < 1:
-        raise BadInput("valid: epochs from 1, batch_size from 2, widths from 1")
+    check_small_training(config)
+    for width in config.widths:
+        check_range("widths", width, 1, 4096)
     out = None if config.output_dir is None else folder_to_write(config.output_dir)
     if out and out.exists():
         raise BadInput(f"output_dir {out} exists; give a new folder")
     accelerator = Accelerator()
     if accelerator.num_processes > 1:
         raise BadInput(f"{accelerator.num_processes} processes; valid: 1, the judge is small")
-    table, validation = load_training_data(config.dataset, config.read_options)
-    test = load_test_data(config.dataset, config.read_options)
+    data = open_dataset(config.dataset, config.read_options)
+    table, validation = data.training()
+    test = data.test() or validation
     use_all_cores(1)
-    print(describe(table))
-    judge = make_judge(table, config.widths, config.half, config.seed).to(accelerator.device)
+    print(describe(table, validation))
+    check_half(table, config.half)
+    judge = make_judge(table, config.widths, config.half, config.seed, config.flip).to(accelerator.device)
     epochs = config.epochs or default_epochs(table.half(config.half))
     training = train_judge(
         judge,

@@ -67,7 +67,7 @@ def _sync(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             path.chmod(0o644)  # safetensors come out readable by their owner alone
-            with path.open("rb") as file:
+            with path.open("rb+") as file:
                 os.fsync(file.fileno())
         else:
             _sync_entry(path)
@@ -75,7 +75,10 @@ def _sync(folder: Path) -> None:
 
 
 def _sync_entry(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders, and keeps their entries itself
+        return
     try:
         os.fsync(handle)
     finally:

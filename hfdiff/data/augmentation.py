@@ -42,11 +42,12 @@ def augment(pixels: Tensor, draw: Tensor, probability: float) -> tuple[Tensor, T
     return torch.where(changed, warped, pixels), labels
 
 
-def mirror_and_shift(images: Tensor) -> Tensor:
-    """Mirror half of the images (B, C, H, W) and shift each by up to two pixels."""
+def shift(images: Tensor, flip: bool = False) -> Tensor:
+    """Shift each of the images (B, C, H, W) by up to two pixels; `flip` mirrors half of them first."""
     count, _, height, width = images.shape
-    mirrored = torch.rand(count, 1, 1, 1, device=images.device) < 0.5
-    images = images.where(~mirrored, images.flip(-1))
+    if flip:
+        mirrored = torch.rand(count, 1, 1, 1, device=images.device) < 0.5
+        images = images.where(~mirrored, images.flip(-1))
     down, right = torch.randint(0, 5, (2, count, 1), device=images.device)
     rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
     image = torch.arange(count, device=images.device)[:, None, None]

@@ -42,25 +42,15 @@ MAX_VALIDATION = 1000
 
 
 def load_training_data(dataset: str, read_options: ReadOptions = BY_TYPE) -> tuple[ImageTable, ImageTable]:
-    """The training and the validation images.
+    """The training and the validation images; see `Opened.training`."""
+    return open_dataset(dataset, read_options).training()
 
-    Where the data has no validation split, a tenth of the training images, at most 1,000, is held out (the same
-    ones for every run), but for the last image of a class; a test split is left alone, for the evaluation.
-    """
+
+def load_test_data(dataset: str, read_options: ReadOptions = BY_TYPE) -> ImageTable:
+    """The images of the test split, or the validation images where the data has no test split."""
     opened = open_dataset(dataset, read_options)
-    name = opened.training_split()
-    validation_name = next((part for part in VALIDATION_NAMES if part in opened.splits and part != name), None)
-    if validation_name:
-        table, validation = alike(opened.decode(name), opened.decode(validation_name))
-        return replace(table, split="train"), validation
-    labels = opened.labels(name)[0]
-    order, held_out = hold_out(labels)
-    count = len(labels)
-    table = replace(opened.decode(name, order), split="train")
-    if held_out == 0:
-        return table, table
-    validation = replace(table.part(slice(count - held_out, count)), split="validation")
-    return table.part(slice(0, count - held_out)), validation
+    test = opened.test()
+    return opened.training()[1] if test is None else test
 
 
 def hold_out(labels: Tensor) -> tuple[Tensor, int]:
@@ -77,14 +67,6 @@ def hold_out(labels: Tensor) -> tuple[Tensor, int]:
     return torch.cat([(~is_held).nonzero().squeeze(1), is_held.nonzero().squeeze(1)]), len(held)
 
 
-def load_test_data(dataset: str, read_options: ReadOptions = BY_TYPE) -> ImageTable:
-    """The images of the test split, or the validation images where the data has no test split."""
-    opened = open_dataset(dataset, read_options)
-    training_name = opened.training_split()
-    name = next((part for part in TEST_NAMES if part in opened.splits and part != training_name), None)
-    return load_training_data(dataset, read_options)[1] if name is None else opened.decode(name)
-
-
 @dataclass(frozen=True)
 class Opened:
     """A dataset whose rows are known, and no image is decoded yet."""
@@ -93,6 +75,32 @@ class Opened:
     splits: datasets.DatasetDict
     read_options: ReadOptions
     notes: tuple[str, ...] = ()  # what was left out, and what was decided
+
+    def training(self) -> tuple[ImageTable, ImageTable]:
+        """The training and the validation images.
+
+        Where the data has no validation split, a tenth of the training images, at most 1,000, is held out (the same
+        ones for every run), but for the last image of a class; a test split is left alone, for the evaluation.
+        """
+        name = self.training_split()
+        validation_name = next((part for part in VALIDATION_NAMES if part in self.splits and part != name), None)
+        if validation_name:
+            table, validation = alike(self.decode(name), self.decode(validation_name))
+            return replace(table, split="train"), validation
+        labels = self.labels(name)[0]
+        order, held_out = hold_out(labels)
+        count = len(labels)
+        table = replace(self.decode(name, order), split="train")
+        if held_out == 0:
+            return table, table
+        validation = replace(table.part(slice(count - held_out, count)), split="validation")
+        return table.part(slice(0, count - held_out)), validation
+
+    def test(self) -> ImageTable | None:
+        """The images of the test split, where there is one."""
+        training = self.training_split()
+        name = next((part for part in TEST_NAMES if part in self.splits and part != training), None)
+        return None if name is None else self.decode(name)
 
     def training_split(self) -> str:
         if "train" in self.splits:

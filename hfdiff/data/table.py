@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.config import Half
+from hfdiff.pipelines import shown
 
 
 @dataclass(frozen=True)
@@ -92,15 +93,19 @@ def to_bytes(images: Tensor) -> Tensor:
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
-def describe(table: ImageTable) -> str:
-    """The class table with counts, as printed before training."""
+def describe(table: ImageTable, validation: ImageTable | None = None) -> str:
+    """What was found and what was read: sizes, classes with counts, and the notes of the reading."""
     height, width = table.size
     kind = {1: "grey", 3: "colour"}[table.channels]
     counts = table.class_counts()
-    wide = max(map(len, table.class_names))
-    lines = [f"{table.name}: {len(table):,} images, {height}x{width} {kind}, {len(counts)} classes"]
-    lines += [f"  {i:>3}  {name:<{wide}}  {n:>7,}" for i, (name, n) in enumerate(zip(table.class_names, counts))]
-    return "\n".join(lines)
+    names = [shown(name) for name in table.class_names]
+    wide = max(map(len, names))
+    held_out = validation.class_counts() if validation is not None and validation is not table else None
+    beside = f", {len(validation or ()):,} for validation" if held_out else ""
+    lines = [f"{shown(table.name)}: {len(table):,} images{beside}, {height}x{width} {kind}, {len(counts)} classes"]
+    for i, (name, n) in enumerate(zip(names, counts)):
+        lines.append(f"  {i:>3}  {name:<{wide}}  {n:>7,}" + (f"  {held_out[i]:>6,}" if held_out else ""))
+    return "\n".join([*lines, *table.notes])
 
 
 def alike(first: ImageTable, second: ImageTable) -> tuple[ImageTable, ImageTable]:

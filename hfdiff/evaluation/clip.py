@@ -68,7 +68,7 @@ def find_clip(table: ImageTable) -> str | None:
     """Folder of the small CLIP of these training images that is embedded; None where there is none."""
     for name, row in DATASETS.items():
         if row.clip and not table.style_names:
-            seen = json.loads((ASSETS / row.clip / "config.json").read_text()).get("fingerprint")
+            seen = json.loads((ASSETS / row.clip / "config.json").read_text(encoding="utf-8")).get("fingerprint")
             if name == table.name or seen == table.fingerprint:
                 return str(ASSETS / row.clip)
     return None

@@ -27,7 +27,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from hfdiff.core.errors import BadInput, TrainingFailed
 from hfdiff.core.files import write_folder
-from hfdiff.data.augmentation import mirror_and_shift
+from hfdiff.data.augmentation import shift
 from hfdiff.data.config import Half
 from hfdiff.data.styles import STYLES, apply_styles, draw_styles, fitting_styles
 from hfdiff.data.table import ImageTable, to_unit_range
@@ -148,11 +148,11 @@ class Captioned:
     captions: list[str]
 
 
-def caption_batch(table: ImageTable, rows: Tensor, generator: torch.Generator) -> Captioned:
+def caption_batch(table: ImageTable, rows: Tensor, generator: torch.Generator, flip: bool = False) -> Captioned:
     """Images in random styles, half of them clean and half blurred or noised, and what is to be said of each."""
     names = fitting_styles(table.channels, table.style_names)
     given = draw_styles(len(rows), names, CLIP_STYLED_SHARE, generator)
-    pixels = apply_styles(mirror_and_shift(to_unit_range(table.pixels[rows])), given, names)
+    pixels = apply_styles(shift(to_unit_range(table.pixels[rows]), flip), given, names)
     damaged, which, amount, words = torch.rand(4, len(rows), generator=generator)
     kind = (which * len(DAMAGES)).long().where(damaged < DAMAGED_SHARE, -1)
     pixels = damage(pixels, kind, amount)
@@ -193,9 +193,13 @@ def train_clip(
     epochs: int,
     batch_size: int = 256,
     learning_rate: float = 4e-3,
+    flip: bool = False,
     seed: int = 0,
 ) -> Iterator[ClipEpoch]:
-    """Train in place with the symmetric contrastive loss, in which images with the same caption share it."""
+    """Train in place with the symmetric contrastive loss, in which images with the same caption share it.
+
+    `flip` mirrors half of the images, as in `train_judge`.
+    """
     torch.manual_seed(seed)
     if len(table) < 2:
         raise BadInput(f"{len(table)} images of {table.name!r} to train on; valid: 2 or more")
@@ -211,7 +215,7 @@ def train_clip(
         total = 0.0
         order = torch.randperm(len(table), generator=generator)
         for rows in order[: steps * batch_size].chunk(steps):
-            batch = caption_batch(table, rows, generator)
+            batch = caption_batch(table, rows, generator, flip)
             loss = contrastive_loss(scorer, batch)
             optimizer.zero_grad()
             loss.backward()
@@ -302,7 +306,7 @@ def save_clip(scorer: Scorer, folder: Path, table: ImageTable, half: Half, metri
         scorer.model.half().save_pretrained(place)
         scorer.model.float()
         scorer.processor.save_pretrained(place)
-        (place / "README.md").write_text(card)
+        (place / "README.md").write_text(card, encoding="utf-8")
 
     with without_bars():
         write_folder(folder, fill)

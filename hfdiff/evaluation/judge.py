@@ -63,6 +63,7 @@ class Judge(nn.Module, PyTorchModelHubMixin):
         style_names: styles whose strength it predicts: those that the data names, then entries in the table of styles.
         trained_on: name of the dataset; `fingerprint`: of its training images; `half_seen`: which half of them.
         test_accuracy: share of held-out real images whose class it names; None until measured.
+        flip: trained with mirror images, too; not for data in which they are of another class, as b and d are.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Judge(nn.Module, PyTorchModelHubMixin):
         fingerprint: str = "",
         half_seen: Half = "whole",
         test_accuracy: float | None = None,
+        flip: bool = False,
     ):
         super().__init__()
         if half_seen not in get_args(Half):
@@ -83,7 +85,7 @@ class Judge(nn.Module, PyTorchModelHubMixin):
         self.channels, self.size, self.widths = channels, tuple(size), tuple(widths)
         self.class_names, self.style_names = list(class_names), list(style_names or [])
         self.trained_on, self.fingerprint, self.half_seen = trained_on, fingerprint, half_seen
-        self.test_accuracy = test_accuracy
+        self.test_accuracy, self.flip = test_accuracy, flip
         a, b, c = widths
         self.body = nn.Sequential(
             _conv(channels, a),
@@ -116,13 +118,15 @@ def styles_of(table: ImageTable) -> list[str]:
 
 @torch.no_grad()
 def predict(judge: Judge, pixels: Tensor, batch_size: int = 500) -> JudgeOutput:
-    """What the judge says of pixels (N, C, H, W) uint8; on the CPU. Of classes, it is asked about the mirror images
-    too: it was trained with them, and the mean of both is right more often."""
+    """What the judge says of pixels (N, C, H, W) uint8; on the CPU. A judge that was trained with mirror images is
+    asked about those, too: the mean of both is right more often."""
     judge.eval()
     device = next(judge.parameters()).device
     parts = [judge(to_model_range(part).to(device)) for part in pixels.split(batch_size)]
-    mirrored = [judge(to_model_range(part.flip(-1)).to(device)).logits for part in pixels.split(batch_size)]
     seen = JudgeOutput(*(torch.cat([getattr(part, key) for part in parts]).cpu() for key in vars(parts[0])))
+    if not judge.flip:
+        return seen
+    mirrored = [judge(to_model_range(part.flip(-1)).to(device)).logits for part in pixels.split(batch_size)]
     return replace(seen, logits=(seen.logits + torch.cat(mirrored).cpu()) / 2)
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from hfdiff.core.errors import BadInput
 from hfdiff.core.files import folder_to_write, write_folder
-from hfdiff.data.augmentation import mirror_and_shift
+from hfdiff.data.augmentation import shift
 from hfdiff.data.config import Half
 from hfdiff.data.styles import apply_styles, draw_styles
 from hfdiff.data.table import ImageTable, to_unit_range
@@ -31,7 +31,13 @@ class JudgeEpoch:
     validation_accuracy: float
 
 
-def make_judge(table: ImageTable, widths: tuple[int, int, int] = WIDTHS, half: Half = "whole", seed: int = 0) -> Judge:
+def make_judge(
+    table: ImageTable,
+    widths: tuple[int, int, int] = WIDTHS,
+    half: Half = "whole",
+    seed: int = 0,
+    flip: bool = False,
+) -> Judge:
     """A new judge of the classes and styles of these training images, and of every style that they can be given."""
     torch.manual_seed(seed)
     return Judge(
@@ -43,6 +49,7 @@ def make_judge(table: ImageTable, widths: tuple[int, int, int] = WIDTHS, half: H
         trained_on=table.name,
         fingerprint=table.fingerprint,
         half_seen=half,
+        flip=flip,
     )
 
 
@@ -63,7 +70,8 @@ def train_judge(
 ) -> Iterator[JudgeEpoch]:
     """Train in place on the judge's half, with AdamW and a one-cycle schedule (Smith & Topin 2018); yields every epoch.
 
-    Half of the images are given styles at random strengths, which it learns to predict; all are mirrored and shifted.
+    Half of the images are given styles at random strengths, which it learns to predict; all are shifted, and half are
+    mirrored where the judge has `flip`.
     """
     torch.manual_seed(seed)
     device = next(judge.parameters()).device
@@ -85,8 +93,8 @@ def train_judge(
         order = torch.randperm(len(table), generator=generator)
         for rows in order[: steps_per_epoch * batch_size].chunk(steps_per_epoch):
             given = draw_styles(len(rows), applied, JUDGE_STYLED_SHARE, generator)
-            pixels = mirror_and_shift(
-                to_unit_range(table.pixels[rows]).to(device)
+            pixels = shift(
+                to_unit_range(table.pixels[rows]).to(device), judge.flip
             )  # first: a mirrored slant is another
             output = judge(apply_styles(pixels, given, applied) * 2 - 1)
             loss = F.cross_entropy(output.logits, table.labels[rows].to(device), label_smoothing=0.1)
@@ -116,7 +124,7 @@ def save_judge(judge: Judge, folder: Path, test: ImageTable) -> Judge:
 
     def fill(place: Path) -> None:
         weights.save_pretrained(place, config=config)  # type: ignore[operator]
-        (place / "README.md").write_text(card)
+        (place / "README.md").write_text(card, encoding="utf-8")
 
     write_folder(folder, fill)
     return read_judge(folder)

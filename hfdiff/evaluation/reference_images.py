@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.config import ReadOptions
-from hfdiff.data.loading import load_test_data, load_training_data
+from hfdiff.data.loading import load_training_data, open_dataset
 from hfdiff.data.table import ImageTable, alike
 from hfdiff.evaluation.clip import image_features
 from hfdiff.evaluation.judge import Judge, JudgeOutput, predict, unseen
@@ -154,7 +154,9 @@ def real_images(model: str, dataset: str | None, resolution: int | None) -> Eval
         dataset = config.dataset
         read_options = replace(config.read_options, resolution=resolution or config.resolution)
     assert dataset is not None
-    training, held_out = alike(load_training_data(dataset, read_options)[0], load_test_data(dataset, read_options))
+    data = open_dataset(dataset, read_options)
+    training, validation = data.training()
+    training, held_out = alike(training, data.test() or validation)
     copied = training
     if config and dataset != config.dataset:
         with contextlib.suppress(BadInput):  # its data is gone

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 def loss_curves(metrics: Path) -> Figure:
     """Training and validation loss and the learning rate over the images seen, from a run's metrics.jsonl."""
-    points = [json.loads(line) for line in metrics.read_text().splitlines()]
+    points = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot([p["images"] for p in points], [p["loss"] for p in points], color="0.6", label="training loss")
@@ -36,7 +36,7 @@ def loss_curves(metrics: Path) -> Figure:
 
 def quality_points(metrics: Path) -> list[dict[str, float]]:
     """The log points of a run where the quality of samples was measured."""
-    points = map(json.loads, metrics.read_text().splitlines())
+    points = map(json.loads, metrics.read_text(encoding="utf-8").splitlines())
     return [point for point in points if "class_accuracy" in point]
 
 

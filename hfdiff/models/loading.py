@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,7 +85,9 @@ def load_pipeline(model: str) -> ClassStylePipeline:
     try:
         with warnings.catch_warnings(), without_bars():
             warnings.simplefilter("ignore")
-            pipeline = ClassStylePipeline.from_pretrained(folder, use_safetensors=True)
+            pipeline = ClassStylePipeline.from_pretrained(
+                folder, use_safetensors=True, variant=variant_of(Path(folder))
+            )
             process_of(pipeline.scheduler)
     except Exception as error:  # whatever the libraries raise, it is this folder that cannot be loaded
         raise BadInput(f"{model} cannot be loaded: {first_line(error)[:200]}") from error
@@ -94,6 +97,15 @@ def load_pipeline(model: str) -> ClassStylePipeline:
         if weight.is_meta or not weight.isfinite().all():
             raise BadInput(f"{model} cannot be loaded: its weights {name} are missing or not finite")
     return pipeline
+
+
+def variant_of(folder: Path) -> str | None:
+    """ "fp16", say, where the UNet's weights are there as that variant alone."""
+    stem = "diffusion_pytorch_model"
+    files = [file.name for file in (folder / "unet").glob(f"{stem}*.safetensors")]
+    found = [re.fullmatch(rf"{stem}(?:\.([^.-]+))?(-\d+-of-\d+)?\.safetensors", file) for file in files]
+    variants = {match[1] for match in found if match}
+    return None if None in variants or not variants else min(filter(None, variants))
 
 
 @contextlib.contextmanager

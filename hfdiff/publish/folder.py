@@ -48,12 +48,13 @@ def write_model_folder(records: ModelRecords, folder: Path, name: str | None = N
     if records.notes:
         (folder / NOTES).write_text(f"{records.notes}\n", encoding="utf-8")
     if records.config:
-        (folder / "config.yaml").write_text(yaml.safe_dump(to_mapping(records.config), sort_keys=False))
+        config = yaml.safe_dump(to_mapping(records.config), sort_keys=False)
+        (folder / "config.yaml").write_text(config, encoding="utf-8")
     if points := records.curves:
-        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(point)}\n" for point in points))
+        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(point)}\n" for point in points), encoding="utf-8")
     for record, known in records.by_name.items():
         if known is not None:
-            (folder / record).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+            (folder / record).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     check_secrets(folder, records.home)
 
 

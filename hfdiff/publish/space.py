@@ -22,8 +22,8 @@ PAGE = Path(__file__).parent / "page.py"
 def write_space_folder(records: ModelRecords, folder: Path, name: str) -> None:
     """Write a Space into an empty folder: the page, and a program that shows the model `name` on it."""
     (folder / "page.py").write_bytes(PAGE.read_bytes())
-    (folder / "app.py").write_text(APP.format(name=name))
-    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in NEEDS))
+    (folder / "app.py").write_text(APP.format(name=name), encoding="utf-8")
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in NEEDS), encoding="utf-8")
     data = SpaceCardData(
         title=name.rpartition("/")[2],
         sdk="gradio",

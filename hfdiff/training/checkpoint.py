@@ -47,9 +47,9 @@ def save_checkpoint(
             save_file(
                 {name: value.detach().contiguous() for name, value in named.items()}, folder / f"{group}.safetensors"
             )
-        (folder / NUMBERS).write_text(json.dumps(numbers, indent=2) + "\n")
+        (folder / NUMBERS).write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
         hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-        (folder / MANIFEST).write_text(json.dumps(hashes, indent=2) + "\n")
+        (folder / MANIFEST).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
 
     write_folder(target, fill)
     paths = list_checkpoints(checkpoints)
@@ -69,7 +69,7 @@ def list_checkpoints(checkpoints: Path) -> list[Path]:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read and verify one checkpoint; ValueError or OSError says what is damaged."""
-    hashes = json.loads((path / MANIFEST).read_text())
+    hashes = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     if not isinstance(hashes, dict) or NUMBERS not in hashes or len(hashes) < 2:
         raise ValueError(f"{MANIFEST} does not list the files of a checkpoint")
     for name, expected in hashes.items():
@@ -78,7 +78,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if _sha256(path / name) != expected:
             raise ValueError(f"{name} does not match its hash")
     groups = {Path(name).stem: load_file(path / name) for name in hashes if name.endswith(".safetensors")}
-    numbers = json.loads((path / NUMBERS).read_text())
+    numbers = json.loads((path / NUMBERS).read_text(encoding="utf-8"))
     if not {"unet", "ema", "optimizer"} <= groups.keys() or not isinstance(numbers, dict) or "data" not in numbers:
         raise ValueError("it lacks a part of the state")
     return Checkpoint(path, groups, numbers)

@@ -50,7 +50,9 @@ class RunLog:
     def _cut_back(self, step: int) -> None:
         """Drop the lines after `step`: a resumed run writes them again."""
         lines = (
-            self.run.metrics.read_text(errors="replace").splitlines(keepends=True) if self.run.metrics.exists() else []
+            self.run.metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            if self.run.metrics.exists()
+            else []
         )
         write_file(self.run.metrics, "".join(line for line in lines if _step_of(line) <= step).encode())
 
@@ -155,7 +157,7 @@ def device_name(device: torch.device) -> str:
     if device.type != "cpu":
         return device.type
     info = Path("/proc/cpuinfo")
-    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{torch.get_num_threads()} threads of {names[0] if names else platform.machine()}"
 

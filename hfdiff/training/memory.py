@@ -1,6 +1,5 @@
 """How much memory there is, how much was taken, and the largest micro-batch that fits."""
 
-import resource
 import sys
 import weakref
 from collections.abc import Callable
@@ -31,6 +30,10 @@ def peak_memory_gib(device: torch.device) -> float:
     """The most memory taken so far: of the GPU, or of this process where there is none."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**30
+    import resource  # which Unix alone has
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
@@ -39,8 +42,8 @@ def available_bytes() -> int:
     """Memory that this process may still take before the system ends it: the machine's, or its container's if less."""
     free = psutil.virtual_memory().available
     try:
-        limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        counts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        limit, used = (int((CGROUP / f"memory.{name}").read_text(encoding="utf-8")) for name in ("max", "current"))
+        counts = dict(line.split() for line in (CGROUP / "memory.stat").read_text(encoding="utf-8").splitlines())
         return min(free, limit - used + int(counts["inactive_file"]))
     except (OSError, ValueError, KeyError):  # no container, or one without a limit ("max")
         return free

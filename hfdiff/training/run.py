@@ -89,9 +89,6 @@ def open_run(config: TrainConfig, locks: contextlib.ExitStack, print_line: Calla
             recover_run(folder)
         saved = newest_checkpoint(folder, warn=lambda text: print_line(f"warning: {text}"))
     session = open_session(config, saved=saved, log=print_line)
-    if saved and not (folder.pipeline / MODEL_INDEX).is_file():
-        print_line(f"warning: {folder.pipeline} is gone; the next weights that are measured for best_by take its place")
-        session.state.forget_best()
     return Run(session, folder, locks, locked)
 
 
@@ -111,7 +108,7 @@ def train_run(run: Run) -> int:
     with (
         StopSignals(session.accelerator) as signals,
         RunLog(folder, config, state, session.accelerator) as log,
-        report_last_checkpoint(folder),
+        report_last_checkpoint(folder, config.mixed_precision),
     ):
         for step in session.steps():
             log.count(step, config.batch_size)
@@ -128,6 +125,9 @@ def train_run(run: Run) -> int:
 
 def begin(run: Run) -> None:
     """Take a new folder, and write the configuration: from here on the same command resumes."""
+    if run.session.state.step and not (run.folder.pipeline / MODEL_INDEX).is_file():
+        run.print("warning: its pipeline is gone; the next weights that are measured for best_by take its place")
+        run.session.state.forget_best()
     if not run.locked:
         run.locks.enter_context(run_lock(run.folder))
         if run.folder.config.exists():
@@ -190,8 +190,8 @@ def repair_finished_run(run: Run) -> None:
 
 
 @contextlib.contextmanager
-def report_last_checkpoint(folder: RunFolder) -> Iterator[None]:
-    """While entered, a failure of training says what is left to go on from."""
+def report_last_checkpoint(folder: RunFolder, precision: str) -> Iterator[None]:
+    """While entered, a failure of training says what is left to go on from, and what may help."""
     try:
         yield
     except TrainingFailed as error:
@@ -199,4 +199,6 @@ def report_last_checkpoint(folder: RunFolder) -> Iterator[None]:
         with contextlib.suppress(BadInput):  # all are damaged
             saved = newest_checkpoint(folder, warn=lambda text: None)
         left = f"the last good state is {saved.path}" if saved else "there is no good state to go on from"
+        if precision != "no":
+            left += f"; without {precision} (a new output_dir, --mixed_precision no) it may not come to this"
         raise TrainingFailed(f"{error}; {left}") from error

@@ -1,13 +1,12 @@
 """A run's folder: its places, its configuration, and who is at work in it."""
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from filelock import FileLock, Timeout
 
 from hfdiff.core.config import from_mapping, read_yaml, to_mapping
 from hfdiff.core.errors import BadInput
@@ -91,11 +90,12 @@ def save_config(run: RunFolder, config: TrainConfig) -> None:
 def run_lock(run: RunFolder) -> Iterator[None]:
     """While entered, the run's folder belongs to this process; BadInput where another run is at work in it."""
     run.path.mkdir(parents=True, exist_ok=True)
-    handle = os.open(run.path, os.O_RDONLY)
+    lock = FileLock(run.path / ".lock", timeout=0)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
+        lock.acquire()
+    except Timeout as error:
         raise BadInput(f"output_dir {run.path} is in use by another run; wait for its end, or give another") from error
+    try:
+        yield
     finally:
-        os.close(handle)
+        lock.release()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator, PartialState
 
+from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_training_data
 from hfdiff.data.styles import check_styles
 from hfdiff.data.table import ImageTable, describe
@@ -19,6 +20,8 @@ from hfdiff.training.config import TrainConfig
 from hfdiff.training.initialisation import initialise_from
 from hfdiff.training.loop import Step, train, validate
 from hfdiff.training.state import TrainState
+
+TOO_NARROW = 8  # pixels: bf16 on a CPU gives NaN now and then
 
 
 @dataclass
@@ -67,7 +70,12 @@ def open_session(
             data = load_training_data(config.dataset, config.read_options)
     table, validation = data
     check_styles(config.styles, table.channels, table.style_names)
-    log(describe(table))
+    if cpu and config.mixed_precision == "bf16" and min(table.size) <= TOO_NARROW:
+        raise BadInput(
+            f"images of {table.size[0]}x{table.size[1]} in bf16 on a CPU, where torch's GroupNorm gives NaN for what "
+            f"is {TOO_NARROW} pixels wide or less; give --mixed_precision no"
+        )
+    log(describe(table, validation))
     log(f"styles: {', '.join(table.style_names + config.styles) or 'none'}")
     fingerprint = table.fingerprint
     if saved:

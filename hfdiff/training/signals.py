@@ -8,7 +8,7 @@ from types import FrameType
 import torch
 from accelerate import Accelerator, PartialState
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS = tuple(signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP") if name in signal.Signals.__members__)
 
 
 class StopSignals:

@@ -13,35 +13,50 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
-from numbers import Integral
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 import ast
+import contextlib
+import copy
 import hashlib
 import importlib
 import inspect
 import json
 import math
 import numpy as np
-import operator
+import os
 import sys
 import torch
 import torch.nn.functional as F
 import unicodedata
 
 
-def check_range(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
-    """ValueError for what is no number from `low`, or only `above` it, to `high`."""
-    try:
-        valid = low <= float(value) <= high and not (above and value == low)
-    except (TypeError, ValueError):
-        valid = False
-    if not valid:
+def number(name: str, value: Any, low: float, high: float, above: bool = False) -> float:
+    """A number of any kind (Python's, numpy's, a tensor of one element) from `low`, or only `above` it, to `high`."""
+    given = value.item() if hasattr(value, "item") and math.prod(value.shape) == 1 else value
+    valid = isinstance(given, Real) and not isinstance(given, bool)
+    if not valid or not low <= given <= high or (above and given == low):
         raise ValueError(f"{name} {value}; valid: {f'above {low},' if above else low} to {high}")
+    return given
+
+
+def count(name: str, value: Any, low: float, high: float = math.inf) -> int:
+    """The same of a whole number: 2, 2.0 and numpy's 2 are one."""
+    try:
+        given = number(name, value, low, high)
+        whole = given == int(given)
+    except (ValueError, OverflowError):
+        whole = False
+    if not whole:
+        most = f"to {high}" if high < math.inf else "or more"
+        raise ValueError(f"{name} {value!r}; valid: a whole number, {low} {most}")
+    return int(given)
 
 
 def check_interval(name: str, interval: Any) -> None:
+    """ValueError for what is no pair of noise levels (sigma / alpha), the lower first."""
     try:
         valid = len(interval) == 2 and 0 <= interval[0] < interval[1]
     except TypeError:
@@ -51,6 +66,7 @@ def check_interval(name: str, interval: Any) -> None:
 
 
 def is_size(size: Any) -> bool:
+    """Is it a side in pixels, or (height, width), of 1 to 4096?"""
     sides = size if isinstance(size, list | tuple) else [size, size]
     return len(sides) == 2 and all(isinstance(side, int) and 1 <= side <= 4096 for side in sides)
 
@@ -313,7 +329,7 @@ def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> t
     """
     t = torch.as_tensor(timestep).detach().cpu().double()
     config = scheduler.config
-    if config.get("prediction_type") == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
+    if _own(scheduler, "prediction_type") == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
         sigma = (t / config.num_train_timesteps).clamp(0, 1)
         return 1 - sigma, sigma
     if getattr(scheduler, "alphas_cumprod", None) is not None:
@@ -322,16 +338,45 @@ def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> t
         t = t.clamp(0, len(angle) - 1)
         angle = torch.lerp(angle[t.floor().long()], angle[t.ceil().long()], t.frac())
         return angle.cos(), angle.sin()
-    if "sigma_data" in config:  # Karras et al. 2022, Table 1: c_noise = ln(sigma) / 4, c_in
+    if _own(scheduler, "sigma_data"):  # Karras et al. 2022, Table 1: c_noise = ln(sigma) / 4, c_in
         sigma = (4 * t).exp()
         c_in = (sigma**2 + config.sigma_data**2).rsqrt()
         return c_in, c_in * sigma
     raise ValueError(f"noise levels of {type(scheduler).__name__} are unknown; valid: discrete, flow or EDM schedulers")
 
 
+def _own(scheduler: SchedulerMixin, setting: str) -> Any:
+    """A setting that this kind of scheduler obeys: `from_config` keeps those of the other kind, too."""
+    return scheduler.config.get(setting) if setting in inspect.signature(type(scheduler)).parameters else None
+
+
+def reversed_process(scheduler: SchedulerMixin) -> dict[str, Any]:
+    """What a scheduler takes a model to predict, and the share of noise, sigma^2 / (alpha^2 + sigma^2), that it takes
+    there to be at three timesteps; ValueError for a scheduler whose noise levels are unknown."""
+    if _own(scheduler, "sigma_data"):
+        timesteps = torch.tensor([-0.5, 0.0, 0.5])
+    else:
+        timesteps = torch.tensor([0.25, 0.5, 0.75]) * scheduler.config.get("num_train_timesteps", 1000)
+    alpha, sigma = noise_levels(scheduler, timesteps)
+    shares = (sigma**2 / (alpha**2 + sigma**2)).tolist()
+    return {"prediction_type": prediction_type(scheduler), **{f"noise_{i}": share for i, share in enumerate(shares, 1)}}
+
+
+def check_process(scheduler: SchedulerMixin, process: Mapping[str, Any]) -> None:
+    """ValueError for a scheduler that cannot reverse the process that a model was trained for."""
+    found = reversed_process(scheduler)
+    if found["prediction_type"] != process["prediction_type"]:
+        what = f"takes the model to predict {found['prediction_type']}; valid: one for {process['prediction_type']}"
+    elif any(abs(found[key] - process[key]) > 0.01 for key in ("noise_1", "noise_2", "noise_3")):
+        what = "has other noise levels than the model was trained with; valid: one that is made from its own scheduler"
+    else:
+        return
+    raise ValueError(f"the scheduler {type(scheduler).__name__} {what}")
+
+
 def prediction_type(scheduler: SchedulerMixin) -> str:
     """The entry in `TARGETS` that the model of a saved scheduler predicts; ValueError for another."""
-    given, kind = scheduler.config.get("prediction_type"), type(scheduler).__name__
+    given, kind = _own(scheduler, "prediction_type"), type(scheduler).__name__
     if given not in (*TARGETS, None):
         raise ValueError(f"unknown prediction_type {given!r}; valid: {', '.join(TARGETS)}")
     return "flow_prediction" if kind.startswith("FlowMatch") else "edm" if kind.startswith("EDM") else str(given)
@@ -411,7 +456,7 @@ def bundle(file: Path) -> str:
     imports: dict[tuple[str, str], set[str]] = {}  # ("import" or "from", module) -> names, with "as" where given
     bodies = []
     for path in in_order(file):
-        source = path.read_text("utf-8")
+        source = path.read_text(encoding="utf-8")
         tree = ast.parse(source)
         dropped = set()
         for number, node in enumerate(tree.body):
@@ -424,7 +469,7 @@ def bundle(file: Path) -> str:
             collect(node, imports)
         lines = [line for i, line in enumerate(source.splitlines()) if i not in dropped]
         bodies.append("\n".join(lines).strip("\n"))
-    heading = ast.get_docstring(ast.parse(file.read_text("utf-8")), clean=False)
+    heading = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")), clean=False)
     statements = "\n".join(statement(*key, names) for key, names in sorted(imports.items()))
     last = "globals().update(own_names(__name__, __file__))" if "own_names" in owners else ""
     return "\n\n\n".join(filter(None, [f'"""{heading}"""\n\n{statements}', *bodies, last])) + "\n"
@@ -432,17 +477,32 @@ def bundle(file: Path) -> str:
 
 def own_names(name: str, file: str) -> dict[str, Any]:
     """What the text of a bundled file defines, from a module of that text's own, which keeps it as `SOURCE`."""
-    text = Path(file).read_text("utf-8")
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    if name.endswith(digest):  # this is that module
-        return {}
-    own = f"{name}_{digest}"
+    text = Path(file).read_text(encoding="utf-8")
+    suffix = digest(text)
+    if name.endswith(suffix):  # this is that module
+        return {"SOURCE": text}
+    own = f"{name}{suffix}"
     if own not in sys.modules:
         module = ModuleType(own)
         vars(module).update(__file__=file, SOURCE=text)
         sys.modules[own] = module
         exec(compile(text, file, "exec"), vars(module))
+        with contextlib.suppress(OSError):  # where another process, that gets a pickled pipeline, imports it from
+            write_once(Path(file).with_name(f"{Path(file).stem}{suffix}.py"), text)
     return {key: value for key, value in vars(sys.modules[own]).items() if not key.startswith("__")}
+
+
+def digest(text: str) -> str:
+    """What is added to the name of a bundle's own module."""
+    return f"_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def write_once(target: Path, text: str) -> None:
+    """Write a file that is there whole, or not at all."""
+    if not target.exists():
+        fresh = target.with_name(f".{target.name}.{os.getpid()}")
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(target)
 
 
 def in_order(file: Path) -> list[Path]:
@@ -451,7 +511,7 @@ def in_order(file: Path) -> list[Path]:
     waiting = [file]
     while waiting:
         path = waiting.pop(0)
-        tree = ast.parse(path.read_text("utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         check_siblings(tree, path)
         froms = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level]
         graph[path] = [path.with_name(f"{node.module}.py") for node in froms]
@@ -529,6 +589,7 @@ class Scorer:
             model.float()
         self.model, self.processor = model, processor
         self._texts: dict[str, torch.Tensor] = {}
+        self._in_torch = self._prepares_alike()
 
     @property
     def scale(self) -> torch.Tensor:
@@ -537,14 +598,31 @@ class Scorer:
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W) in [0, 1] -> unit vectors (B, D) float32."""
-        prepare = self.processor.image_processor
-        size = prepare.crop_size if getattr(prepare, "do_center_crop", False) else prepare.size
-        height, width = (size.get(key) or size.get("shortest_edge") for key in ("height", "width"))
         channels = getattr(self.model.config.vision_config, "num_channels", 3)
-        pixels = fit_to_size(with_channels("images", images.float(), channels), height, width)
-        mean, std = (pixels.new_tensor(v).reshape(-1, 1, 1) for v in (prepare.image_mean, prepare.image_std))
-        pixels = ((pixels - mean) / std).to(self.model.device, self.model.dtype)
-        return _unit(self.model.get_image_features(pixel_values=pixels))
+        images = with_channels("images", images.float(), channels)
+        if self._in_torch:
+            pixels = prepare_in_torch(self.processor.image_processor, images)
+        elif images.requires_grad:
+            name = type(self.processor.image_processor).__name__
+            raise ValueError(f"images as {name} prepares them have no gradient; valid: another CLIP for guidance")
+        else:
+            pixels = prepare_as_pil(self.processor.image_processor, images)
+        return _unit(self.model.get_image_features(pixel_values=pixels.to(self.model.device, self.model.dtype)))
+
+    def _prepares_alike(self) -> bool:
+        """Does `prepare_in_torch` do what the processor does, for wide and for tall images?"""
+        channels = getattr(self.model.config.vision_config, "num_channels", 3)
+        wave = torch.linspace(0, 9, 60)[:, None] + torch.linspace(0, 4, 36) + torch.arange(channels)[:, None, None]
+        tall = (wave.sin() / 2 + 0.5)[None]  # (1, C, 60, 36)
+        for images in (tall, tall.transpose(2, 3)):
+            try:
+                own = prepare_in_torch(self.processor.image_processor, images)
+            except (AttributeError, TypeError, KeyError, ValueError):  # a processor of other steps
+                return False
+            given = prepare_as_pil(self.processor.image_processor, images)
+            if own.shape != given.shape or (own - given).abs().mean() > 0.02:
+                return False
+        return True
 
     @torch.no_grad()
     def texts(self, prompts: Sequence[str]) -> torch.Tensor:
@@ -587,6 +665,51 @@ class Scorer:
         return (self.scale * images @ self.texts(prompts).T).softmax(dim=1)
 
 
+def prepare_as_pil(processor: Any, images: torch.Tensor) -> torch.Tensor:
+    """Images (B, C, H, W) in [0, 1] as an image processor of transformers makes them ready: (B, C, h, w)."""
+    arrays = (images.detach().clamp(0, 1) * 255).round().byte().cpu().permute(0, 2, 3, 1).numpy()
+    pil = [Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array) for array in arrays]
+    pixels = processor(images=pil, return_tensors="pt")["pixel_values"]
+    return pixels[:, : images.shape[1]]
+
+
+def prepare_in_torch(processor: Any, images: torch.Tensor) -> torch.Tensor:
+    """The same with a gradient, for processors that resize, cut at the centre and normalise."""
+    pixels = images
+    if processor.do_resize:
+        mode = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}[int(processor.resample)]
+        size = _resized(dict(processor.size), *pixels.shape[-2:])
+        smooth = mode != "nearest-exact"
+        pixels = F.interpolate(pixels, size=size, mode=mode, antialias=smooth).clamp(0, 1)
+    if getattr(processor, "do_center_crop", False):
+        pixels = _centre(pixels, processor.crop_size["height"], processor.crop_size["width"])
+    pixels = pixels * 255
+    if processor.do_rescale:
+        pixels = pixels * processor.rescale_factor
+    if processor.do_normalize:
+        mean, std = (pixels.new_tensor(v).reshape(-1, 1, 1) for v in (processor.image_mean, processor.image_std))
+        pixels = (pixels - mean) / std
+    return pixels
+
+
+def _resized(size: Mapping[str, int | None], height: int, width: int) -> tuple[int, int]:
+    """(height, width) for an image of that size: both given, or the shorter side, which keeps the aspect."""
+    if size.get("height") and size.get("width"):
+        return int(size["height"] or 0), int(size["width"] or 0)
+    short = int(size["shortest_edge"] or 0)
+    long = int(short * max(height, width) / min(height, width))
+    return (short, long) if height <= width else (long, short)
+
+
+def _centre(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The middle of (B, C, H, W), black where the image is smaller."""
+    h, w = pixels.shape[-2:]
+    more_h, more_w = max(0, height - h), max(0, width - w)
+    pixels = F.pad(pixels, (more_w // 2, more_w - more_w // 2, more_h // 2, more_h - more_h // 2))
+    top, left = (pixels.shape[-2] - height) // 2, (pixels.shape[-1] - width) // 2
+    return pixels[..., top : top + height, left : left + width]
+
+
 def _prompt_score(scorer: Scorer, features: torch.Tensor, asked: PromptTarget) -> torch.Tensor:
     return features @ scorer.texts([prompt(asked.subject)])[0]
 
@@ -619,12 +742,14 @@ class Choice:
     quality_prompts: Mapping[str, bool]
 
     def __post_init__(self) -> None:
+        for name in ("num_candidates", "top_k"):
+            object.__setattr__(self, name, count(name, getattr(self, name), 1))
         if not 1 <= self.top_k <= self.num_candidates:
             raise ValueError(f"top_k {self.top_k} of num_candidates {self.num_candidates}; valid: 1 to num_candidates")
         for name, weight in self.score_weights.items():
             if name not in SCORES:
                 raise ValueError(f"unknown score {name!r}; valid: {', '.join(SCORES)}")
-            check_range(f"weight of score {name!r}", weight, -1000, 1000)
+            number(f"weight of score {name!r}", weight, -1000, 1000)
         if not any(self.score_weights.values()):
             raise ValueError(f"score_weights {dict(self.score_weights)}; valid: one at least that is not 0")
         if len(set(self.quality_prompts.values())) < 2 or not all("{}" in text for text in self.quality_prompts):
@@ -672,13 +797,14 @@ def _unit(features: Any) -> torch.Tensor:
 # Standalone file, as a saved pipeline names it -> the same code where hfdiff is installed.
 INSTALLED = {"unet": "hfdiff.models.unet", "multistep": "hfdiff.pipelines.multistep"}
 LIBRARIES = ("diffusers", "transformers")  # what every user has; any other component travels with its source
+STAND_IN = "Stands in for a file of a model while its pipeline is loaded."
 BUNDLE = "class_style"  # the file that the installed modules are joined into
 
 
 def save_sources(pipeline: DiffusionPipeline, folder: Path) -> None:
     """Write the source of a saved pipeline, and of each component that comes from no library, beside the weights."""
     index_file = folder / pipeline.config_name
-    index = json.loads(index_file.read_text())
+    index = json.loads(index_file.read_text(encoding="utf-8"))
     index["_class_name"] = write_source(type(pipeline), folder)
     index.pop("_name_or_path", None)  # where it was loaded from is nobody else's business
     for name, component in pipeline.components.items():
@@ -686,25 +812,45 @@ def save_sources(pipeline: DiffusionPipeline, folder: Path) -> None:
         if component is not None and cls.__module__.partition(".")[0] not in LIBRARIES:
             index[name] = write_source(cls, folder / name)
         forget_origin(folder / name / "config.json")
-    index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_source(cls: type, folder: Path) -> list[str]:
     """Write what defines `cls` into one file of `folder`; returns what names the class in model_index.json."""
     source = Path(inspect.getfile(cls))
-    text = getattr(sys.modules[cls.__module__], "SOURCE", None) or source.read_text()
+    text = getattr(sys.modules[cls.__module__], "SOURCE", None) or source.read_text(encoding="utf-8")
     joined = has_siblings(text)
-    target = folder / f"{BUNDLE if joined else source.stem}.py"
-    target.write_text(bundle(source) if joined else text)
+    target = folder / f"{BUNDLE if joined else source.stem.removesuffix(digest(text))}.py"
+    target.write_text(bundle(source) if joined else text, encoding="utf-8")
     return [target.stem, cls.__name__]
 
 
 def forget_origin(config_file: Path) -> None:
     """Take out of a component's configuration where it was loaded from."""
     if config_file.is_file():
-        config = json.loads(config_file.read_text())
+        config = json.loads(config_file.read_text(encoding="utf-8"))
         if config.pop("_name_or_path", None) is not None:
-            config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+            config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def stand_in_for_files(config: dict[str, Any]) -> None:
+    """Let components of a folder's own files be given to `from_pretrained`.
+
+    diffusers looks for the class of such a component in an imported module of its file's name ("unet"), which there is
+    none of. While a pipeline is loaded, an empty module stands in, unless a real one has the name.
+    """
+    for name, value in config.items():
+        if isinstance(value, list | tuple) and len(value) == 2 and value[0] in INSTALLED:
+            base = SchedulerMixin if name == "scheduler" else ModelMixin
+            module = ModuleType(value[0], STAND_IN)
+            vars(module).update({base.__name__: base, value[1]: base})
+            sys.modules.setdefault(value[0], module)
+
+
+def without_stand_ins() -> None:
+    for name in INSTALLED:
+        if getattr(sys.modules.get(name), "__doc__", None) == STAND_IN:
+            del sys.modules[name]
 
 
 def name_installed(cls: type, config: dict[str, Any]) -> None:
@@ -750,8 +896,8 @@ class Guidance:
 
     def __post_init__(self) -> None:
         for name in ("guidance_scale", "style_guidance_scale", "autoguidance_scale"):
-            check_range(name, getattr(self, name), -1000, 1000)
-        check_range("guidance_rescale", self.guidance_rescale, 0, 1)
+            object.__setattr__(self, name, number(name, getattr(self, name), -1000, 1000))
+        object.__setattr__(self, "guidance_rescale", number("guidance_rescale", self.guidance_rescale, 0, 1))
         check_interval("guidance_interval", self.guidance_interval)
 
     def branches(self, styled: bool = True) -> list[Branch]:
@@ -802,7 +948,7 @@ class ClipGuidance:
     interval: tuple[float, float]
 
     def __post_init__(self) -> None:
-        check_range("clip_guidance_scale", self.scale, -1000, 1000)
+        object.__setattr__(self, "scale", number("clip_guidance_scale", self.scale, -1000, 1000))
         check_interval("clip_guidance_interval", self.interval)
 
     def __call__(
@@ -934,8 +1080,7 @@ def make_request(
 ) -> SamplingRequest:
     """The conditions and images as tensors on the device, and the noise of each; strengths: (B, num_styles)."""
     count, config = len(class_ids), unet.config
-    if isinstance(generator, list) and len(generator) != count:
-        raise ValueError(f"{len(generator)} generators for {count} images; valid: one for all, or one for each")
+    generator = check_generators(generator, count)
     height, width = config.sample_size if isinstance(config.sample_size, Sequence) else [config.sample_size] * 2
     pixels = None if image is None else read_images("image", image, config.in_channels, height, width)
     repaint = None if mask is None else read_images("mask", split_images(mask), 1, height, width) >= 0.5
@@ -949,6 +1094,20 @@ def make_request(
         image=None if pixels is None else one_for_each("images", pixels, count, num_images_per_label).to(device),
         mask=None if repaint is None else one_for_each("masks", repaint, count, num_images_per_label).to(device),
     )
+
+
+def check_generators(given: Any, count: int) -> torch.Generator | list[torch.Generator] | None:
+    """One for all of `count` images, or a list with one for each; ValueError for what is neither."""
+    if given is None or isinstance(given, torch.Generator):
+        return given
+    generators = list(given) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(generator, torch.Generator) for generator in generators):
+        raise ValueError(
+            f"generator {str(given)[:100]}; valid: torch.Generator().manual_seed(0), or one for each image"
+        )
+    if len(generators) != count:
+        raise ValueError(f"{len(generators)} generators for {count} images; valid: one for all, or one for each")
+    return generators
 
 
 def set_timesteps(
@@ -1087,6 +1246,7 @@ class ClassStylePipeline(DiffusionPipeline):
             UNet}}; where no index is given, the columns are in the order of the dictionary.
         clip_model, clip_processor: a CLIP or SigLIP model of transformers and its processor, for choosing among
             candidates and for guidance by a prompt.
+        process: what `reversed_process` says of the scheduler that the UNet was trained for; by default of `scheduler`.
     """
 
     model_cpu_offload_seq = "unet->guide_unet->clip_model"
@@ -1098,11 +1258,13 @@ class ClassStylePipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         id2label: dict | None = None,
         styles: dict | None = None,
+        process: dict | None = None,
         guide_unet: ModelMixin | None = None,
         clip_model: Any = None,
         clip_processor: Any = None,
     ):
         super().__init__()
+        without_stand_ins()
         self.register_modules(
             unet=unet,
             scheduler=scheduler,
@@ -1128,7 +1290,11 @@ class ClassStylePipeline(DiffusionPipeline):
                 if guide_unet.config[key] != unet.config[key]:
                     raise ValueError(f"{key} of guide_unet is {guide_unet.config[key]}; valid: {unet.config[key]}")
         self._scorer: Scorer | None = None
-        self.register_to_config(id2label={str(i): name for i, name in id2label.items()}, styles=styles)
+        self.register_to_config(
+            id2label={str(i): name for i, name in id2label.items()},
+            styles=styles,
+            process=process or reversed_process(scheduler),
+        )
 
     @property
     def class_names(self) -> list[str]:
@@ -1146,23 +1312,23 @@ class ClassStylePipeline(DiffusionPipeline):
         if isinstance(label, str) and (find_name(label, names) or not label.isdecimal()):
             return names.index(match_name("class", label, names))
         try:
-            number = int(label) if isinstance(label, str) else operator.index(label)
-        except TypeError as error:
+            class_id = count("class", int(label) if isinstance(label, str) else label, -math.inf)
+        except ValueError as error:
             raise ValueError(f"class {label!r}; valid: a name, a whole number, or None") from error
-        if not 0 <= number < len(names):
-            raise ValueError(f"class id {number} out of range; valid: 0 to {len(names) - 1}")
-        return number
+        if not 0 <= class_id < len(names):
+            raise ValueError(f"class id {class_id} out of range; valid: 0 to {len(names) - 1}")
+        return class_id
 
     def conditions(
         self, class_labels: Any, styles: Any, num_images_per_label: int = 1
     ) -> tuple[list[int | None], list[dict[str, float]]]:
         """One class id and one dictionary of strengths for each image, label by label; see `__call__`."""
-        if class_labels is None or isinstance(class_labels, str | Integral):
-            class_labels = [class_labels]
-        ids = [self.class_id(label) for label in list(class_labels)]
+        several = isinstance(class_labels, Iterable) and not isinstance(class_labels, str | bytes)
+        labels = list(class_labels) if several and getattr(class_labels, "ndim", None) != 0 else [class_labels]
+        ids = [self.class_id(label) for label in labels]
         specs = list(styles) if isinstance(styles, Sequence) and not isinstance(styles, str) else [styles]
-        if not ids or num_images_per_label < 1:
-            raise ValueError(f"{len(ids)} labels with {num_images_per_label} images each; valid: at least 1 of 1")
+        if not ids:
+            raise ValueError("class_labels are an empty list; valid: one label or more")
         if len(specs) not in (1, len(ids)):
             raise ValueError(f"{len(specs)} styles for {len(ids)} labels; valid: one for all, or one for each label")
         strengths = [resolve_styles(spec, self.config.styles) for spec in specs]
@@ -1241,10 +1407,16 @@ class ClassStylePipeline(DiffusionPipeline):
             clip_prompt: what to steer to, with {} for the subject.
             clip_guidance_interval: the noise levels between which it acts.
         """
+        num_images_per_label = count("num_images_per_label", num_images_per_label, 1)
+        max_batch_size = count("max_batch_size", max_batch_size, 1)
+        num_inference_steps = count(
+            "num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps
+        )
         if strength is None:
             strength = 0.6 if image is not None and mask is None else 1.0
         elif image is None:
             raise ValueError(f"strength {strength} without an image; give an image to begin with")
+        strength = number("strength", strength, 0, 1, above=True)
         choice = None
         if num_candidates is not None:
             choice = Choice(num_candidates, top_k, early_stopping, score_weights, quality_prompts)
@@ -1253,7 +1425,7 @@ class ClassStylePipeline(DiffusionPipeline):
         )
         clip_guidance = ClipGuidance(clip_guidance_scale, clip_guidance_interval) if clip_guidance_scale else None
         plan = SamplingPlan(guidance, num_inference_steps, strength, choice, clip_guidance)
-        self._check(plan, output_type, max_batch_size, num_images_per_label, image, mask)
+        self._check(plan, output_type, num_images_per_label, image, mask)
         per_label = num_images_per_label if choice is None else choice.num_candidates
         ids, strengths = self.conditions(class_labels, styles, per_label)
         asked: list[PromptTarget] = []
@@ -1272,16 +1444,19 @@ class ClassStylePipeline(DiffusionPipeline):
             request = replace(request, wanted=wanted.repeat_interleave(per_label, dim=0))
         if choice or clip_guidance:
             plan = replace(plan, scorer=self.scorer, asked=asked)
+        # A scheduler holds the step that it is at: with one of its own, no call disturbs another on this pipeline.
+        call = copy.copy(self)
+        call.scheduler = copy.deepcopy(self.scheduler)
         if callback_on_step_end:
-            plan = replace(plan, watcher=partial(callback_on_step_end, self))
+            plan = replace(plan, watcher=partial(callback_on_step_end, call))
         most = sum(not branch.by_guide for branch in guidance.branches(styled=bool(self.style_names)))
         parts = torch.arange(len(ids)).split(max(1, max_batch_size // max(1, most)))
-        steps = len(set_timesteps(self.scheduler, num_inference_steps, strength, device))
+        steps = len(set_timesteps(call.scheduler, num_inference_steps, strength, device))
         drawn = Samples(parts[0][:0], request.noise[:0].float().cpu(), torch.empty(0, len(SCORES) + 1 if choice else 0))
         with self.progress_bar(total=steps * len(parts)) as progress:
             for part in parts:
                 denoiser = Denoiser(self.unet, self.guide_unet)
-                drawn = drawn.joined(draw_part(request.part(part), plan, self.scheduler, denoiser, progress))
+                drawn = drawn.joined(draw_part(request.part(part), plan, call.scheduler, denoiser, progress))
                 if choice:
                     drawn = drawn.best(choice)
         return self._output(drawn, ids, strengths, choice, output_type, return_dict)
@@ -1329,7 +1504,7 @@ class ClassStylePipeline(DiffusionPipeline):
     def check_settings(self, num_inference_steps: int | None = None, **guidance: Any) -> None:
         """ValueError for arguments of a call that this pipeline would refuse."""
         if num_inference_steps is not None:
-            check_range("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
+            count("num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps)
         scales = Guidance(**guidance)
         if scales.autoguidance_scale != 1 and self.guide_unet is None:
             raise ValueError(f"autoguidance_scale {scales.autoguidance_scale} without a guide_unet; valid: 1")
@@ -1338,21 +1513,18 @@ class ClassStylePipeline(DiffusionPipeline):
         self,
         plan: SamplingPlan,
         output_type: str,
-        max_batch_size: int,
         num_images_per_label: int,
         image: Any,
         mask: Any,
     ) -> None:
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type {output_type!r}; valid: pil, np, pt")
+        check_process(self.scheduler, self.config.process)
         self.check_settings(plan.num_inference_steps, **vars(plan.guidance))
-        if max_batch_size < 1:
-            raise ValueError(f"max_batch_size {max_batch_size}; valid: at least 1")
         if plan.choice and num_images_per_label != 1:
             raise ValueError(f"num_images_per_label {num_images_per_label} with num_candidates; give top_k instead")
         if mask is not None and image is None:
             raise ValueError("mask without an image; give the image whose parts are kept")
-        check_range("strength", plan.strength, 0, 1, above=True)
 
     def _output(
         self,
@@ -1379,6 +1551,13 @@ class ClassStylePipeline(DiffusionPipeline):
             candidates=[row % choice.num_candidates for row in rows] if choice else None,
         )
 
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "ClassStylePipeline":
+        """The same components in a pipeline of their own, or those given in their place."""
+        # Left to itself, diffusers takes over only components whose class is the very annotation.
+        own = {name: value for name, value in pipeline.components.items() if name in inspect.signature(cls).parameters}
+        return super().from_pipe(pipeline, **{**own, **kwargs})
+
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save weights, configuration and source files, so that the folder loads without this package.
 
@@ -1393,6 +1572,12 @@ class ClassStylePipeline(DiffusionPipeline):
             self.push_to_hub(hub.pop("repo_id", folder.name), **hub)
 
     @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """What a saved configuration says of the components; from here on they may be given, too."""
+        stand_in_for_files(config_dict)
+        return super().extract_init_dict(config_dict, **kwargs)
+
+    @classmethod
     def load_config(cls, *args: Any, **kwargs: Any) -> Any:
         """The saved configuration; with the package installed, the saved class names mean the installed classes.
 
@@ -1402,6 +1587,18 @@ class ClassStylePipeline(DiffusionPipeline):
         name_installed(cls, loaded[0] if isinstance(loaded, tuple) else loaded)
         return loaded
 
+
+# diffusers' base class, `DiffusionPipeline.from_pretrained`, takes what has a default for a setting, and would ignore a
+# component that is given, or None in its place: so the signature that it reads shows none.
+_init = inspect.signature(ClassStylePipeline.__init__)
+ClassStylePipeline.__init__.__signature__ = _init.replace(  # type: ignore[attr-defined]
+    parameters=[
+        value.replace(kind=value.KEYWORD_ONLY, default=value.empty)
+        if name in ClassStylePipeline._optional_components
+        else value
+        for name, value in _init.parameters.items()
+    ]
+)
 
 StepCallback = Callable[[ClassStylePipeline, int, torch.Tensor, dict[str, torch.Tensor]], Mapping | None]
 

@@ -20,7 +20,6 @@ if __name__ == "__main__":
         return r
     same("in a spawned process", spawn)
     same("from_pipe", lambda: draw((lambda q: (q.set_progress_bar_config(disable=True), q)[1])(type(p).from_pipe(p))))
-    same("DiffusionPipeline.from_pipe", lambda: draw(DiffusionPipeline.from_pipe(p)))
     same("type(p)(**p.components, names)", lambda: draw(type(p)(**p.components, id2label=p.config.id2label, styles=p.config.styles)))
     def compiled():
         q = load_(); q.unet = torch.compile(q.unet, backend="eager"); draw(q); q.save_pretrained(W / "compiled"); return draw(DiffusionPipeline.from_pretrained(W / "compiled", trust_remote_code=True))
