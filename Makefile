@@ -13,7 +13,7 @@ demo: .venv/installed
 	$(BIN)/hfdiff sample $(DEMO) --num_images 2 --output_dir $(DEMO)/pictures
 	$(BIN)/hfdiff evaluate $(DEMO) --num_images 260 --num_styled 100 --minutes 0.7
 	if [ -d $(DEMO)/pipeline/clip_model ]; then $(BIN)/hfdiff select $(DEMO) --output_dir $(DEMO)/best; \
-		else echo "to choose the best by CLIP, train one of these images: train_scripts/train_clip.py"; fi
+		else echo "to choose the best by CLIP, train one of these images: hfdiff train-clip"; fi
 
 install: .venv/installed
 

@@ -3,16 +3,18 @@
 A command's module is imported when it runs, since the libraries take seconds to load.
 """
 
+import contextlib
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import hfdiff.core.threads  # noqa: F401  (before torch)
-from hfdiff.core.errors import BadInput, run_program
+from hfdiff.core.errors import BadInput, Printable, run_program
 from hfdiff.core.names import unknown
 
 
@@ -48,16 +50,17 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console command."""
     words = sys.argv[1:] if argv is None else list(argv)
-    signal.signal(signal.SIGTERM, leave)
     run_program(lambda: _run(words))
 
 
 def _run(words: list[str]) -> int:
+    if words[:1] == ["--version"]:
+        print(version("hfdiff"))
+        return 0
     if not words or words[0] in ("-h", "--help"):
         print("usage: hfdiff COMMAND ...   (hfdiff COMMAND --help tells more)\n")
         print("\n".join(f"  {name:<12} {command.about}" for name, command in COMMANDS.items()))
         return 0
-    check_endpoint()
     name, *flags = words
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
@@ -69,9 +72,12 @@ def run_command(name: str, argv: Sequence[str], prog: str = "") -> int:
     from hfdiff.commands import flags
     from hfdiff.core.config import parse
 
+    signal.signal(signal.SIGTERM, leave)
+    check_endpoint()
     kind: Any = getattr(flags, COMMANDS[name].flags)
     given = parse(kind, argv, COMMANDS[name].about, prog=prog or f"hfdiff {name}")
-    code: int = importlib.import_module(f"hfdiff.commands.{name.replace('-', '_')}").main(given)
+    with contextlib.redirect_stdout(Printable(sys.stdout)):
+        code: int = importlib.import_module(f"hfdiff.commands.{name.replace('-', '_')}").main(given)
     return code
 
 

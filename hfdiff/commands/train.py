@@ -61,7 +61,7 @@ def monitor_of(session: Session) -> QualityMonitor | None:
     if needed:
         raise BadInput(
             f"best_by 'frechet_judge' needs a judge, and dataset {config.dataset!r} has none of such images; train "
-            "one with train_scripts/train_judge.py and the same flags of the data, or give best_by val_loss"
+            "one with hfdiff train-judge and the same flags of the data, or give best_by val_loss"
         )
     return None
 

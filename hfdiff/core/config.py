@@ -17,6 +17,7 @@ from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
 
 T = TypeVar("T")
+DASH = "\ue000"  # of no script, so nobody types it
 
 
 def parse(cls: type[T], argv: Sequence[str], description: str, prog: str | None = None) -> T:
@@ -45,15 +46,26 @@ def command_line(
         values = [_values(base, getattr(given, name)) for name, base in groups.items()]
         return cls(**{key: value for group in values for key, value in group.items()})
     errors = io.StringIO()
+    words = [re.sub(r"^-(?=[^-\d.])", DASH, word) if word != "-h" else word for word in argv]
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(
-                cls, args=list(argv), description=description, default=default, prog=prog, use_underscores=True
-            )
+            given = tyro.cli(cls, args=words, description=description, default=default, prog=prog, use_underscores=True)
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise BadInput(_one_line(errors.getvalue())) from stop
+        raise BadInput(_one_line(errors.getvalue()).replace(DASH, "-")) from stop
+    return _with_dashes(given)
+
+
+def _with_dashes(value: Any) -> Any:
+    """Values as they were typed, where `DASH` kept a word like the class "-x" from being taken for a flag."""
+    if isinstance(value, str):
+        return value.replace(DASH, "-")
+    if isinstance(value, tuple):
+        return tuple(map(_with_dashes, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(value, **{k: _with_dashes(v) for k, v in vars(value).items()})
+    return value
 
 
 def groups_of(cls: Any) -> dict[str, type]:
@@ -92,7 +104,7 @@ def _take_config(argv: list[str]) -> Path | None:
 def _yaml_file(name: str = "") -> Path:
     if not name.strip():
         raise BadInput("--config needs a YAML file")
-    return Path(name)
+    return Path(name).expanduser()
 
 
 class _Loader(yaml.SafeLoader):
@@ -159,7 +171,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         return value
     if kind in (int, float):
         try:
-            number = float(value)
+            number = value if kind is int and isinstance(value, int) else float(value)
         except (TypeError, ValueError):
             number = None
         if number is None or isinstance(value, bool) or not math.isfinite(number) or (kind is int and number % 1):

@@ -1,9 +1,38 @@
 """What went wrong, in words that a user can act on."""
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+# Characters that a terminal obeys, or that turn the text around -> how they are written in Python.
+ESCAPES = {
+    code: ascii(chr(code))[1:-1]
+    for code in (
+        *range(32),
+        *range(127, 160),
+        0x061C,
+        *range(0x200E, 0x2010),
+        *range(0x2028, 0x202F),
+        *range(0x2066, 0x206A),
+    )
+    if chr(code) not in "\t\n\r"
+}
+
+
+class Printable:
+    """A stream that never passes on what a terminal obeys: names come from data, models and the Hub."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return self.stream.write(text.translate(ESCAPES))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 class BadInput(ValueError):
@@ -31,6 +60,9 @@ def as_bad_input() -> Iterator[None]:
 
 def run_program(main: Callable[[], int | None]) -> None:
     """Run a program and exit: 0 done, 2 bad input, 1 a failure with a known cause; each with one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):  # a screen that is not UTF-8 gets escapes
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main() or 0
     except BadInput as error:
@@ -52,6 +84,6 @@ def first_line(error: BaseException) -> str:
 
 def print_error(error: Exception, code: int) -> int:
     """Say what went wrong in one line; the exit code that goes with it."""
-    line = " ".join(str(error).split())
+    line = " ".join(str(error).split()).translate(ESCAPES)
     print(f"hfdiff: error: {line}", file=sys.stderr)
     return code

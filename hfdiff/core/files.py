@@ -100,15 +100,15 @@ def link_out(folder: Path) -> Path | None:
 
 
 def slug(text: str) -> str:
-    """What can be part of a file's name: "T-shirt/top" -> "t-shirt-top"."""
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+    """What can be part of a file's name: "T-shirt/top" -> "t-shirt-top"; at most 60 characters."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")[:60]
 
 
 def folder_to_write(path: str, flag: str = "output_dir") -> Path:
     """The folder that a flag names; BadInput where it cannot be one, or nothing can be written in it."""
     if not path.strip() or "\0" in path:
         raise BadInput(f"{flag} is {path!r}; valid: a folder")
-    folder = Path(path)
+    folder = Path(path).expanduser()
     try:
         place = next(place for place in (folder, *folder.parents) if place.exists() or place.is_symlink())
         if not place.is_dir():
@@ -122,7 +122,7 @@ def folder_to_write(path: str, flag: str = "output_dir") -> Path:
 
 def file_to_write(path: str, flag: str) -> Path:
     """The file that a flag names; BadInput where it cannot be one, or is there and no plain file (/dev/null)."""
-    file = Path(path)
+    file = Path(path).expanduser()
     if not path.strip() or "\0" in path or path.endswith("/") or file.is_dir():
         raise BadInput(f"{flag} is {path!r}; valid: a file, metrics.json for example")
     folder_to_write(str(file.parent), flag)
@@ -135,7 +135,7 @@ def file_to_write(path: str, flag: str) -> Path:
 
 
 def existing_folder(path: str) -> Path | None:
-    """The folder of that name, or None; a text that no file system takes as a name is no folder."""
+    """The folder of that name (~ is the user's own), or None; what no file system takes as a name is no folder."""
     try:
         folder = Path(path).expanduser()
         return folder if path.strip() and folder.is_dir() else None

@@ -149,6 +149,26 @@ class Opened:
         yield f"splits: {', '.join(f'{name} {count:,}' for name, count in counts.items())}"
 
 
+def stand_in_data(dataset: str, read_options: ReadOptions) -> tuple[ImageTable, ImageTable] | None:
+    """Noise in the shape of a dataset of the table that is on the Hub, for what does not look at images; None for
+    all others."""
+    spec = DATASETS.get(dataset)
+    if spec is None or existing_folder(spec.source):
+        return None
+    count, channels, height, width = spec.shape
+    if read_options.resolution:
+        height = width = read_options.resolution
+    table = ImageTable(
+        pixels=torch.randint(256, (count, channels, height, width), dtype=torch.uint8),
+        labels=torch.arange(count) % spec.num_classes,
+        style_weights=torch.empty(count, 0),
+        class_names=tuple(map(str, range(spec.num_classes))),
+        style_names=(),
+        name=dataset,
+    )
+    return table, table.part(slice(0, MAX_VALIDATION))
+
+
 def open_dataset(dataset: str, read_options: ReadOptions = BY_TYPE) -> Opened:
     """Open an entry in the table, a folder or a Hub id; BadInput for what cannot be read, or read in two ways."""
     source = DATASETS[dataset].source if dataset in DATASETS else dataset
@@ -200,7 +220,7 @@ def _load_from_hub(dataset: str, source: str) -> datasets.DatasetDict:
     except datasets.exceptions.DatasetNotFoundError as error:
         raise unknown_dataset(dataset) from error
     except Exception as error:  # whatever the library and the network raise, it is this dataset that cannot be loaded
-        raise BadInput(f"{unknown_dataset(dataset)} ({first_line(error)[:200]})") from error
+        raise unknown_dataset(dataset, first_line(error)[:200]) from error
 
 
 def _open_folder(folder: Path, read_options: ReadOptions) -> tuple[datasets.DatasetDict, list[str]]:

@@ -23,6 +23,8 @@ class DatasetSpec:
     judge: str | None = None  # folder of the embedded judge of this dataset, in `ASSETS`
     clip: str | None = None  # the same of its small CLIP, the default scorer
     part_of: str | None = None  # the Hub id of the whole, for an embedded part
+    shape: tuple[int, int, int, int] = (10_000, 1, 28, 28)  # training images, channels, height, width
+    num_classes: int = 10
 
     @property
     def hub_id(self) -> str:
@@ -42,9 +44,14 @@ DATASETS: dict[str, DatasetSpec] = {
         "70,000 images of clothes, 28x28 grey, 10 classes",
         judge="judge_fashion_mnist",
         clip="clip_fashion_mnist",
+        shape=(59_000, 1, 28, 28),
     ),
     "cifar10": DatasetSpec(
-        "uoft-cs/cifar10", "60,000 photographs, 32x32 colour, 10 classes", "judge_cifar10", "clip_cifar10"
+        "uoft-cs/cifar10",
+        "60,000 photographs, 32x32 colour, 10 classes",
+        judge="judge_cifar10",
+        clip="clip_cifar10",
+        shape=(49_000, 3, 32, 32),
     ),
 }
 
@@ -53,12 +60,19 @@ TEST_NAMES = ("test", "testing")
 SPLIT_NAMES = frozenset(("train", "training", *VALIDATION_NAMES, *TEST_NAMES))
 
 
-def unknown_dataset(dataset: str) -> BadInput:
+def unknown_dataset(dataset: str, reason: str = "") -> BadInput:
+    """The error for a dataset that cannot be loaded; `reason`: what the Hub's client said."""
+    because = f" ({reason})" if reason else ""
+    if dataset in DATASETS:
+        return BadInput(
+            f"dataset {dataset!r} is {DATASETS[dataset].source} on the Hugging Face Hub, which could not be read"
+            f"{because}; a local folder of the same layout does as well"
+        )
     near = get_close_matches(dataset, DATASETS, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return BadInput(
-        f"unknown dataset {dataset[:100]!r}{hint}: not a row ({', '.join(DATASETS)}), not a folder, "
-        "and not found on the Hugging Face Hub"
+        f"unknown dataset {dataset[:100]!r}{hint}; valid: {', '.join(DATASETS)}, a folder, or a dataset's id on the "
+        f"Hugging Face Hub, where it was not found{because}"
     )
 
 

@@ -45,15 +45,15 @@ def load_clip(name_or_folder: str | None = None, dataset: str | None = None) -> 
     except Exception as error:  # whatever the libraries raise, it is this name that gives no model
         raise BadInput(
             f"{name_or_folder!r} gives no CLIP model: {first_line(error)[:200]}; valid: a folder or Hub id of a CLIP "
-            "or SigLIP model; accelerate launch train_scripts/train_clip.py makes a small one"
+            "or SigLIP model; hfdiff train-clip makes a small one"
         ) from error
     return model, processor
 
 
 def no_clip(dataset: str | None) -> BadInput:
     return BadInput(
-        f"no CLIP model is embedded for dataset {dataset!r}; train one in minutes, accelerate launch "
-        f"train_scripts/train_clip.py --dataset {dataset or 'D'} --output_dir runs/clip, and give its folder"
+        f"no CLIP model is embedded for dataset {dataset!r}; train one in minutes, "
+        f"hfdiff train-clip --dataset {dataset or 'D'} --output_dir runs/clip, and give its folder"
     )
 
 

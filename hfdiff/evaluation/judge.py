@@ -164,7 +164,7 @@ def load_judge(name: str) -> Judge:
         return read_judge(Path(name))
     row = DATASETS[name]
     if row.judge is None:
-        raise BadInput(f"no judge is embedded for {name!r}; train one with train_scripts/train_judge.py")
+        raise BadInput(f"no judge is embedded for {name!r}; train one with hfdiff train-judge")
     return read_judge(ASSETS / row.judge)
 
 

@@ -139,6 +139,7 @@ def check_resume(run: RunFolder, config: TrainConfig) -> TrainConfig:
     if config.init_from:  # the model that the run was initialised from decided its shape
         config = replace(config, **{key: getattr(saved, key) for key in SHAPE_KEYS})
     old, new = to_mapping(saved), to_mapping(config)
+    # The same images may lie elsewhere: `check_same_data` looks at them.
     differing = [
         f"{key} {old[key]!r} -> {new[key]!r}" for key in new if key not in RESUMABLE_KEYS and old[key] != new[key]
     ]

@@ -94,8 +94,8 @@ class TrainConfig(RunConfig, OptimisationConfig, ObjectiveConfig, ModelConfig, D
 
 # What may differ when a run is resumed: how it is watched, where, and how long it goes on.
 RESUMABLE_KEYS = frozenset(
-    "output_dir max_train_images max_minutes logging_images validation_images sample_images checkpointing_images "
-    "keep_checkpoints resume report_to push_to_hub hub_model_id hub_private_repo license".split()
+    "dataset output_dir max_train_images max_minutes logging_images validation_images sample_images "
+    "checkpointing_images keep_checkpoints resume report_to push_to_hub hub_model_id hub_private_repo license".split()
 )
 
 # The keys of a configuration that a trained UNet decides.

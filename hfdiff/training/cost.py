@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hfdiff.core.threads import use_all_cores
+from hfdiff.data.loading import stand_in_data
 from hfdiff.models.sizes import describe_shape
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.training.batch import draw_batch, make_inputs
@@ -53,12 +54,14 @@ class Cost:
 def measure(config: TrainConfig, draw: Callable[[ClassStylePipeline, int], object]) -> Cost:
     """Load the data, take real steps, validate and draw as training does; nothing is written.
 
+    For a dataset of the table that is on the Hub, noise of its shape does: nothing is downloaded.
+
     `draw` takes one step of drawing what training draws, from a pipeline and a seed.
     """
     # No end, neither by images nor by the clock, lies within the steps that are measured.
     config = replace(resolve_config(config), max_train_images=10**12, max_minutes=None, report_to="none")
     use_all_cores(1)
-    session = open_session(config)
+    session = open_session(config, data=stand_in_data(config.dataset, config.read_options))
     config, state, device = session.config, session.state, session.accelerator.device
     seconds = seconds_of_a_step(session.steps(), device)
     few = torch.arange(min(len(session.validation), config.batch_size // state.num_micro_batches))

@@ -16,7 +16,7 @@ from hfdiff.training.config import TrainConfig
 from hfdiff.training.log import RunLog, write_record
 from hfdiff.training.loop import Step
 from hfdiff.training.progress import is_finished
-from hfdiff.training.run_folder import RunFolder, run_lock, save_config
+from hfdiff.training.run_folder import RunFolder, run_lock, save_config, saved_config
 from hfdiff.training.session import Session, open_session
 from hfdiff.training.signals import StopSignals
 from hfdiff.training.state import TrainState, check_finite
@@ -78,7 +78,7 @@ def open_run(config: TrainConfig, locks: contextlib.ExitStack, print_line: Calla
 
     A crash's leftovers are put right; else nothing is written yet.
     """
-    folder = RunFolder(Path(config.output_dir))
+    folder = RunFolder(Path(config.output_dir).expanduser())
     config = check_resume(folder, config)
     process = PartialState()
     locked = folder.config.exists()
@@ -88,7 +88,10 @@ def open_run(config: TrainConfig, locks: contextlib.ExitStack, print_line: Calla
         if process.is_main_process:
             recover_run(folder)
         saved = newest_checkpoint(folder, warn=lambda text: print_line(f"warning: {text}"))
+    before = saved_config(folder.config) if saved else config
     session = open_session(config, saved=saved, log=print_line)
+    if any(getattr(before, key) != getattr(config, key) for key in ("max_minutes", "max_train_images")):
+        session.state.decays_by_time = None  # to be decided anew
     return Run(session, folder, locks, locked)
 
 
