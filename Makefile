@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 DEMO := runs/demo$(if $(filter-out fashion_mnist_12k,$(DATASET)),-$(notdir $(patsubst %/,%,$(DATASET))))
 
-.PHONY: install demo test test-fast test-faults check bundles clean
+.PHONY: install demo test test-fast test-faults test-cases check bundles clean
 
 demo: .venv/installed
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
@@ -24,7 +24,10 @@ test-fast: .venv/installed
 	$(BIN)/pytest -m "not long and not slow"
 
 test-faults: .venv/installed
-	$(BIN)/pytest -m long -s --numprocesses 0
+	$(BIN)/pytest -m long -s --numprocesses 0 tests/training
+
+test-cases: .venv/installed
+	$(BIN)/pytest -m long tests/cases --dist load
 
 check: .venv/installed
 	$(BIN)/ruff format --check

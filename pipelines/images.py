@@ -42,7 +42,8 @@ def _to_pixels(what: str, image: Any, channels: int) -> torch.Tensor:
         pixels = (image if image.ndim == 3 else image[None]).cpu()
     else:
         raise ValueError(f"{what} of type {type(image).__name__}; valid: PIL, numpy NHWC, torch NCHW, or a list")
-    pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
+    truth = what == "mask" and pixels.numel() and pixels.max() <= 1  # 0 and 1 of any type
+    pixels = pixels / 255 if pixels.dtype == torch.uint8 and not truth else pixels.float()
     if not pixels.numel() or not (pixels.min() >= 0 and pixels.max() <= 1):
         raise ValueError(f"{what} with values outside [0, 1]; valid: [0, 1], or uint8")
     return with_channels(what, pixels, channels)

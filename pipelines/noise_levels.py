@@ -34,16 +34,17 @@ def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> t
     """
     t = torch.as_tensor(timestep).detach().cpu().double()
     config = scheduler.config
-    if _own(scheduler, "prediction_type") == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
+    kind = _kind(scheduler)
+    if kind == "flow":
         sigma = (t / config.num_train_timesteps).clamp(0, 1)
         return 1 - sigma, sigma
-    if getattr(scheduler, "alphas_cumprod", None) is not None:
+    if kind == "discrete":
         alpha_bar = scheduler.alphas_cumprod.cpu().double()
         angle = torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())  # alpha = cos, sigma = sin, even at alpha = 0
         t = t.clamp(0, len(angle) - 1)
         angle = torch.lerp(angle[t.floor().long()], angle[t.ceil().long()], t.frac())
         return angle.cos(), angle.sin()
-    if _own(scheduler, "sigma_data"):  # Karras et al. 2022, Table 1: c_noise = ln(sigma) / 4, c_in
+    if kind == "edm":  # Karras et al. 2022, Table 1: c_noise = ln(sigma) / 4, c_in
         sigma = (4 * t).exp()
         c_in = (sigma**2 + config.sigma_data**2).rsqrt()
         return c_in, c_in * sigma
@@ -55,10 +56,24 @@ def _own(scheduler: SchedulerMixin, setting: str) -> Any:
     return scheduler.config.get(setting) if setting in inspect.signature(type(scheduler)).parameters else None
 
 
+def _is_a(scheduler: SchedulerMixin, kind: str) -> bool:
+    return any(base.__name__.startswith(kind) for base in type(scheduler).__mro__)
+
+
+def _kind(scheduler: SchedulerMixin) -> str | None:
+    if _own(scheduler, "prediction_type") == "flow_prediction" or _is_a(scheduler, "FlowMatch"):
+        return "flow"
+    if getattr(scheduler, "alphas_cumprod", None) is not None:
+        return "discrete"
+    return "edm" if _own(scheduler, "sigma_data") else None
+
+
 def reversed_process(scheduler: SchedulerMixin) -> dict[str, Any]:
     """What a scheduler takes a model to predict, and the share of noise, sigma^2 / (alpha^2 + sigma^2), that it takes
-    there to be at three timesteps; ValueError for a scheduler whose noise levels are unknown."""
-    if _own(scheduler, "sigma_data"):
+    there to be at three timesteps; the name alone of a scheduler whose noise levels are unknown."""
+    if _kind(scheduler) is None:
+        return {"prediction_type": type(scheduler).__name__}
+    if _kind(scheduler) == "edm":
         timesteps = torch.tensor([-0.5, 0.0, 0.5])
     else:
         timesteps = torch.tensor([0.25, 0.5, 0.75]) * scheduler.config.get("num_train_timesteps", 1000)
@@ -72,7 +87,7 @@ def check_process(scheduler: SchedulerMixin, process: Mapping[str, Any]) -> None
     found = reversed_process(scheduler)
     if found["prediction_type"] != process["prediction_type"]:
         what = f"takes the model to predict {found['prediction_type']}; valid: one for {process['prediction_type']}"
-    elif any(abs(found[key] - process[key]) > 0.01 for key in ("noise_1", "noise_2", "noise_3")):
+    elif any(abs(found[key] - process[key]) > 0.01 for key in process.keys() - {"prediction_type"}):
         what = "has other noise levels than the model was trained with; valid: one that is made from its own scheduler"
     else:
         return
@@ -81,10 +96,10 @@ def check_process(scheduler: SchedulerMixin, process: Mapping[str, Any]) -> None
 
 def prediction_type(scheduler: SchedulerMixin) -> str:
     """The entry in `TARGETS` that the model of a saved scheduler predicts; ValueError for another."""
-    given, kind = _own(scheduler, "prediction_type"), type(scheduler).__name__
+    given = _own(scheduler, "prediction_type")
     if given not in (*TARGETS, None):
         raise ValueError(f"unknown prediction_type {given!r}; valid: {', '.join(TARGETS)}")
-    return "flow_prediction" if kind.startswith("FlowMatch") else "edm" if kind.startswith("EDM") else str(given)
+    return "flow_prediction" if _is_a(scheduler, "FlowMatch") else "edm" if _is_a(scheduler, "EDM") else str(given)
 
 
 def predicted_clean(

@@ -146,7 +146,7 @@ class ClassStylePipeline(DiffusionPipeline):
         strengths = [resolve_styles(spec, self.config.styles) for spec in specs]
         if len(strengths) == 1:
             strengths = strengths * len(ids)
-        repeat = range(num_images_per_label)
+        repeat = range(count("num_images_per_label", num_images_per_label, 1))
         return [i for i in ids for _ in repeat], [dict(s) for s in strengths for _ in repeat]
 
     @torch.no_grad()

@@ -157,6 +157,8 @@ def set_timesteps(
 ) -> torch.Tensor:
     """Make the scheduler ready for the last `strength` of its steps (at least one); the timesteps of those."""
     scheduler.set_timesteps(num_inference_steps, device=device)
+    if scheduler.timesteps[0] < scheduler.timesteps[-1]:
+        raise ValueError(f"the scheduler {type(scheduler).__name__} goes from images to noise; valid: one that draws")
     # A second-order scheduler lists two timesteps for each step but one; some list fewer steps than were asked for.
     order = getattr(scheduler, "order", 1)
     listed = (len(scheduler.timesteps) + order - 1) // order

@@ -32,7 +32,12 @@ class Listing:
         kinds = Counter(path.suffix.lower() or "no suffix" for path in self.others)
         others = ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items()))
         hidden = f"{self.hidden:,} hidden" if self.hidden else ""
-        words = "; ".join(filter(None, (f"{len(self.others):,} other files ({others})" if others else "", hidden)))
+        words = "; ".join(
+            filter(
+                None,
+                (f"{len(self.others):,} other file{'s' * (len(self.others) > 1)} ({others})" if others else "", hidden),
+            )
+        )
         return [f"left out: {words}"] if words else []
 
 

@@ -71,8 +71,8 @@ def unknown_dataset(dataset: str, reason: str = "") -> BadInput:
     near = get_close_matches(dataset, DATASETS, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return BadInput(
-        f"unknown dataset {dataset[:100]!r}{hint}; valid: {', '.join(DATASETS)}, a folder, or a dataset's id on the "
-        f"Hugging Face Hub, where it was not found{because}"
+        f"unknown dataset {dataset[:100]!r}{hint}: no folder, and not found on the Hugging Face Hub{because}; valid: "
+        f"{', '.join(DATASETS)}, a folder, or an id of the Hub"
     )
 
 

@@ -149,8 +149,8 @@ def judge_for(
                 f"dataset {table.name!r} is too small for a judge: it trains on one half of {len(table)} images, "
                 f"and measures with the other half of {len(validation)} held-out ones; give more images"
             )
-    if 0 in table.class_counts():
-        log(f"warning: {table.class_counts().count(0)} classes have no training images; no judge can know them")
+    if missing := table.half(half).class_counts().count(0):
+        log(f"warning: {missing} classes have no image in the {half} half of the training images; it cannot know them")
     epochs = default_epochs(table.half(half))
     log(f"no judge of {table.name} yet: training one, {epochs} epochs; it is kept in {cached(table, half)}")
     for epoch in train_judge(judge, table, validation, epochs=epochs):

@@ -191,7 +191,8 @@ def _to_pixels(what: str, image: Any, channels: int) -> torch.Tensor:
         pixels = (image if image.ndim == 3 else image[None]).cpu()
     else:
         raise ValueError(f"{what} of type {type(image).__name__}; valid: PIL, numpy NHWC, torch NCHW, or a list")
-    pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
+    truth = what == "mask" and pixels.numel() and pixels.max() <= 1  # 0 and 1 of any type
+    pixels = pixels / 255 if pixels.dtype == torch.uint8 and not truth else pixels.float()
     if not pixels.numel() or not (pixels.min() >= 0 and pixels.max() <= 1):
         raise ValueError(f"{what} with values outside [0, 1]; valid: [0, 1], or uint8")
     return with_channels(what, pixels, channels)
@@ -329,16 +330,17 @@ def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> t
     """
     t = torch.as_tensor(timestep).detach().cpu().double()
     config = scheduler.config
-    if _own(scheduler, "prediction_type") == "flow_prediction" or type(scheduler).__name__.startswith("FlowMatch"):
+    kind = _kind(scheduler)
+    if kind == "flow":
         sigma = (t / config.num_train_timesteps).clamp(0, 1)
         return 1 - sigma, sigma
-    if getattr(scheduler, "alphas_cumprod", None) is not None:
+    if kind == "discrete":
         alpha_bar = scheduler.alphas_cumprod.cpu().double()
         angle = torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())  # alpha = cos, sigma = sin, even at alpha = 0
         t = t.clamp(0, len(angle) - 1)
         angle = torch.lerp(angle[t.floor().long()], angle[t.ceil().long()], t.frac())
         return angle.cos(), angle.sin()
-    if _own(scheduler, "sigma_data"):  # Karras et al. 2022, Table 1: c_noise = ln(sigma) / 4, c_in
+    if kind == "edm":  # Karras et al. 2022, Table 1: c_noise = ln(sigma) / 4, c_in
         sigma = (4 * t).exp()
         c_in = (sigma**2 + config.sigma_data**2).rsqrt()
         return c_in, c_in * sigma
@@ -350,10 +352,24 @@ def _own(scheduler: SchedulerMixin, setting: str) -> Any:
     return scheduler.config.get(setting) if setting in inspect.signature(type(scheduler)).parameters else None
 
 
+def _is_a(scheduler: SchedulerMixin, kind: str) -> bool:
+    return any(base.__name__.startswith(kind) for base in type(scheduler).__mro__)
+
+
+def _kind(scheduler: SchedulerMixin) -> str | None:
+    if _own(scheduler, "prediction_type") == "flow_prediction" or _is_a(scheduler, "FlowMatch"):
+        return "flow"
+    if getattr(scheduler, "alphas_cumprod", None) is not None:
+        return "discrete"
+    return "edm" if _own(scheduler, "sigma_data") else None
+
+
 def reversed_process(scheduler: SchedulerMixin) -> dict[str, Any]:
     """What a scheduler takes a model to predict, and the share of noise, sigma^2 / (alpha^2 + sigma^2), that it takes
-    there to be at three timesteps; ValueError for a scheduler whose noise levels are unknown."""
-    if _own(scheduler, "sigma_data"):
+    there to be at three timesteps; the name alone of a scheduler whose noise levels are unknown."""
+    if _kind(scheduler) is None:
+        return {"prediction_type": type(scheduler).__name__}
+    if _kind(scheduler) == "edm":
         timesteps = torch.tensor([-0.5, 0.0, 0.5])
     else:
         timesteps = torch.tensor([0.25, 0.5, 0.75]) * scheduler.config.get("num_train_timesteps", 1000)
@@ -367,7 +383,7 @@ def check_process(scheduler: SchedulerMixin, process: Mapping[str, Any]) -> None
     found = reversed_process(scheduler)
     if found["prediction_type"] != process["prediction_type"]:
         what = f"takes the model to predict {found['prediction_type']}; valid: one for {process['prediction_type']}"
-    elif any(abs(found[key] - process[key]) > 0.01 for key in ("noise_1", "noise_2", "noise_3")):
+    elif any(abs(found[key] - process[key]) > 0.01 for key in process.keys() - {"prediction_type"}):
         what = "has other noise levels than the model was trained with; valid: one that is made from its own scheduler"
     else:
         return
@@ -376,10 +392,10 @@ def check_process(scheduler: SchedulerMixin, process: Mapping[str, Any]) -> None
 
 def prediction_type(scheduler: SchedulerMixin) -> str:
     """The entry in `TARGETS` that the model of a saved scheduler predicts; ValueError for another."""
-    given, kind = _own(scheduler, "prediction_type"), type(scheduler).__name__
+    given = _own(scheduler, "prediction_type")
     if given not in (*TARGETS, None):
         raise ValueError(f"unknown prediction_type {given!r}; valid: {', '.join(TARGETS)}")
-    return "flow_prediction" if kind.startswith("FlowMatch") else "edm" if kind.startswith("EDM") else str(given)
+    return "flow_prediction" if _is_a(scheduler, "FlowMatch") else "edm" if _is_a(scheduler, "EDM") else str(given)
 
 
 def predicted_clean(
@@ -1115,6 +1131,8 @@ def set_timesteps(
 ) -> torch.Tensor:
     """Make the scheduler ready for the last `strength` of its steps (at least one); the timesteps of those."""
     scheduler.set_timesteps(num_inference_steps, device=device)
+    if scheduler.timesteps[0] < scheduler.timesteps[-1]:
+        raise ValueError(f"the scheduler {type(scheduler).__name__} goes from images to noise; valid: one that draws")
     # A second-order scheduler lists two timesteps for each step but one; some list fewer steps than were asked for.
     order = getattr(scheduler, "order", 1)
     listed = (len(scheduler.timesteps) + order - 1) // order
@@ -1334,7 +1352,7 @@ class ClassStylePipeline(DiffusionPipeline):
         strengths = [resolve_styles(spec, self.config.styles) for spec in specs]
         if len(strengths) == 1:
             strengths = strengths * len(ids)
-        repeat = range(num_images_per_label)
+        repeat = range(count("num_images_per_label", num_images_per_label, 1))
         return [i for i in ids for _ in repeat], [dict(s) for s in strengths for _ in repeat]
 
     @torch.no_grad()

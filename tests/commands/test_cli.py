@@ -87,7 +87,7 @@ def test_sample_reads_an_image_as_training_does(model, tmp_path):
     values = np.asarray(make_image(3, (28, 28)))
     orientation = Image.Exif()
     orientation[0x0112] = 6  # to be turned a quarter to the right
-    Image.fromarray(values.astype(np.uint16) * 256).save(tmp_path / "deep.tif", exif=orientation)
+    Image.fromarray(values.astype(np.uint16) * 257).save(tmp_path / "deep.tif", exif=orientation)
     Image.new("L", (28, 28), 0).save(tmp_path / "keep.png")
     files = ["--image", str(tmp_path / "deep.tif"), "--mask", str(tmp_path / "keep.png")]
     words = ["--class_labels", "bag", "--num_images", "1", "--num_inference_steps", "1"]
@@ -123,7 +123,7 @@ def test_sample_begins_the_whole_table_with_one_image(model, tmp_path):
         (("--num_images", "0"), "num_images is 0; valid: 1 to 10000"),
         (("--guidance_scale", "nan"), "valid: -1000 to 1000"),
         (("--output_dir", ""), "output_dir is ''; valid: a folder"),
-        (("--num_inference_steps", "0"), "num_inference_steps 0; valid: 1 to 1000"),
+        (("--num_inference_steps", "0"), "num_inference_steps 0; valid: a whole number, 1 to 1000"),
         (("--class_label", "bag"), "--class_labels"),
     ],
 )

@@ -99,7 +99,7 @@ def test_the_embedded_judge_tells_strengths(fashion):
 
 
 def test_features_and_logits_agree_for_any_size_and_colour():
-    judge = Judge(3, ["a", "b"], ["warm"], widths=(4, 8, 8)).eval()
+    judge = Judge(3, ["a", "b"], ["warm"], widths=(4, 8, 8), flip=True).eval()
     pixels = torch.randint(0, 256, (7, 3, 30, 22), dtype=torch.uint8)
     output = predict(judge, pixels, batch_size=3)
     assert output.logits.shape == (7, 2)
@@ -109,6 +109,8 @@ def test_features_and_logits_agree_for_any_size_and_colour():
     assert torch.allclose(mirrored.logits, output.logits, atol=1e-5)
     both = judge.class_head(output.features + mirrored.features) / 2 + judge.class_head[1].bias / 2
     assert torch.allclose(both, output.logits, atol=1e-5)
+    judge.flip = False  # left and right may be two classes
+    assert not torch.allclose(predict(judge, pixels).logits, output.logits, atol=1e-5)
 
 
 def test_the_program_saves_a_judge_that_loads(tmp_path):

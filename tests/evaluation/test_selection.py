@@ -79,12 +79,19 @@ def test_the_batch_split_does_not_change_the_choice(choosing):
     assert torch.allclose(whole.images, parts.images, atol=1e-5)
 
 
+def trained_for(pipeline, scheduler):
+    names = {"id2label": pipeline.config.id2label, "styles": pipeline.config.styles}
+    pipe = ClassStylePipeline(**{**pipeline.components, "scheduler": scheduler}, **names)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 @each_scheduler
 def test_what_early_stopping_finishes_is_what_would_have_been_drawn(choosing, name):
     """Dropping candidates in the middle takes nothing from the others: the sampler's memory follows."""
     if name.startswith("ddpm"):
         pytest.skip("draws noise while it samples, so fewer candidates get other noise from their generators")
-    choosing.scheduler = SCHEDULERS[name]()
+    choosing = trained_for(choosing, SCHEDULERS[name]())
     every = candidates(choosing, top_k=12)
     rows = {(label, number): i for i, (label, number) in enumerate(zip(every.class_labels, every.candidates))}
     seen = []

@@ -142,6 +142,7 @@ def test_where_noise_never_hides_the_class_nothing_is_lost(table):
 def test_the_reverse_process_is_judged_at_every_evaluation(objective, sampler):
     pipe, judge = two_class_pipeline(objective, sampler), BrightnessJudge()
     found = measure_reverse(pipe, judge, [0, 1], num_images=3, num_inference_steps=5, seed=4, max_batch_size=4)
+    pipe.scheduler.set_timesteps(5)
     points = len(pipe.scheduler.timesteps) + 1
     assert found.asked.tolist() == [0, 0, 0, 1, 1, 1]
     assert found.clean_verdicts.shape == found.noisy_verdicts.shape == (6, points)

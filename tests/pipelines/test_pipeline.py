@@ -104,8 +104,8 @@ def test_conditions_come_label_by_label(pipeline):
         (([3], None), "class id 3 out of range; valid: 0 to 2"),
         ((["-1"], None), "unknown class"),
         (([0, 1], ["thick", "thin", "plain"]), "3 styles for 2 labels"),
-        (([], None), "0 labels"),
-        (([0], None, 0), "at least 1"),
+        (([], None), "class_labels are an empty list"),
+        (([0], None, 0), "num_images_per_label 0; valid: a whole number, 1 or more"),
     ],
 )
 def test_condition_mistakes_are_named(pipeline, arguments, message):
@@ -246,7 +246,7 @@ def test_an_interval_of_everything_changes_no_bit(pipeline, name):
     assert torch.equal(default, nearly)
 
 
-def test_a_scheduler_of_unknown_noise_draws_where_no_noise_level_is_asked_for(pipeline):
+def test_a_scheduler_of_unknown_noise_draws_for_its_own_model_where_no_noise_level_is_asked_for(pipeline):
     pipe = with_scheduler(pipeline, IPNDMScheduler())
     assert len(pipe(["Bag"]).images) == 1
     with pytest.raises(ValueError, match="noise levels of IPNDMScheduler are unknown"):
@@ -339,9 +339,11 @@ def own_noising(scheduler, clean, noise, num_inference_steps: int, skipped: int)
 @pytest.mark.parametrize("strength", [0.3, 1.0])
 def test_the_start_is_what_the_scheduler_itself_makes_of_an_image(pipeline, monkeypatch, name, strength):
     pipe = with_scheduler(pipeline, SCHEDULERS[name]())
-    states, step = [], pipe.scheduler.step
+    states, step = [], type(pipe.scheduler).step
     monkeypatch.setattr(
-        pipe.scheduler, "step", lambda p, t, sample, **more: states.append(sample) or step(p, t, sample, **more)
+        type(pipe.scheduler),
+        "step",
+        lambda self, p, t, sample, **more: states.append(sample) or step(self, p, t, sample, **more),
     )
     pixels = torch.rand((1, 1, 28, 28), generator=seeded(5))
     pipe(["Bag"], None, 1, 1, 1, image=pixels, strength=strength, generator=seeded())
@@ -398,12 +400,13 @@ def test_the_callback_is_told_every_evaluation(pipeline, calls, name):
     draw = {"num_images_per_label": 6, "num_inference_steps": 3, "max_batch_size": 8, "output_type": "pt"}
     images = pipe(["Bag"], generator=seeded(), callback_on_step_end=tell, **draw).images
     assert torch.equal(images, pipe(["Bag"], generator=seeded(), **draw).images)
-    timesteps = pipe.scheduler.timesteps.tolist()
+    timesteps = told[0][0].scheduler.timesteps.tolist()
     assert len(told) == len(calls) // 2 == 2 * len(timesteps)
     assert [(index, t.item()) for _, index, t, _ in told] == list(enumerate(timesteps)) * 2
     sizes = {len(tensor) for _, index, _, tensors in told[: len(timesteps)] for tensor in tensors.values()}
     assert sizes == {4}
-    assert told[-1][0] is pipe
+    assert told[-1][0].unet is pipe.unet
+    assert told[-1][0].scheduler is not pipe.scheduler  # a call's own, which no other call moves
     assert torch.equal((told[-1][3]["latents"] / 2 + 0.5).clamp(0, 1), images[4:])
 
 
