@@ -23,7 +23,7 @@ from hfdiff.data.columns import Columns, find_columns, is_label, read_labels, re
 from hfdiff.data.config import BY_TYPE, ReadOptions
 from hfdiff.data.decoding import decode_pixels
 from hfdiff.data.folder import Listing, Tree, find_splits, folder_classes, list_files
-from hfdiff.data.metadata import read_metadata, typed_columns
+from hfdiff.data.metadata import FILE_NAME, read_metadata, typed_columns
 from hfdiff.data.parquet import align_splits, read_parquet, recognise_images
 from hfdiff.data.registry import (
     DATASETS,
@@ -246,32 +246,24 @@ def _load_images(folder: Path, files: Listing, options: ReadOptions) -> tuple[da
     """Class folders, or images with metadata, without `datasets.imagefolder`: that guesses what a text means, takes the
     innermost folder for the class, leaves files out in silence, and knows a file again by name and time alone."""
     trees = find_splits(Tree.of(folder, files.images))
-    notes = files.left_out()
-    rows = read_metadata(files.metadata, files.images, folder) if files.metadata else {}
     has_class_folders = not any(tree.loose for tree in trees.values())
-    columns, said = typed_columns(list(rows.values()), options, has_class_folders)
-    notes += said
-    by_folder = not (rows and (options.label_column or any(is_label(*column) for column in columns.items())))
-    classes: dict[Path, str] = {}
-    if by_folder and (has_class_folders or not rows):
+    rows = read_metadata(files.metadata, files.images, folder) if files.metadata else {}
+    images = list(rows) or files.images
+    columns, notes = typed_columns(list(rows.values()), options, has_class_folders)
+    if not rows or not (options.label_column or any(is_label(*column) for column in columns.items())):
         classes = {image: name for tree in trees.values() for image, name in folder_classes(tree).items()}
-    in_order = list(rows) or files.images
-    row_of = {image: row for row, image in enumerate(in_order)}
-    features = datasets.Features({"image": datasets.Image(decode=False)})
-    if classes:
-        features["label" if "label" not in columns else "folder"] = datasets.ClassLabel(
-            names=sorted(set(classes.values()))
-        )
-    features |= {name: kind for name, (_, kind) in columns.items()}
+        kind = datasets.ClassLabel(names=sorted(set(classes.values())))
+        columns["label" if "label" not in columns else "class folder"] = [classes[image] for image in images], kind
+    files_column = "image" if "image" not in columns else FILE_NAME
+    columns = {files_column: (list(map(str, images)), datasets.Image(decode=False)), **columns}
+    features = datasets.Features({name: kind for name, (_, kind) in columns.items()})
+    row_of = {image: row for row, image in enumerate(images)}
     splits = {}
     for split, tree in trees.items():
-        images = sorted(tree.images(), key=row_of.__getitem__) if rows else sorted(tree.images(), key=str)
-        data: dict[str, list] = {"image": [str(image) for image in images]}
-        if classes:
-            data["label" if "label" not in columns else "folder"] = [classes[image] for image in images]
-        data |= {name: [values[row_of[image]] for image in images] for name, (values, _) in columns.items()}
-        splits[split] = datasets.Dataset.from_dict(data, features=datasets.Features(features))
-    return datasets.DatasetDict(splits), notes
+        picked = sorted(row_of[image] for image in tree.images())
+        data = {name: [values[row] for row in picked] for name, (values, _) in columns.items()}
+        splits[split] = datasets.Dataset.from_dict(data, features=features)
+    return datasets.DatasetDict(splits), [*files.left_out(), *notes]
 
 
 def _load_parquet(folder: Path, files: Listing) -> tuple[datasets.DatasetDict, list[str]]:
