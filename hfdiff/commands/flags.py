@@ -9,12 +9,14 @@ from hfdiff.data.config import DatasetConfig, Half
 from hfdiff.models.config import Spacing
 from hfdiff.training.config import TrainConfig as TrainConfig
 
+Model = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
     """What every command that draws takes; what is not given, the model and its pipeline decide."""
 
-    model: Annotated[str, tyro.conf.Positional]
+    model: Model
     """A pipeline's folder, a run's folder, or a Hub id."""
     guidance_scale: float | None = None
     """Guidance by the class: 1 is none."""
@@ -130,7 +132,7 @@ class ShowFlags(Drawing):
 
 @dataclass(frozen=True, kw_only=True)
 class CardFlags:
-    model: Annotated[str, tyro.conf.Positional]
+    model: Model
     """A run's folder, or a pipeline's."""
     repo_id: str | None = None
     """OWNER/NAME on the Hub, for the code that loads it; by default this folder."""
@@ -142,7 +144,7 @@ class CardFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class PushFlags:
-    model: Annotated[str, tyro.conf.Positional]
+    model: Model
     """A run's folder, or a pipeline's."""
     repo_id: str | None = None
     """OWNER/NAME; by default your own, and the folder's name."""
@@ -160,7 +162,7 @@ class PushFlags:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoFlags:
-    model: Annotated[str, tyro.conf.Positional]
+    model: Model
     """A pipeline's folder, a run's folder, or a Hub id."""
     port: int = 7860
     """On 127.0.0.1: only this machine sees the page."""

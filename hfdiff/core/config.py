@@ -20,6 +20,14 @@ T = TypeVar("T")
 DASH = "\ue000"  # of no script, so nobody types it
 
 
+@dataclasses.dataclass(frozen=True)
+class File:
+    """Defaults for all that follows."""
+
+    config: str | None = None
+    """A YAML file of the same keys; the other flags override it."""
+
+
 def parse(cls: type[T], argv: Sequence[str], description: str, prog: str | None = None) -> T:
     """Defaults of the dataclass, overridden by `--config FILE`, overridden by the other flags.
 
@@ -40,8 +48,8 @@ def command_line(
     """tyro on `argv`; its error box becomes one line, and `--help` stays as it is."""
     if default is not tyro.MISSING_NONPROP and (groups := groups_of(cls)):
         # Each group becomes a field of its own, whose name stands above its flags and not in them.
-        kind = dataclasses.make_dataclass("Grouped", list(groups.items()), frozen=True)
-        default = kind(**{name: base(**_values(base, default)) for name, base in groups.items()})
+        kind = dataclasses.make_dataclass("Grouped", [("file", File), *groups.items()], frozen=True)
+        default = kind(File(), *(base(**_values(base, default)) for base in groups.values()))
         given = command_line(Annotated[kind, tyro.conf.OmitArgPrefixes], argv, description, default, prog)
         values = [_values(base, getattr(given, name)) for name, base in groups.items()]
         return cls(**{key: value for group in values for key, value in group.items()})
@@ -92,12 +100,16 @@ def _take_config(argv: list[str]) -> Path | None:
     """Remove `--config FILE` or `--config=FILE` from `argv` and return the file."""
     for i, word in enumerate(argv):
         if word == "--config":
-            words = argv[i + 1 : i + 2]
+            given = argv[i + 1 : i + 2]
             del argv[i : i + 2]
-            return _yaml_file(*words)
-        if word.startswith("--config="):
+        elif word.startswith("--config="):
+            given = [word.removeprefix("--config=")]
             del argv[i]
-            return _yaml_file(word.removeprefix("--config="))
+        else:
+            continue
+        if any(other.partition("=")[0] == "--config" for other in argv):
+            raise BadInput("--config is given twice; valid: one file")
+        return _yaml_file(*given)
     return None
 
 

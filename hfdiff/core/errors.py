@@ -67,13 +67,17 @@ def run_program(main: Callable[[], int | None]) -> None:
         code = main() or 0
     except BadInput as error:
         code = print_error(error, 2)
+    except BrokenPipeError:  # who reads has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except KeyboardInterrupt:
         code = print_error(TrainingFailed("interrupted; nothing that was there before is lost"), 130)
     except (TrainingFailed, OSError) as error:
         if os.environ.get("HFDIFF_TRACEBACK"):
             raise
         code = print_error(error, 1)
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
     sys.exit(code)
 
 

@@ -1,5 +1,6 @@
 """Files and folders that appear complete or not at all: written under another name, synced to disk, then renamed."""
 
+import json
 import os
 import re
 import shutil
@@ -132,6 +133,15 @@ def file_to_write(path: str, flag: str) -> Path:
     except OSError as error:
         raise BadInput(f"{flag} {path[:60]!r} cannot be written: {error.strerror}; give another file") from error
     return file
+
+
+def is_json(file: Path) -> bool:
+    """Is it a file of JSON, and a whole one?"""
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def existing_folder(path: str) -> Path | None:

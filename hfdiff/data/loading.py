@@ -175,6 +175,7 @@ def open_dataset(dataset: str, read_options: ReadOptions = BY_TYPE) -> Opened:
     folder = existing_folder(source)
     if folder:
         splits, notes = _open_folder(folder, read_options)
+        notes = [] if dataset in DATASETS else notes  # what lies beside embedded data is known
     else:
         splits, notes = _load_from_hub(dataset, source), []
         splits = datasets.DatasetDict({name: recognise_images(split) for name, split in splits.items()})

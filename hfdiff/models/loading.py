@@ -4,9 +4,10 @@ import contextlib
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
 from diffusers import SchedulerMixin
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
@@ -56,6 +57,8 @@ def find_pipeline(model: str) -> str:
             if (candidate / MODEL_INDEX).is_file():
                 return str(candidate)
         raise BadInput(f"{model} holds no pipeline: no {MODEL_INDEX} in it or in its folder 'pipeline'")
+    if not re.fullmatch(r"[\w-][\w.-]{0,95}(/[\w.-]{1,96})?", model):
+        raise BadInput(f"unknown model {model[:100]!r}: no such folder, and no id of the Hugging Face Hub (name/model)")
     try:
         return snapshot_download(model)
     except Exception as error:  # the client's HTTP library has kinds of its own
@@ -89,6 +92,7 @@ def load_pipeline(model: str) -> ClassStylePipeline:
                 folder, use_safetensors=True, variant=variant_of(Path(folder))
             )
             process_of(pipeline.scheduler)
+            check_runs(pipeline)
     except Exception as error:  # whatever the libraries raise, it is this folder that cannot be loaded
         raise BadInput(f"{model} cannot be loaded: {first_line(error)[:200]}") from error
     finally:
@@ -97,6 +101,21 @@ def load_pipeline(model: str) -> ClassStylePipeline:
         if weight.is_meta or not weight.isfinite().all():
             raise BadInput(f"{model} cannot be loaded: its weights {name} are missing or not finite")
     return pipeline
+
+
+@torch.no_grad()
+def check_runs(pipeline: ClassStylePipeline) -> None:
+    """ValueError for a UNet that cannot draw an image of its own size: its configuration is damaged."""
+    unet = pipeline.unet
+    height, width = (
+        unet.config.sample_size if isinstance(unet.config.sample_size, Sequence) else (unet.config.sample_size,) * 2
+    )
+    try:
+        seen = unet(torch.zeros(1, unet.config.in_channels, height, width, dtype=unet.dtype), torch.ones(1)).sample
+    except Exception as error:  # whatever torch raises, it is this configuration that does not fit
+        raise ValueError(f"its UNet does not run: {first_line(error)}") from error
+    if seen.shape[1:] != (unet.config.in_channels, height, width):
+        raise ValueError(f"its UNet makes images of {tuple(seen.shape[1:])} from those of its own size")
 
 
 def variant_of(folder: Path) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from accelerate import PartialState
 
 from hfdiff.core.errors import BadInput, TrainingFailed
+from hfdiff.core.files import is_json
 from hfdiff.models.loading import MODEL_INDEX, export_pipeline
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.training.checkpoint import Checkpoint, check_resume, newest_checkpoint, recover_run, save_checkpoint
@@ -128,7 +129,7 @@ def train_run(run: Run) -> int:
 
 def begin(run: Run) -> None:
     """Take a new folder, and write the configuration: from here on the same command resumes."""
-    if run.session.state.step and not (run.folder.pipeline / MODEL_INDEX).is_file():
+    if run.session.state.best_score < float("inf") and not (run.folder.pipeline / MODEL_INDEX).is_file():
         run.print("warning: its pipeline is gone; the next weights that are measured for best_by take its place")
         run.session.state.forget_best()
     if not run.locked:
@@ -188,12 +189,12 @@ def repair_finished_run(run: Run) -> None:
         run.session.state.forget_best()
         run.export()
         run.save()
-    if not run.folder.record.is_file():
+    if not is_json(run.folder.record):
         run.write_record()
 
 
 @contextlib.contextmanager
-def report_last_checkpoint(folder: RunFolder, precision: str) -> Iterator[None]:
+def report_last_checkpoint(folder: RunFolder, precision: str = "no") -> Iterator[None]:
     """While entered, a failure of training says what is left to go on from, and what may help."""
     try:
         yield
@@ -202,6 +203,5 @@ def report_last_checkpoint(folder: RunFolder, precision: str) -> Iterator[None]:
         with contextlib.suppress(BadInput):  # all are damaged
             saved = newest_checkpoint(folder, warn=lambda text: None)
         left = f"the last good state is {saved.path}" if saved else "there is no good state to go on from"
-        if precision != "no":
-            left += f"; without {precision} (a new output_dir, --mixed_precision no) it may not come to this"
-        raise TrainingFailed(f"{error}; {left}") from error
+        way = "" if precision == "no" else f" in {precision}, which --mixed_precision no with a new output_dir avoids"
+        raise TrainingFailed(f"{error}{way}; {left}") from error

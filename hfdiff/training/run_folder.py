@@ -90,7 +90,8 @@ def save_config(run: RunFolder, config: TrainConfig) -> None:
 def run_lock(run: RunFolder) -> Iterator[None]:
     """While entered, the run's folder belongs to this process; BadInput where another run is at work in it."""
     run.path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run.path / ".lock", timeout=0)
+    path = run.path.resolve()
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
     try:
         lock.acquire()
     except Timeout as error:

@@ -169,7 +169,6 @@ def begun(config: TrainConfig) -> RunFolder:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("dataset", "cifar10"),
         ("batch_size", 4),
         ("seed", 1),
         ("learning_rate", 0.5),

@@ -32,7 +32,7 @@ def data(tmp_path) -> str:
 SAVES = ["checkpoint:1", "checkpoint:2", "folder:1", "file:1"]  # what is saved, and how many checkpoints are kept
 
 
-@pytest.mark.parametrize("kind", ["crash", "full"])
+@pytest.mark.parametrize("kind", ["crash", pytest.param("full", marks=pytest.mark.long)])
 def test_every_file_system_call_of_a_save_may_fail(tmp_path, kind):
     for case, result in counts(kind, tmp_path / kind, *SAVES).items():
         assert result["calls"] >= 3, case
