@@ -20,12 +20,7 @@ T = TypeVar("T")
 DASH = "\ue000"  # of no script, so nobody types it
 
 
-@dataclasses.dataclass(frozen=True)
-class File:
-    """Defaults for all that follows."""
-
-    config: str | None = None
-    """A YAML file of the same keys; the other flags override it."""
+CONFIG = Annotated[str | None, tyro.conf.arg(help="YAML file of defaults for all other flags.")]
 
 
 def parse(cls: type[T], argv: Sequence[str], description: str, prog: str | None = None) -> T:
@@ -48,8 +43,8 @@ def command_line(
     """tyro on `argv`; its error box becomes one line, and `--help` stays as it is."""
     if default is not tyro.MISSING_NONPROP and (groups := groups_of(cls)):
         # Each group becomes a field of its own, whose name stands above its flags and not in them.
-        kind = dataclasses.make_dataclass("Grouped", [("file", File), *groups.items()], frozen=True)
-        default = kind(File(), *(base(**_values(base, default)) for base in groups.values()))
+        kind = dataclasses.make_dataclass("Grouped", [("config", CONFIG), *groups.items()], frozen=True)
+        default = kind(None, *(base(**_values(base, default)) for base in groups.values()))
         given = command_line(Annotated[kind, tyro.conf.OmitArgPrefixes], argv, description, default, prog)
         values = [_values(base, getattr(given, name)) for name, base in groups.items()]
         return cls(**{key: value for group in values for key, value in group.items()})
