@@ -65,7 +65,7 @@ def own_names(name: str, file: str) -> dict[str, Any]:
         vars(module).update(__file__=file, SOURCE=text)
         sys.modules[own] = module
         exec(compile(text, file, "exec"), vars(module))
-        with contextlib.suppress(OSError):  # where another process, that gets a pickled pipeline, imports it from
+        if name.startswith("diffusers_modules."):  # another process, that gets a pickled pipeline, imports it there
             write_once(Path(file).with_name(f"{Path(file).stem}{suffix}.py"), text)
     return {key: value for key, value in vars(sys.modules[own]).items() if not key.startswith("__")}
 
@@ -76,11 +76,12 @@ def digest(text: str) -> str:
 
 
 def write_once(target: Path, text: str) -> None:
-    """Write a file that is there whole, or not at all."""
-    if not target.exists():
-        fresh = target.with_name(f".{target.name}.{os.getpid()}")
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(target)
+    """Write a file, so that it is there whole or not at all."""
+    with contextlib.suppress(OSError):  # a folder that cannot be written
+        if not target.exists():
+            fresh = target.with_name(f".{target.name}.{os.getpid()}")
+            fresh.write_text(text, encoding="utf-8")
+            fresh.replace(target)
 
 
 def in_order(file: Path) -> list[Path]:

@@ -115,7 +115,7 @@ def check_same_data(numbers: dict[str, Any], fingerprint: str, config: TrainConf
     """BadInput where a checkpoint was trained on other images than those of `fingerprint`."""
     if numbers["data"] != fingerprint:
         raise BadInput(
-            f"dataset {config.dataset!r} has changed since the run in {config.output_dir} began "
+            f"dataset {config.dataset!r} is another than that of the run in {config.output_dir}, or has changed since "
             f"(fingerprint {numbers['data']} -> {fingerprint}); give another output_dir"
         )
 

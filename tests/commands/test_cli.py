@@ -13,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CATS, make_image
+from conftest import CATS, make_image, tiny_unet
+from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 
 from hfdiff.cli import COMMANDS, main
 from hfdiff.core.config import to_mapping
+from hfdiff.core.errors import Printable
 from hfdiff.evaluation.metrics import METRICS
+from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.training.config import TrainConfig
 
 pytestmark = pytest.mark.slow
@@ -479,3 +482,48 @@ def test_mistakes_in_show_are_one_line_and_write_nothing(pets, run, tmp_path, ca
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+NAMES = ["-x", " lead", "caf\u0065\u0301", "new\nline", "\u732b", "x" * 240, "cat", "Cat"]
+
+
+@pytest.fixture
+def named(tmp_path) -> str:
+    """A model whose classes are called what people call folders."""
+    styles = {name: {"phrase": name, "group": None} for name in ("thick", "thin")}
+    unet = tiny_unet(num_classes=len(NAMES))
+    pipe = ClassStylePipeline(unet, DPMSolverMultistepScheduler(), dict(enumerate(NAMES)), styles)
+    pipe.save_pretrained(tmp_path / "named")
+    return str(tmp_path / "named")
+
+
+def test_every_class_can_be_asked_for_and_has_a_file(named, tmp_path, capsys):
+    words = ["--num_images", "1", "--num_inference_steps", "1", "--output_dir"]
+    asked = ["-x", "lead", "caf\u00e9", "new\nline", "\u732b", "x" * 240, "cat", "Cat"]
+    assert hfdiff("sample", named, *words, str(tmp_path / "all"), "--class_labels", *asked) == 0
+    images = json.loads((tmp_path / "all" / "samples.json").read_text())["images"]
+    assert [image["class"] for image in images] == NAMES
+    assert len({image["file"] for image in images}) == len(NAMES)
+    assert all((tmp_path / "all" / image["file"]).is_file() for image in images)
+    capsys.readouterr()
+    assert hfdiff("sample", named, *words, str(tmp_path / "none"), "--class_labels", "\x1b[2J\u202ecat") == 2
+    assert r"unknown class '\x1b[2J\u202ecat'" in capsys.readouterr().err
+
+
+def test_control_characters_do_not_reach_the_terminal(capsys):
+    print("\x1b[31m\u202e\x9b red\t\u732b", file=Printable(sys.stdout))
+    assert capsys.readouterr().out == "\\x1b[31m\\u202e\\x9b red\t\u732b\n"
+
+
+def test_plan_needs_no_hub_for_a_dataset_of_the_table(hub, capsys):
+    hub.fault = lambda method, path: 500
+    assert hfdiff("plan", "--dataset", "fashion_mnist", "--size", "tiny", "--batch_size", "4") == 0
+    assert "GFLOPs an image forward" in capsys.readouterr().out
+
+
+def test_a_known_dataset_that_the_hub_does_not_give_is_not_unknown(hub, tmp_path, capsys):
+    hub.fault = lambda method, path: 401
+    assert hfdiff("train", "--dataset", "cifar10", "--output_dir", str(tmp_path / "run")) == 2
+    said = capsys.readouterr().err
+    assert "dataset 'cifar10' is uoft-cs/cifar10 on the Hugging Face Hub, which could not be read" in said
+    assert "did you mean" not in said

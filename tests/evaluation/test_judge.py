@@ -12,7 +12,7 @@ from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_training_data
 from hfdiff.data.registry import ASSETS
 from hfdiff.data.styles import apply_styles
-from hfdiff.data.table import to_bytes, to_unit_range
+from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
 from hfdiff.evaluation.judge import Judge, accuracy, find_judge, load_judge, predict, unseen
 from hfdiff.evaluation.judge_training import judge_for, make_judge, train_judge
 
@@ -163,3 +163,22 @@ def test_what_cannot_have_a_judge_is_refused_before_training(tmp_path, monkeypat
     train, validation = load_training_data(str(class_folders(tmp_path / "data", {"cat": 40, "dog": 40})))
     with pytest.raises(BadInput, match="HFDIFF_CACHE .* is no folder"):
         judge_for(train, validation)
+
+
+def test_left_and_right_may_be_two_classes():
+    """Arrows, one class the mirror image of the other."""
+    torch.manual_seed(0)
+    left = torch.zeros(1, 12, 12)
+    left[0, 6, 2:10] = 1
+    for i in range(4):
+        left[0, 6 - i, 2 + i] = left[0, 6 + i, 2 + i] = 1
+    labels = torch.arange(400) % 2
+    clean = torch.where(labels.reshape(-1, 1, 1, 1) == 0, left, left.flip(-1))
+    pixels = ((0.8 * clean + 0.1 * torch.rand(400, 1, 12, 12)) * 255).byte()
+    table = ImageTable(pixels, labels, torch.empty(400, 0), ("left", "right"), (), "arrows")
+    training, held_out = table.part(slice(0, 300)), table.part(slice(300, 400))
+    judges = {flip: make_judge(training, (4, 8, 8), flip=flip) for flip in (False, True)}
+    for judge in judges.values():
+        list(train_judge(judge, training, held_out, epochs=6, batch_size=20))
+    assert accuracy(judges[False], held_out) > 0.95
+    assert accuracy(judges[True], held_out) < 0.7

@@ -12,6 +12,8 @@ from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from hfdiff.core.errors import BadInput
+from hfdiff.models.loading import load_pipeline
 from hfdiff.pipelines import ClassStylePipeline, Scorer
 
 
@@ -209,3 +211,18 @@ def test_what_a_processor_does_outside_torch_has_no_gradient():
     scorer = Scorer(CLIPModel(CLIPConfig(**CONFIG)), Processor(Mirrored(size={"shortest_edge": 32}, crop_size=SQUARE)))
     with pytest.raises(ValueError, match="as Mirrored prepares them have no gradient"):
         scorer.images(torch.rand(1, 3, 32, 32, requires_grad=True))
+
+
+def test_a_model_that_holds_the_fp16_variant_alone_is_loaded(pipeline, tmp_path):
+    expected = draw(pipeline)
+    pipeline.unet.half()
+    pipeline.save_pretrained(tmp_path, variant="fp16")
+    assert (draw(load_pipeline(str(tmp_path))) - expected).abs().max() < 0.05
+
+
+def test_a_model_whose_unet_cannot_run_is_refused(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    file = tmp_path / "unet" / "config.json"
+    file.write_text(file.read_text().replace('"layers_per_block": 1', '"layers_per_block": -5'))
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        load_pipeline(str(tmp_path))

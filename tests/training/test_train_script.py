@@ -366,3 +366,23 @@ def test_an_ignored_signal_stays_ignored(accelerator):
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_resumes_wherever_the_same_images_lie(start, folder, tmp_path, monkeypatch, capsys):
+    assert start("run", "--max_train_images", "16") == 0
+    monkeypatch.chdir(Path(folder).parent)
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    for images, dataset in ((24, f"{folder}/"), (32, Path(folder).name), (40, str(moved))):
+        assert start("run", "--max_train_images", str(images), "--dataset", dataset) == 0
+    assert "resuming after 32 images" in capsys.readouterr().out
+    (moved / "cat" / "0.png").unlink()
+    with pytest.raises(BadInput, match="is another than that of the run in .*, or has changed since"):
+        start("run", "--max_train_images", "48", "--dataset", str(moved))
+
+
+def test_images_too_narrow_for_bf16_on_a_cpu_name_the_way_out(start, tmp_path):
+    class_folders(tmp_path / "narrow", {"cat": 8, "dog": 8}, size=(3, 64))
+    flags = ("--dataset", str(tmp_path / "narrow"), "--max_train_images", "8")
+    with pytest.raises(BadInput, match="images of 64x3 in bf16 on a CPU.*; give --mixed_precision no"):
+        start("run", *flags, "--mixed_precision", "bf16")
+    assert start("run", *flags, "--mixed_precision", "no") == 0
