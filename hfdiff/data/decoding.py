@@ -18,22 +18,23 @@ from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import is_inside
 from hfdiff.pipelines import to_8bit
 
-NO_IMAGES = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"))  # formats that Pillow only recognises
+NO_IMAGES = frozenset(
+    ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
+)  # formats that Pillow only recognises, or gives to other programs
 
 
 @cache
-def image_suffixes() -> frozenset[str]:
-    """Of the files that Pillow reads: ".png", ".jpg", ..."""
-    return frozenset(
-        suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in NO_IMAGES
-    )
+def image_formats() -> dict[str, str]:
+    """Suffix -> format of the files that Pillow itself reads: {".png": "PNG", ".jpg": "JPEG", ...}."""
+    found = Image.registered_extensions().items()
+    return {suffix: kind for suffix, kind in found if kind in Image.OPEN and kind not in NO_IMAGES}
 
 
 def open_image(file: str | IO[bytes]) -> Image.Image:
     """The image, not decoded yet. Pillow refuses only twice the size that it warns of."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(file)
+        return Image.open(file, formats=sorted({*image_formats().values(), "MPO"}))  # phones write MPO into .jpg
 
 
 def decode_pixels(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hfdiff.core.errors import BadInput
-from hfdiff.data.decoding import image_suffixes
+from hfdiff.data.decoding import image_formats
 from hfdiff.data.registry import TEST_NAMES, VALIDATION_NAMES
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -44,7 +44,7 @@ class Listing:
 def list_files(folder: Path) -> Listing:
     """All below the folder, links inside it followed; BadInput for a link to what holds it."""
     listing = Listing()
-    suffixes = image_suffixes()
+    suffixes = image_formats()
     for place, folders, names in os.walk(folder, followlinks=True):
         if Path(place).is_symlink() and Path(place).parent.resolve().is_relative_to(Path(place).resolve()):
             raise BadInput(f"{place} is a link to a folder that it lies in; take it away")

@@ -287,3 +287,12 @@ def test_an_only_split_is_no_test_of_itself(tmp_path, split):
     assert (len(keys(train)), len(keys(test))) == (27, 3)
     assert not keys(train) & keys(test)
     assert test.split == "validation"
+
+
+def test_a_file_that_pillow_gives_to_another_program_is_no_image(tmp_path):
+    class_folders(tmp_path, {"a": 3, "b": 3})
+    (tmp_path / "a" / "0.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 12\n%%EndComments\nshowpage\n"
+    )
+    with pytest.raises(BadInput, match=r"a/0\.png: not a readable image \(cannot identify image file"):
+        load_training_data(str(tmp_path))
