@@ -34,7 +34,7 @@ def open_image(file: str | IO[bytes]) -> Image.Image:
     """The image, not decoded yet. Pillow refuses only twice the size that it warns of."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(file, formats=sorted({*image_formats().values(), "MPO"}))  # phones write MPO into .jpg
+        return Image.open(file, formats=sorted(set(image_formats().values())))
 
 
 def decode_pixels(
