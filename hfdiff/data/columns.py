@@ -52,7 +52,7 @@ def find_columns(split: datasets.Dataset, read_options: ReadOptions) -> Columns:
         styles = tuple(
             name
             for name in free
-            if isinstance(features[name], datasets.List)
+            if (isinstance(features[name], datasets.List) and features[name].feature == datasets.Value("string"))
             or is_type(name, "bool|float")
             or (name == "styles" and is_type(name, "(large_)?string"))
         )

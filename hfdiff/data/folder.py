@@ -14,7 +14,8 @@ from hfdiff.data.registry import TEST_NAMES, VALIDATION_NAMES
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 TRAIN_NAMES = ("train", "training")
 # Folders that people keep images in, which name no class.
-CONTAINERS = frozenset(("image", "images", "img", "imgs", "jpegimages", "mask", "masks", "photos", "pictures"))
+CONTAINERS = frozenset(("image", "images", "img", "imgs", "jpegimages"))
+MASKS = frozenset(("annotations", "groundtruth", "gt", "mask", "masks", "segmentation", "segmentations"))
 
 
 @dataclass
@@ -187,6 +188,11 @@ def _check_class_folder(folder: Tree, above: Tree) -> None:
             f"the folder {above.place} holds one folder, {name}, with folders inside "
             f"({', '.join([*folder.folders][:5])}); give {folder.place} if those are the classes, or put the images of "
             f"{name} right into it"
+        )
+    masks = [inside for inside in folder.folders if inside.lower() in MASKS]
+    if masks:
+        raise BadInput(
+            f"the class folder {folder.place} holds {masks[0]}, which are no images of {name}; move them away"
         )
     splits = [inside for inside in folder.folders if split_of(inside) in ("test", "validation")]
     if splits:

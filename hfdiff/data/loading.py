@@ -6,19 +6,21 @@
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
 import yaml
 from datasets.packaged_modules.parquet.parquet import Parquet
+from huggingface_hub import DatasetCard
 from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor
 
 from hfdiff.core.errors import BadInput, first_line
-from hfdiff.core.files import existing_folder, link_out
+from hfdiff.core.files import existing_folder, is_inside, link_out
 from hfdiff.data.columns import Columns, find_columns, is_label, read_labels, read_styles
 from hfdiff.data.config import BY_TYPE, ReadOptions
 from hfdiff.data.decoding import decode_pixels
@@ -269,7 +271,7 @@ def _load_images(folder: Path, files: Listing, options: ReadOptions) -> tuple[da
 
 def _load_parquet(folder: Path, files: Listing) -> tuple[datasets.DatasetDict, list[str]]:
     """The files that `datasets` counts to each split, by their names or the head of a README.md."""
-    _check_readme(folder)
+    check_configs(folder)
     inside = [path for path in files.images if path.parent != folder]
     if inside:
         raise BadInput(f"the folder {folder} holds parquet and images in folders ({inside[0]}); move one of both away")
@@ -279,6 +281,9 @@ def _load_parquet(folder: Path, files: Listing) -> tuple[datasets.DatasetDict, l
             builder = datasets.load_dataset_builder("parquet", data_dir=str(folder))
     parts = {str(name): [Path(file) for file in paths] for name, paths in builder.config.data_files.items()}
     read = {file.resolve() for paths in parts.values() for file in paths}
+    outside = next((file for file in read if not is_inside(file, (folder,))), None)
+    if outside:
+        raise BadInput(f"{outside} lies outside the folder {folder}; copy it into the folder")
     missed = [file for file in files.parquet if file not in read]
     splits = align_splits({name: read_parquet(paths) for name, paths in parts.items()})
     beside = replace(files, others=[*files.others, *files.images, *missed])
@@ -293,16 +298,34 @@ def _load_saved(folder: Path) -> datasets.DatasetDict:
     return align_splits({name: recognise_images(split) for name, split in splits.items()})
 
 
-def _check_readme(folder: Path) -> None:
-    """BadInput where the head of a README.md, which `datasets` obeys, names data outside the folder."""
-    readme = folder / "README.md"
-    try:
-        head = readme.read_text(encoding="utf-8").partition("---\n")[2].partition("\n---")[0]
-        named = str((yaml.safe_load(head) or {}).get("configs", "")) if readme.is_file() else ""
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
-        return  # no head that anything would obey
-    if re.search(r"""['"](/|~|[^'"]*\.\.|\w+://)""", named):
-        raise BadInput(f"{readme} names data outside the folder; take its 'configs' away")
+def check_configs(folder: Path) -> None:
+    """BadInput where what `datasets` obeys in a folder, as it reads it, names data outside: a README's head, or
+    .huggingface.yaml."""
+    for file in (folder / "README.md", folder / ".huggingface.yaml"):
+        if not file.is_file():
+            continue
+        try:
+            if file.suffix == ".md":
+                known = DatasetCard.load(file, ignore_metadata_errors=True).data.to_dict()
+            else:
+                known = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            raise BadInput(f"the head of {file} cannot be read: {first_line(error)}; take it away") from error
+        named = [text for text in _texts(known) if re.search(r"^[/~\\]|[:]|(^|[/\\])\.\.([/\\]|$)", text)]
+        if named:
+            raise BadInput(f"{file} names data outside the folder ({named[0][:100]!r}); take its 'configs' away")
+
+
+def _texts(known: Any, below: bool = False) -> Iterator[str]:
+    """All texts under the key "configs"."""
+    if isinstance(known, Mapping):
+        for key, value in known.items():
+            yield from _texts(value, below or key == "configs")
+    elif isinstance(known, list | tuple):
+        for value in known:
+            yield from _texts(value, below)
+    elif below and isinstance(known, str):
+        yield known
 
 
 @contextlib.contextmanager

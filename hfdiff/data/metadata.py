@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ Row = Mapping[str, Any]
 
 def read_metadata(files: Iterable[Path], images: Sequence[Path], root: Path) -> dict[Path, Row]:
     """Image -> its row, in the order of the rows; BadInput unless each image has exactly one, and each row an image."""
-    known = set(images)
+    known = {unicodedata.normalize("NFC", str(image)): image for image in images}  # a Mac's file system decomposes
     rows: dict[Path, Row] = {}
     for file in files:
         for number, row in enumerate(_read(file), start=1):
@@ -42,14 +43,14 @@ def read_metadata(files: Iterable[Path], images: Sequence[Path], root: Path) -> 
     return rows
 
 
-def _image_of(row: Row, file: Path, number: int, known: set[Path], root: Path) -> Path:
+def _image_of(row: Row, file: Path, number: int, known: Mapping[str, Path], root: Path) -> Path:
     if FILE_NAME not in row:
         raise BadInput(f"{file} has no column {FILE_NAME!r}; its columns: {', '.join(row)}")
     name = str(row[FILE_NAME] or "")
     for spelling in (name, name.replace("\\", "/")):
         image = Path(os.path.normpath(file.parent / spelling))
-        if image in known:
-            return image
+        if found := known.get(unicodedata.normalize("NFC", str(image))):
+            return found
     if name and not image.is_relative_to(root):
         raise BadInput(f"{file}: row {number} names {name!r}, which lies outside the dataset")
     raise BadInput(f"{file}: row {number} names {name!r}, which is no image in {file.parent}")
@@ -90,7 +91,8 @@ def _read_csv(file: Path, text: str) -> list[dict[str, Any]]:
         for cells in filter(None, lines):
             if len(cells) != len(header):
                 raise BadInput(f"{file}:{lines.line_num}: {len(cells)} cells under {len(header)} columns")
-            rows.append({name: cell.strip() or None for name, cell in zip(header, cells)})
+            if any(cell.strip() for cell in cells):  # spreadsheets leave rows of delimiters
+                rows.append({name: cell.strip() or None for name, cell in zip(header, cells)})
         return rows
     except csv.Error as error:
         raise BadInput(f"{file} is not CSV: {error}") from error
@@ -134,6 +136,8 @@ def typed_columns(
     columns, notes = {}, []
     for name in names:
         values = [row.get(name) for row in rows]
+        if all(value is None for value in values):
+            continue
         if any(isinstance(value, dict) for value in values):
             notes.append(f"metadata: column {name!r} holds objects, and is left out")
             continue

@@ -123,13 +123,14 @@ def shown(name: str) -> str:
 
 
 def find_name(name: str, valid: Sequence[str]) -> str | None:
-    """The valid name that is `name`, to the letter, by its canonical form, or without regard to case; else None."""
+    """The valid name that is `name`: to the letter, by its canonical form, or alone without regard to case; or None."""
     if name in valid:
         return name
     asked, forms = canonical(name), [canonical(v) for v in valid]
     if asked in forms:
         return valid[forms.index(asked)]
-    return next((v for v, form in zip(valid, forms) if form.lower() == asked.lower()), None)
+    alike = [v for v, form in zip(valid, forms) if form.lower() == asked.lower()]
+    return alike[0] if len(alike) == 1 else None
 
 
 def match_name(what: str, name: str, valid: Iterable[str]) -> str:

@@ -505,6 +505,7 @@ def test_every_class_can_be_asked_for_and_has_a_file(named, tmp_path, capsys):
     assert [image["class"] for image in images] == NAMES
     assert len({image["file"] for image in images}) == len(NAMES)
     assert all((tmp_path / "all" / image["file"]).is_file() for image in images)
+    assert hfdiff("sample", named, *words, str(tmp_path / "none"), "--class_labels", "CAT") == 2  # cat, or Cat?
     capsys.readouterr()
     assert hfdiff("sample", named, *words, str(tmp_path / "none"), "--class_labels", "\x1b[2J\u202ecat") == 2
     assert r"unknown class '\x1b[2J\u202ecat'" in capsys.readouterr().err

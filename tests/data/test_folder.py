@@ -39,6 +39,7 @@ def classes(root):
         (["train_images/cat/0.png", "test_images/cat/1.png"], {"train": ["cat"], "test": ["cat"]}),
         (["mnist/training/3/0.png", "mnist/testing/3/1.png"], {"train": ["3"], "test": ["3"]}),
         (["train_station/0.png", "bus_station/1.png"], {"train": ["bus_station", "train_station"]}),
+        (["mask/0.png", "no mask/0.png"], {"train": ["mask", "no mask"]}),
         (["cat/0.png", "dog/0.png", ".cache/dog/1.png", "__MACOSX/cat/2.png"], {"train": ["cat", "dog"]}),
     ],
 )
@@ -50,6 +51,7 @@ def test_the_class_is_the_folder_right_under_the_split(tmp_path, paths, expected
     ("paths", "reason"),
     [
         (["images/cat/0.png", "masks/cat/0.png"], "'images' names no class"),
+        (["cat/images/0.png", "cat/masks/0.png", "dog/images/0.png"], "holds masks, which are no images of cat"),
         (["archive/cat/0.png", "archive/dog/0.png"], "holds one folder, archive, with folders inside"),
         (["cat/train/0.png", "cat/test/1.png", "dog/0.png"], "splits .test. lie inside the class folder"),
         (["train_cat/0.png", "test_cat/1.png"], "name a split and a class at once"),

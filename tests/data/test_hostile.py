@@ -235,14 +235,33 @@ def test_rows_of_parquet_do_not_lead_out_of_the_folder(tmp_path):
         load_training_data(str(tmp_path / "data"))
 
 
-@pytest.mark.parametrize("path", ["/etc/*.parquet", "../other/*.parquet", "hf://datasets/a/b/*.parquet"])
-def test_a_readme_does_not_lead_out_of_the_folder(tmp_path, fashion, path):
+@pytest.mark.parametrize("path", ["/etc/*.parquet", "../other/*.parquet", "hf://datasets/a/b/*.parquet", "file:/etc/x"])
+@pytest.mark.parametrize("kind", ["README.md", "README.md in CRLF", "README.md in quotes", ".huggingface.yaml"])
+def test_no_configuration_leads_out_of_the_folder(tmp_path, path, kind):
     (tmp_path / "data").mkdir()
     shutil.copy(ASSETS / "fashion_mnist_12k" / "train.parquet", tmp_path / "data")
     head = {"configs": [{"config_name": "default", "data_files": [{"split": "train", "path": path}]}]}
-    (tmp_path / "data" / "README.md").write_text(f"---\n{yaml.safe_dump(head)}---\n")
-    with pytest.raises(BadInput, match="README.md names data outside the folder"):
+    text = yaml.safe_dump(head)
+    if kind.endswith("quotes"):
+        text = f'pretty_name: "a\n---x"\n{text}'  # which ends the head for who looks for dashes
+    if kind.startswith("README"):
+        text = f"---\n{text}---\n"
+    text = text.replace("\n", "\r\n") if kind.endswith("CRLF") else text
+    (tmp_path / "data" / kind.split()[0]).write_bytes(text.encode())
+    with pytest.raises(BadInput, match="names data outside the folder|cannot be read"):
         load_training_data(str(tmp_path / "data"))
+
+
+def test_a_list_of_images_is_no_style_and_not_opened(tmp_path):
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    features["more"] = datasets.List(datasets.Image())
+    rows = {"image": [{"bytes": png(make_image(i)), "path": None} for i in range(4)], "label": [0, 1, 0, 1]}
+    rows["more"] = [[{"bytes": None, "path": "/etc/hostname"}]] * 4
+    data = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+    (tmp_path / "data").mkdir()
+    pq.write_table(data.data.table, tmp_path / "data" / "train.parquet")
+    train, _ = load_training_data(str(tmp_path / "data"))
+    assert train.style_names == ()
 
 
 def test_a_link_to_itself_is_named(tmp_path):

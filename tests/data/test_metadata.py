@@ -44,6 +44,7 @@ def test_a_class_is_called_what_is_written(tmp_path, names):
         (csv("cat", "dog", "cat", "dog", separator=", "), "utf-8-sig"),
         (csv("cat", '"dog"', "cat", "dog").replace("\n", "\r\n"), "utf-8"),
         (csv("cat", "dog", "cat", "dog").replace("0.png", ".\\0.png"), "utf-8"),
+        (csv("cat,", "dog,", "cat,", "dog,", header="file_name,label,") + ",,\n\n", "utf-8"),
     ],
 )
 def test_tables_as_spreadsheets_write_them(tmp_path, text, encoding):
@@ -87,6 +88,12 @@ def test_another_encoding_is_refused_by_its_byte(tmp_path):
 def test_a_line_that_is_no_object_is_named(tmp_path, line, reason):
     with pytest.raises(BadInput, match=reason):
         read(table(tmp_path, line, name="metadata.jsonl"))
+
+
+def test_a_file_is_found_however_its_name_is_composed(tmp_path):
+    make_image(0).save(tmp_path / "cafe\u0301.png")
+    (tmp_path / "metadata.csv").write_text("file_name,label\ncaf\u00e9.png,cat\n", encoding="utf-8")
+    assert read(str(tmp_path)) == ["cat"]
 
 
 def test_a_caption_or_an_id_beside_the_class_is_no_second_class(tmp_path):
