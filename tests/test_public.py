@@ -3,11 +3,15 @@
 import ast
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import hfdiff
+from hfdiff.publish.card import NEEDS
 
 TYPES = {
     "hfdiff.ClassStylePipeline": "pipelines.pipeline.ClassStylePipeline",
@@ -56,3 +60,24 @@ def test_every_public_name_is_there_for_programs_and_for_type_checkers():
 def test_importing_hfdiff_loads_no_library():
     code = "import sys, hfdiff; sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# Below these are known holes (docs/reliability.md); strangers are told of none lower.
+FLOORS = {
+    "accelerate": "1.15", "datasets": "5.2", "diffusers": "0.42.1", "gradio": "6.31", "huggingface_hub": "1.31",
+    "pillow": "12.3", "setuptools": "78.1.1", "torch": "2.11", "tqdm": "4.66.3", "transformers": "5.5",
+}  # fmt: skip
+
+
+def test_no_dependency_is_asked_for_below_its_floor():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    asked = [*project["build-system"]["requires"], *project["project"]["dependencies"], *NEEDS]
+    asked += [line for lines in project["project"]["optional-dependencies"].values() for line in lines]
+    seen = set()
+    for requirement in map(Requirement, asked):
+        if floor := FLOORS.get(requirement.name):
+            seen.add(requirement.name)
+            (bound,) = requirement.specifier
+            assert bound.operator == ">="
+            assert Version(bound.version) >= Version(floor), requirement
+    assert seen == FLOORS.keys()

@@ -12,6 +12,9 @@ from safetensors import SafetensorError
 
 from hfdiff.core.errors import BadInput
 
+UMASK = os.umask(0o077)  # can only be read by setting it
+os.umask(UMASK)
+
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write a folder that appears at `target` complete or not at all; an older one there is replaced."""
@@ -67,7 +70,7 @@ def write_file(target: Path, content: bytes) -> None:
 def _sync(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
-            path.chmod(0o644)  # safetensors come out readable by their owner alone
+            path.chmod(0o666 & ~UMASK)  # safetensors come out readable by their owner alone
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
         else:

@@ -12,7 +12,7 @@ from hfdiff.core.errors import BadInput, first_line
 from hfdiff.data.registry import ASSETS, DATASETS
 from hfdiff.data.styles import STYLES
 from hfdiff.data.table import ImageTable, to_unit_range
-from hfdiff.models.loading import without_bars
+from hfdiff.models.loading import check_weights, without_bars
 from hfdiff.pipelines import Scorer, StyleSpec, parse_styles, prompt, subject
 
 
@@ -41,6 +41,7 @@ def load_clip(name_or_folder: str | None = None, dataset: str | None = None) -> 
         with without_bars():
             model = AutoModel.from_pretrained(name_or_folder, use_safetensors=True, trust_remote_code=False)
             processor = AutoProcessor.from_pretrained(name_or_folder, trust_remote_code=False)
+        check_weights(model)
         Scorer(model.float().eval(), processor)
     except Exception as error:  # whatever the libraries raise, it is this name that gives no model
         raise BadInput(

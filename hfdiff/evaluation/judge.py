@@ -20,6 +20,7 @@ from hfdiff.data.config import Half
 from hfdiff.data.registry import ASSETS, DATASETS, TEST_NAMES
 from hfdiff.data.styles import fitting_styles
 from hfdiff.data.table import ImageTable, to_model_range
+from hfdiff.models.loading import check_weights
 
 WIDTHS = (32, 64, 128)
 
@@ -173,7 +174,9 @@ def read_judge(folder: Path) -> Judge:
         raise BadInput(f"the folder {folder} holds no judge: no config.json")
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # huggingface_hub prints where it loads from
-            return Judge.from_pretrained(str(folder), strict=True).eval()
+            judge = Judge.from_pretrained(str(folder), strict=True).eval()
+        check_weights(judge)
+        return judge
     except Exception as error:  # whatever the libraries raise, it is this folder that holds no judge
         raise BadInput(f"the folder {folder} holds no judge: {error}") from error
 

@@ -11,7 +11,7 @@ import torch
 from diffusers import SchedulerMixin
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
-from torch.nn import Module
+from torch.nn import Module, Parameter
 from transformers import logging as transformers_logging
 
 from hfdiff.core.errors import BadInput, first_line
@@ -92,15 +92,24 @@ def load_pipeline(model: str) -> ClassStylePipeline:
                 folder, use_safetensors=True, variant=variant_of(Path(folder))
             )
             process_of(pipeline.scheduler)
+            for component in pipeline.components.values():
+                if isinstance(component, Module):
+                    check_weights(component)
             check_runs(pipeline)
     except Exception as error:  # whatever the libraries raise, it is this folder that cannot be loaded
         raise BadInput(f"{model} cannot be loaded: {first_line(error)[:200]}") from error
     finally:
         diffusers_logging.set_verbosity(verbosity)
-    for name, weight in pipeline.unet.named_parameters():
-        if weight.is_meta or not weight.isfinite().all():
-            raise BadInput(f"{model} cannot be loaded: its weights {name} are missing or not finite")
     return pipeline
+
+
+def check_weights(module: Module) -> None:
+    """ValueError for weights that are missing, no floating-point numbers, or not finite."""
+    for name, weight in (*module.named_parameters(), *module.named_buffers()):
+        if weight.is_meta or (weight.is_floating_point() and not weight.isfinite().all()):
+            raise ValueError(f"its weights {name} are missing or not finite")
+        if isinstance(weight, Parameter) and not weight.is_floating_point():
+            raise ValueError(f"its weights {name} are of type {weight.dtype}; valid: floating-point numbers")
 
 
 @torch.no_grad()

@@ -36,7 +36,7 @@ from hfdiff.publish.sections import (
 TEMPLATE = Path(__file__).parent / "templates" / "card.md"
 TASK = "unconditional-image-generation"  # the Hub has no word for drawing by class
 TAGS = ("diffusers", "hfdiff", "image-generation", "class-conditional", "style")
-NEEDS = ("diffusers>=0.42.1", "torch>=2.10", "transformers>=5.0", "safetensors", "numpy", "pillow")  # to draw
+NEEDS = ("diffusers>=0.42.1", "torch>=2.11", "transformers>=5.5", "safetensors", "numpy", "pillow>=12.3")  # to draw
 
 
 def write_card(records: ModelRecords, name: str | None = None) -> Path:

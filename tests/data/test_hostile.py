@@ -19,6 +19,7 @@ import yaml
 from conftest import class_folders, make_image, png
 from diffusers import DiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_training_data
@@ -304,3 +305,18 @@ print((peak() - before) // 1024)
     message, grown = said.splitlines()
     assert "pixels" in message
     assert int(grown) < 100, said  # MiB
+
+
+def test_weights_that_are_not_finite_are_refused_wherever_they_are(folder, fashion, tmp_path):
+    table = fashion[0].part(slice(0, 40))
+    save_judge(make_judge(table), tmp_path / "judge", table)
+    clip = make_clip(table)
+    save_clip(clip, tmp_path / "clip", table, "second", measure_clip(clip, table))
+    for place, load in (("judge", load_judge), ("clip", load_clip)):
+        (file,) = (tmp_path / place).glob("*.safetensors")
+        weights = load_file(file)
+        name = next(name for name, value in weights.items() if value.is_floating_point() and value.ndim > 1)
+        weights[name].flatten()[0] = float("nan")
+        save_file(weights, file, metadata={"format": "pt"})
+        with pytest.raises(BadInput, match=f"its weights {name} are missing or not finite"):
+            load(str(tmp_path / place))
