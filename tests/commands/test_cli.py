@@ -516,14 +516,14 @@ def test_control_characters_do_not_reach_the_terminal(capsys):
     assert capsys.readouterr().out == "\\x1b[31m\\u202e\\x9b red\t\u732b\n"
 
 
-def test_plan_needs_no_hub_for_a_dataset_of_the_table(hub, capsys):
-    hub.fault = lambda method, path: 500
+def test_plan_needs_no_hub_for_a_dataset_of_the_table(hub, monkeypatch, capsys):
+    monkeypatch.setattr(hub, "fault", lambda method, path: 500)
     assert hfdiff("plan", "--dataset", "fashion_mnist", "--size", "tiny", "--batch_size", "4") == 0
     assert "GFLOPs an image forward" in capsys.readouterr().out
 
 
-def test_a_known_dataset_that_the_hub_does_not_give_is_not_unknown(hub, tmp_path, capsys):
-    hub.fault = lambda method, path: 401
+def test_a_known_dataset_that_the_hub_does_not_give_is_not_unknown(hub, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(hub, "fault", lambda method, path: 401)
     assert hfdiff("train", "--dataset", "cifar10", "--output_dir", str(tmp_path / "run")) == 2
     said = capsys.readouterr().err
     assert "dataset 'cifar10' is uoft-cs/cifar10 on the Hugging Face Hub, which could not be read" in said
