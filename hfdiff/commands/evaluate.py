@@ -23,7 +23,7 @@ from hfdiff.evaluation.report import describe_report, report_of
 from hfdiff.training.run_folder import home_of, run_config
 from hfdiff.training.signals import leave_together
 
-MAX_IMAGES = 1_000_000
+MAX_SAMPLES = 1_000_000
 
 
 def main(flags: EvaluateFlags) -> int:
@@ -74,8 +74,8 @@ def main(flags: EvaluateFlags) -> int:
 
 def checked_output(flags: EvaluateFlags) -> Path:
     """Where the report goes; BadInput for whatever can be refused before the model is loaded."""
-    check_range("num_images", flags.num_images, 1, MAX_IMAGES)
-    check_range("num_styled", flags.num_styled, 0, MAX_IMAGES)
+    check_range("num_images", flags.num_images, 1, MAX_SAMPLES)
+    check_range("num_styled", flags.num_styled, 0, MAX_SAMPLES)
     if flags.minutes is not None:
         check_range("minutes", flags.minutes, 0.01, 100_000)
     for name in flags.metrics:

@@ -58,7 +58,7 @@ def find_columns(split: datasets.Dataset, read_options: ReadOptions) -> Columns:
         )
     labels = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
     if not (labels or read_options.label_column):
-        labels = [name for name in features if name not in (image, *styles) and is_label(name, ("", features[name]))]
+        labels = [name for name in features if name not in (image, *styles) and is_label(name, features[name])]
         single = [name for name in labels if _values_are_single(split[name])]
         if single and len(single) == len(labels):
             raise BadInput(
@@ -73,9 +73,9 @@ def find_columns(split: datasets.Dataset, read_options: ReadOptions) -> Columns:
     return Columns(image, label, styles)
 
 
-def is_label(name: str, column: tuple[Any, Any]) -> bool:
-    """Can a column, given with its feature, hold classes: text or whole numbers?"""
-    return name != "styles" and re.match("(large_)?string|u?int", str(getattr(column[1], "dtype", ""))) is not None
+def is_label(name: str, feature: Any) -> bool:
+    """Can a column hold classes: is it of text or whole numbers?"""
+    return name != "styles" and re.match("(large_)?string|u?int", str(getattr(feature, "dtype", ""))) is not None
 
 
 def _values_are_single(values: Iterable) -> bool:

@@ -253,7 +253,7 @@ def _load_images(folder: Path, files: Listing, options: ReadOptions) -> tuple[da
     rows = read_metadata(files.metadata, files.images, folder) if files.metadata else {}
     images = list(rows) or files.images
     columns, notes = typed_columns(list(rows.values()), options, has_class_folders)
-    if not rows or not (options.label_column or any(is_label(*column) for column in columns.items())):
+    if not rows or not (options.label_column or any(is_label(name, kind) for name, (_, kind) in columns.items())):
         classes = {image: name for tree in trees.values() for image, name in folder_classes(tree).items()}
         kind = datasets.ClassLabel(names=sorted(set(classes.values())))
         columns["label" if "label" not in columns else "class folder"] = [classes[image] for image in images], kind
