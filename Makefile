@@ -5,7 +5,16 @@ ARGS ?=
 BIN := .venv/bin
 DEMO := runs/demo$(if $(filter-out fashion_mnist_12k,$(DATASET)),-$(notdir $(patsubst %/,%,$(DATASET))))
 
-.PHONY: install demo test test-fast test-faults test-cases check bundles clean
+# The lowest versions that pyproject.toml allows; what these bring is of this day. Every command runs there (test_offline.py).
+FLOORS := .venv-floors
+FLOORS_DAY := 2026-11-26
+FLOORS_TESTS := tests/test_offline.py \
+	"tests/training/test_train_script.py::test_an_interrupted_run_ends_as_an_uninterrupted_one[24]" \
+	tests/pipelines/test_pipeline.py::test_a_pipeline_carries_its_clip \
+	tests/evaluation/test_evaluation.py::test_shuffled_labels_move_accuracy_alone \
+	tests/publish/test_hub.py::test_a_model_is_pushed_and_loaded_back_by_its_id
+
+.PHONY: install demo test test-fast test-faults test-cases test-floors check bundles clean
 
 demo: .venv/installed
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
@@ -29,6 +38,9 @@ test-faults: .venv/installed
 test-cases: .venv/installed
 	$(BIN)/pytest -m long tests/cases --dist load
 
+test-floors: $(FLOORS)/installed
+	$(FLOORS)/bin/pytest $(FLOORS_TESTS)
+
 check: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -40,10 +52,20 @@ bundles: .venv/installed
 	for folder in model_cards/*/unet; do cp hfdiff/models/unet.py $$folder/; done
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv $(FLOORS) build *.egg-info
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(FLOORS)/installed: pyproject.toml constraints.txt .venv/installed
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(FLOORS)
+	$(BIN)/python -c "import tomllib; file = tomllib.load(open('pyproject.toml', 'rb')); project = file['project']; \
+		needs = file['build-system']['requires'] + project['dependencies'] + project['optional-dependencies']['demo']; \
+		print(*(need.replace('>=', '==') for need in needs), sep='\n')" > $(FLOORS)/floors.txt
+	$(BIN)/uv pip install --quiet --python $(FLOORS) --exclude-newer $(FLOORS_DAY) --constraint $(FLOORS)/floors.txt \
+		--build-constraint $(FLOORS)/floors.txt --editable ".[demo]"
+	$(BIN)/uv pip install --quiet --python $(FLOORS) --constraint constraints.txt pytest pytest-xdist
 	touch $@

@@ -44,7 +44,7 @@ from hfdiff.training.run_folder import RunFolder
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # quantiles of Student's t, 1 to 9 degrees
 AUGMENT_PROBABILITY = 0.5  # of each change of an augmented copy
 COPIES = "copies (oversampling)"
-DEVICE = torch.accelerator.current_accelerator() or torch.device("cpu")
+DEVICE = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 @dataclass(frozen=True)

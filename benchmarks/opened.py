@@ -13,7 +13,7 @@ from hfdiff.pipelines import ClassStylePipeline
 def opened(model: str, judge: str, reference: str) -> tuple[ClassStylePipeline, Judge, ImageTable]:
     """The pipeline and the judge, on the accelerator where there is one, and the images of a dataset's test split
     (its validation split where it has none)."""
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     pipeline, arbiter = load_pipeline(model).to(device), load_judge(judge).to(device)
     pipeline.set_progress_bar_config(disable=True)
     table = unseen(arbiter, load_test_data(reference))

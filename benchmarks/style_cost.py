@@ -43,7 +43,7 @@ class Arguments:
 
 def main(argv: Sequence[str]) -> int:
     given = command_line(Arguments, argv, __doc__ or "")
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     pipelines = [load_pipeline(model).to(device) for model in (given.styled, given.classes)]
     training, validation = load_training_data(given.dataset)
     judge = judge_for(training, validation, device=device)

@@ -1,6 +1,6 @@
 """`hfdiff evaluate`."""
 
-import json
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from accelerate import PartialState
 from hfdiff.commands.flags import EvaluateFlags
 from hfdiff.commands.options import open_clip, open_judge, open_model, settings_of
 from hfdiff.core.errors import BadInput, as_bad_input, check_range
-from hfdiff.core.files import file_to_write, write_file
+from hfdiff.core.files import file_to_write, write_json
+from hfdiff.core.locks import write_lock
 from hfdiff.core.names import unknown
 from hfdiff.core.threads import num_local_processes, use_all_cores
 from hfdiff.evaluation.clip import describe_clip
@@ -30,6 +31,12 @@ def main(flags: EvaluateFlags) -> int:
     output = checked_output(flags)
     process = PartialState(cpu=not torch.accelerator.is_available())
     use_all_cores(num_local_processes() if process.device.type == "cpu" else 1)
+    with write_lock(output, "output") if process.is_main_process else contextlib.nullcontext():
+        return measure(flags, output, process)
+
+
+def measure(flags: EvaluateFlags, output: Path, process: PartialState) -> int:
+    """Draw the samples, measure them, and write the report."""
     pipeline = open_model(flags)
     if process.device.type != "cpu":
         pipeline.to(process.device)
@@ -67,7 +74,7 @@ def main(flags: EvaluateFlags) -> int:
         about |= {"resized_to": given.resolution, "missing": missing}
         about["clip"] = None if scorer is None else describe_clip(scorer.model)
         report = report_of(pipeline, real, protocol, drawn, names, **about)
-        write_file(output, (json.dumps(report, indent=2) + "\n").encode())
+        write_json(output, report)
         print("\n".join([describe_report(report), *missing, f"the whole report: {output}"]))
     return leave_together(0)
 

@@ -24,7 +24,8 @@ def open_model(flags: Drawing) -> ClassStylePipeline:
     """The model, ready to draw with the sampler asked for."""
     check_range("seed", flags.seed, 0, 2**63 - 1)
     pipeline = load_pipeline(flags.model)
-    if device := torch.accelerator.current_accelerator():  # diffusers warns of half precision sent to a CPU
+    # Not to a CPU: diffusers would warn of half precision there. A build for CUDA has an accelerator without any GPU.
+    if device := torch.accelerator.current_accelerator(check_available=True):
         pipeline.to(device)
     if flags.sampler is not None or flags.spacing != "auto":
         name = sampler_of(pipeline.scheduler) if flags.sampler is None else flags.sampler

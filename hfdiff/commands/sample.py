@@ -1,7 +1,6 @@
 """`hfdiff sample`."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from PIL import Image
 from hfdiff.commands.flags import SampleFlags
 from hfdiff.commands.options import MAX_IMAGES, open_clip, open_model, settings_of, stated
 from hfdiff.core.errors import BadInput, as_bad_input, check_range, first_line
-from hfdiff.core.files import folder_to_write, slug, write_file
+from hfdiff.core.files import folder_to_write, slug, write_file, write_json
+from hfdiff.core.locks import write_lock
 from hfdiff.data.decoding import open_image
 from hfdiff.figures.grids import Grid, class_style_grid, save_figure
 from hfdiff.models.samplers import sampler_of
@@ -26,6 +26,12 @@ def main(flags: SampleFlags) -> int:
         raise BadInput("clip_prompt and clip go with clip_guidance_scale; give it, 0.5 for example")
     files = {key: file for key, file in (("image", flags.image), ("mask", flags.mask)) if file is not None}
     given_images = {key: _read_image(key, file) for key, file in files.items()}
+    with write_lock(out):
+        return save_samples(flags, out, files, given_images)
+
+
+def save_samples(flags: SampleFlags, out: Path, files: dict[str, str], given_images: dict[str, Image.Image]) -> int:
+    """Draw what is asked for into the folder."""
     pipeline = open_model(flags)
     own = ("strength", "clip_guidance_scale", "clip_prompt")
     arguments = settings_of(flags) | {key: getattr(flags, key) for key in own if getattr(flags, key) is not None}
@@ -46,7 +52,7 @@ def main(flags: SampleFlags) -> int:
         records.append({"file": name, "class": class_name, "styles": weights})
     save_figure(out / "grid.png", grid.figure())
     settings = {"sampler": sampler_of(pipeline.scheduler), **files, **arguments, **stated(flags)}
-    write_file(out / "samples.json", (json.dumps({**settings, "images": records}, indent=2) + "\n").encode())
+    write_json(out / "samples.json", {**settings, "images": records})
     print(f"{len(images)} images in {out}; all of them on one sheet: {out / 'grid.png'}")
     return 0
 

@@ -1,11 +1,13 @@
 """`hfdiff select`."""
 
+from pathlib import Path
 from typing import Any
 
 from hfdiff.commands.flags import SelectFlags
 from hfdiff.commands.options import MAX_IMAGES, open_clip, open_model, settings_of, stated
 from hfdiff.core.errors import BadInput, as_bad_input, check_range
 from hfdiff.core.files import folder_to_write
+from hfdiff.core.locks import write_lock
 from hfdiff.evaluation.clip import describe_clip, no_clip
 from hfdiff.evaluation.judge import find_judge, independent, load_judge, unseen
 from hfdiff.evaluation.reference_images import EvaluationImages, check_judge, check_model_fits, real_images
@@ -23,6 +25,12 @@ def main(flags: SelectFlags) -> int:
     check_range("num_candidates", flags.num_candidates, 1, MAX_IMAGES)
     check_range("top_k", flags.top_k, 1, flags.num_candidates)
     choice = choice_of(flags)
+    with write_lock(out):
+        return save_selection(flags, out, choice)
+
+
+def save_selection(flags: SelectFlags, out: Path, choice: dict[str, Any]) -> int:
+    """Draw the candidates, and write the best into the folder."""
     pipeline = open_model(flags)
     pipeline.set_progress_bar_config(disable=True)
     given = real_images_of(flags, pipeline)

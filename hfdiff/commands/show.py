@@ -1,11 +1,10 @@
 """`hfdiff show`."""
 
-import json
-
 from hfdiff.commands.flags import ShowFlags
 from hfdiff.commands.options import MAX_IMAGES, open_judge, open_model, settings_of
 from hfdiff.core.errors import BadInput, as_bad_input, check_range
-from hfdiff.core.files import folder_to_write, write_file
+from hfdiff.core.files import folder_to_write, write_json
+from hfdiff.core.locks import write_lock
 from hfdiff.evaluation.judge import unseen
 from hfdiff.evaluation.reference_images import check_judge, check_model_fits, real_images
 from hfdiff.figures.gallery import GalleryInputs, show
@@ -15,12 +14,13 @@ from hfdiff.training.run_folder import run_of
 
 def main(flags: ShowFlags) -> int:
     out = folder_to_write(flags.output_dir)
-    inputs = gallery_inputs(flags)
-    records = {}
-    for shown in show(inputs):
-        shown.write(out)
-        records[shown.file] = {"alt": shown.alt, **shown.numbers}
-    write_file(out / "show.json", (json.dumps(records, indent=2, ensure_ascii=False) + "\n").encode())
+    with write_lock(out):
+        inputs = gallery_inputs(flags)
+        records = {}
+        for shown in show(inputs):
+            shown.write(out)
+            records[shown.file] = {"alt": shown.alt, **shown.numbers}
+        write_json(out / "show.json", records)
     print(f"{len(records)} figures in {out}; what they show, in words and numbers: {out / 'show.json'}")
     return 0
 

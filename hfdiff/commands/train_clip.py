@@ -1,11 +1,14 @@
 """`hfdiff train-clip`."""
 
+from pathlib import Path
+
 from accelerate import Accelerator
 
 from hfdiff.commands.flags import ClipConfig
 from hfdiff.commands.options import check_half, check_small_training
 from hfdiff.core.errors import BadInput
 from hfdiff.core.files import folder_to_write
+from hfdiff.core.locks import write_lock
 from hfdiff.core.threads import use_all_cores
 from hfdiff.data.loading import open_dataset
 from hfdiff.data.table import describe
@@ -15,6 +18,11 @@ from hfdiff.evaluation.clip_training import make_clip, measure_clip, save_clip, 
 def main(config: ClipConfig) -> int:
     check_small_training(config)
     out = folder_to_write(config.output_dir)
+    with write_lock(out):
+        return train(config, out)
+
+
+def train(config: ClipConfig, out: Path) -> int:
     if out.exists():
         raise BadInput(f"output_dir {out} exists; give a new folder")
     accelerator = Accelerator()

@@ -1,11 +1,15 @@
 """`hfdiff train-judge`."""
 
+import contextlib
+from pathlib import Path
+
 from accelerate import Accelerator
 
 from hfdiff.commands.flags import JudgeConfig
 from hfdiff.commands.options import check_half, check_small_training
 from hfdiff.core.errors import BadInput, check_range
 from hfdiff.core.files import folder_to_write
+from hfdiff.core.locks import write_lock
 from hfdiff.core.threads import use_all_cores
 from hfdiff.data.loading import open_dataset
 from hfdiff.data.table import describe
@@ -18,6 +22,13 @@ def main(config: JudgeConfig) -> int:
     for width in config.widths:
         check_range("widths", width, 1, 4096)
     out = None if config.output_dir is None else folder_to_write(config.output_dir)
+    with contextlib.ExitStack() as locks:
+        if out:
+            locks.enter_context(write_lock(out))
+        return train(config, out, locks)
+
+
+def train(config: JudgeConfig, out: Path | None, locks: contextlib.ExitStack) -> int:
     if out and out.exists():
         raise BadInput(f"output_dir {out} exists; give a new folder")
     accelerator = Accelerator()
@@ -29,6 +40,9 @@ def main(config: JudgeConfig) -> int:
     use_all_cores(1)
     print(describe(table, validation))
     check_half(table, config.half)
+    if out is None:
+        out = cached(table, config.half)
+        locks.enter_context(write_lock(out, "HFDIFF_CACHE"))
     judge = make_judge(table, config.widths, config.half, config.seed, config.flip).to(accelerator.device)
     epochs = config.epochs or default_epochs(table.half(config.half))
     training = train_judge(
@@ -45,7 +59,6 @@ def main(config: JudgeConfig) -> int:
             f"epoch {epoch.number} of {epochs}: loss {epoch.loss:.4f}, validation {epoch.validation_accuracy:.4f}",
             flush=True,
         )
-    out = out or cached(table, config.half)
     judge = save_judge(judge, out, unseen(judge, test))
     print(f"{judge.test_accuracy:.4f} of {len(unseen(judge, test))} unseen images right; saved in {out}")
     return 0

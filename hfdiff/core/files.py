@@ -1,70 +1,120 @@
 """Files and folders that appear complete or not at all: written under another name, synced to disk, then renamed."""
 
+import contextlib
+import errno
+import glob
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
-from hfdiff.core.errors import BadInput
+from hfdiff.core.errors import BadInput, TrainingFailed
 
 UMASK = os.umask(0o077)  # can only be read by setting it
 os.umask(UMASK)
 
 
+# Names beside what is written, until it is there: each writer has its own. A crash leaves them behind.
+FRESH = ".hfdiff-"
+MOVED = re.compile(r"\.(.+)\.old(?:-[0-9a-f]{8})?")
+
+
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a folder that appears at `target` complete or not at all; an older one there is replaced."""
-    fresh, old = stations(target)
+    """Let `fill` write a folder that appears at `target` complete or not at all; an older one there is replaced.
+
+    Of several who write at once, each succeeds, and what is there is one of theirs, whole.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    recover_folder(target)
-    shutil.rmtree(fresh, ignore_errors=True)
+    fresh = Path(tempfile.mkdtemp(prefix=FRESH, dir=target.parent))
     try:
-        fresh.mkdir()
         fill(fresh)
+        fresh.chmod(0o777 & ~UMASK)
         _sync(fresh)
+        old = _replace_folder(fresh, target)
     except BaseException as error:
         shutil.rmtree(fresh, ignore_errors=True)
         if isinstance(error, SafetensorError):  # a full disk, in that library's words
             raise OSError(f"{target} cannot be written: {error}") from error
         raise
-    if target.exists():
-        target.rename(old)
-    fresh.rename(target)
     _sync_entry(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    for folder in old:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def stations(target: Path) -> tuple[Path, Path]:
-    """Where `write_folder` has what is new before it is there, and what is old before it is gone."""
-    return target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+def _replace_folder(fresh: Path, target: Path) -> list[Path]:
+    """Rename fresh -> target; where what was there is now. No system renames onto a folder that is not empty."""
+    old: list[Path] = []
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # nothing there, or another writer took it
+            aside = target.with_name(f".{target.name}.old-{secrets.token_hex(4)}")
+            target.rename(aside)
+            old.append(aside)
+        try:
+            fresh.rename(target)
+            return old
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+
+def moved_aside(target: Path) -> list[Path]:
+    """What a crash between the two renames of `write_folder` left of the older folder; the newest first."""
+    beside = target.parent.glob(f".{glob.escape(target.name)}.old*")
+    found = [path for path in beside if (match := MOVED.fullmatch(path.name)) and match[1] == target.name]
+    return sorted((path for path in found if path.is_dir()), key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def recover_folder(target: Path) -> None:
-    """Put back the older folder, where a crash came between the two renames of `write_folder`."""
-    old = stations(target)[1]
-    if old.exists() and not target.exists():
-        old.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    """Put back the older folder, where a crash took it from `target`; for who holds the lock of the place."""
+    for old in moved_aside(target):
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(target)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Delete what crashes left half written in a folder; for who holds its lock."""
+    for path in folder.glob(f"{FRESH}*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_file(target: Path, content: bytes) -> None:
-    """Write a small file so that it appears complete or not at all."""
+    """Write a small file so that it appears complete or not at all, whoever else writes it."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.new")
+    handle, name = tempfile.mkstemp(prefix=FRESH, dir=target.parent)
+    fresh = Path(name)
     try:
-        with fresh.open("wb") as file:
+        with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        fresh.chmod(0o666 & ~UMASK)
         fresh.replace(target)
         _sync_entry(target.parent)
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
+
+
+def write_json(target: Path, record: Mapping[str, Any]) -> None:
+    """Write a record, as JSON that every reader takes: without NaN and infinity."""
+    try:
+        write_file(target, to_json(record).encode())
+    except ValueError as error:
+        raise TrainingFailed(f"{target} is not written: {error}") from error
+
+
+def to_json(record: Mapping[str, Any]) -> str:
+    """A record as indented JSON with a line's end."""
+    return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _sync(folder: Path) -> None:

@@ -39,8 +39,12 @@ def load_clip(name_or_folder: str | None = None, dataset: str | None = None) -> 
         name_or_folder = str(ASSETS / row.clip)
     try:
         with without_bars():
-            model = AutoModel.from_pretrained(name_or_folder, use_safetensors=True, trust_remote_code=False)
+            model, loaded = AutoModel.from_pretrained(
+                name_or_folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
             processor = AutoProcessor.from_pretrained(name_or_folder, trust_remote_code=False)
+        if missing := sorted(loaded["missing_keys"]):  # transformers fills them with random numbers, and only warns
+            raise ValueError(f"its weights {missing[0]} are missing")
         check_weights(model)
         Scorer(model.float().eval(), processor)
     except Exception as error:  # whatever the libraries raise, it is this name that gives no model

@@ -71,7 +71,7 @@ def inception_network() -> torch.nn.Module:
 
 def inception_features(pixels: Tensor) -> Tensor:
     """Pixels (N, C, H, W) uint8 -> features (N, 2048) of the network that the published distances are measured in."""
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     network = inception_network().to(device)
     colour = pixels.expand(-1, 3, -1, -1)
     with torch.no_grad():

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from hfdiff.core.errors import BadInput
-from hfdiff.core.files import folder_to_write, write_folder
+from hfdiff.core.files import folder_to_write, recover_folder, write_folder
+from hfdiff.core.locks import write_lock
 from hfdiff.data.augmentation import shift
 from hfdiff.data.config import Half
 from hfdiff.data.styles import apply_styles, draw_styles
@@ -142,6 +143,14 @@ def judge_for(
     if found:
         return found.to(device)
     folder_to_write(str(cached(table, half)), "HFDIFF_CACHE")
+    with write_lock(cached(table, half), "HFDIFF_CACHE", wait=True):  # who comes second takes what the first made
+        recover_folder(cached(table, half))
+        return (find_judge(table, half) or _new_judge(table, validation, half, log, device)).to(device)
+
+
+def _new_judge(
+    table: ImageTable, validation: ImageTable, half: Half, log: Callable[[str], None], device: torch.device | str
+) -> Judge:
     judge = make_judge(table, half=half).to(device)
     for part in (table, validation):
         if not len(table.half(half)) or not len(unseen(judge, part)):
@@ -155,4 +164,4 @@ def judge_for(
     log(f"no judge of {table.name} yet: training one, {epochs} epochs; it is kept in {cached(table, half)}")
     for epoch in train_judge(judge, table, validation, epochs=epochs):
         log(f"judge: epoch {epoch.number} of {epochs}, {epoch.validation_accuracy:.3f} of held-out images right")
-    return save_judge(judge, cached(table, half), unseen(judge, validation)).to(device)
+    return save_judge(judge, cached(table, half), unseen(judge, validation))

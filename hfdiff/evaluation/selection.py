@@ -2,7 +2,6 @@
 real, blurred and noisy images, and without a judge that did not choose."""
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from torch import Tensor
 from torchmetrics.functional.regression import spearman_corrcoef
 from tqdm import tqdm
 
-from hfdiff.core.files import slug, write_file
+from hfdiff.core.files import slug, write_file, write_json
 from hfdiff.core.seeds import derive_seed
 from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
 from hfdiff.evaluation.judge import Judge, predict, right_scores
@@ -313,8 +312,7 @@ class Selection:
                 png = io.BytesIO()
                 DiffusionPipeline.numpy_to_pil(image.permute(1, 2, 0).numpy())[0].save(png, "PNG")
                 write_file(folder / cell.file(rank), png.getvalue())
-        text = json.dumps({**settings, **self.report()}, indent=2, ensure_ascii=False)
-        write_file(folder / "selection.json", (text + "\n").encode())
+        write_json(folder / "selection.json", {**settings, **self.report()})
 
 
 def _padded(value: float | None, digits: int = 3) -> str:

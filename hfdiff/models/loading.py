@@ -15,7 +15,7 @@ from torch.nn import Module, Parameter
 from transformers import logging as transformers_logging
 
 from hfdiff.core.errors import BadInput, first_line
-from hfdiff.core.files import existing_folder, write_folder
+from hfdiff.core.files import existing_folder, moved_aside, write_folder
 from hfdiff.data.styles import STYLES
 from hfdiff.models.samplers import process_of
 from hfdiff.models.unet import ClassStyleUNet2DModel
@@ -53,7 +53,7 @@ def find_pipeline(model: str) -> str:
     folder = existing_folder(model)
     if folder:
         # The last is where a run's pipeline is for the moment in which it is replaced.
-        for candidate in (folder, folder / "pipeline", folder / ".pipeline.old"):
+        for candidate in (folder, folder / "pipeline", *moved_aside(folder / "pipeline")):
             if (candidate / MODEL_INDEX).is_file():
                 return str(candidate)
         raise BadInput(f"{model} holds no pipeline: no {MODEL_INDEX} in it or in its folder 'pipeline'")

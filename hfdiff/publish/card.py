@@ -4,6 +4,7 @@ What was not measured does not appear; what was measured of other weights is lef
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hfdiff.core.errors import BadInput, as_bad_input
 from hfdiff.core.files import file_to_write, folder_to_write, slug, write_file
+from hfdiff.core.locks import write_lock
 from hfdiff.evaluation.protocol import SETTINGS
 from hfdiff.figures.gallery import MAX_CLASSES, GalleryFigure, classes_and_styles, curves
 from hfdiff.models.loading import find_pipeline
@@ -36,7 +38,7 @@ from hfdiff.publish.sections import (
 TEMPLATE = Path(__file__).parent / "templates" / "card.md"
 TASK = "unconditional-image-generation"  # the Hub has no word for drawing by class
 TAGS = ("diffusers", "hfdiff", "image-generation", "class-conditional", "style")
-NEEDS = ("diffusers>=0.42.1", "torch>=2.11", "transformers>=5.5", "safetensors", "numpy", "pillow>=12.3")  # to draw
+NEEDS = ("diffusers>=0.42.1", "torch>=2.11", "transformers>=5.18", "safetensors", "numpy", "pillow>=12.3")  # to draw
 
 
 def write_card(records: ModelRecords, name: str | None = None) -> Path:
@@ -59,6 +61,11 @@ def write_card(records: ModelRecords, name: str | None = None) -> Path:
     return records.readme
 
 
+def card_lock(records: ModelRecords) -> contextlib.AbstractContextManager[None]:
+    """While entered, no other writes the card; a model in a folder where nobody can write needs no lock."""
+    return write_lock(records.readme, "MODEL") if os.access(records.home, os.W_OK) else contextlib.nullcontext()
+
+
 def warn_of_licence(records: ModelRecords) -> None:
     """Say so where the card that is there names another license than the configuration, which counts."""
     with contextlib.suppress(BadInput):
@@ -71,7 +78,7 @@ def draw_figures(records: ModelRecords) -> Iterator[GalleryFigure]:
     """The grid of classes and styles, and the curves where a run has left any."""
     pipeline = records.pipeline
     pipeline.set_progress_bar_config(disable=True)
-    if device := torch.accelerator.current_accelerator():
+    if device := torch.accelerator.current_accelerator(check_available=True):
         pipeline.to(device)
     yield classes_and_styles(pipeline, range(min(MAX_CLASSES, len(pipeline.class_names))), seed=0)
     yield from curves(records.home / "metrics.jsonl", lambda text: None)

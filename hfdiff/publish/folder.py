@@ -9,7 +9,7 @@ import yaml
 
 from hfdiff.core.config import to_mapping
 from hfdiff.core.errors import BadInput
-from hfdiff.core.files import folder_to_write, stations
+from hfdiff.core.files import folder_to_write, to_json
 from hfdiff.models.loading import load_pipeline, without_bars
 from hfdiff.publish.records import IMAGES, NOTES, RECORDS, ModelRecords, check_image, read_card
 from hfdiff.publish.redaction import check_secrets
@@ -54,7 +54,7 @@ def write_model_folder(records: ModelRecords, folder: Path, name: str | None = N
         (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(point)}\n" for point in points), encoding="utf-8")
     for record, known in records.by_name.items():
         if known is not None:
-            (folder / record).write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            (folder / record).write_text(to_json(known), encoding="utf-8")
     check_secrets(folder, records.home)
 
 
@@ -100,12 +100,9 @@ def new_folder(path: str, home: Path) -> Path:
     if out.resolve().is_relative_to(home.resolve()):
         raise BadInput(f"output_dir {path} lies in the model's own folder; give another")
     try:
-        beside = [place for place in stations(out) if place.exists()]
         taken = out.is_symlink() or (out.exists() and any(out.iterdir()))
     except OSError as error:
         raise BadInput(f"output_dir {path[:60]!r} cannot be written: {error.strerror}; give another folder") from error
     if taken:
         raise BadInput(f"output_dir {path} already exists; give a new folder")
-    if beside:
-        raise BadInput(f"{beside[0]} is there, a name that output_dir {path} needs; give another, or take it away")
     return out

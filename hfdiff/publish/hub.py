@@ -2,17 +2,14 @@
 
 import glob
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, ModelCard, get_token
+from huggingface_hub import HfApi, ModelCard, get_token, snapshot_download
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import filter_repo_objects, get_session, validate_repo_id
@@ -22,12 +19,11 @@ from hfdiff.core.files import write_folder
 from hfdiff.models.loading import without_bars
 from hfdiff.publish.card import write_card
 from hfdiff.publish.folder import listing, write_model_folder
+from hfdiff.publish.proof import check_files, load_back
 from hfdiff.publish.records import IMAGES, NOTES, RECORDS, ModelRecords
 from hfdiff.publish.redaction import on_screen
 from hfdiff.publish.space import write_space_folder
 
-LOAD_BACK = Path(__file__).parent / "load_back.py"
-OF_CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_MODULES_CACHE", "HF_ASSETS_CACHE")
 TIMEOUT_SECONDS = 120.0  # seconds without a word from the Hub, in which its client would wait for ever
 # What an earlier push of a model may have sent; taken back where this one does not send it.
 OWNED_PATTERNS = (f"{IMAGES}/*", NOTES, *RECORDS, "config.yaml", "metrics.jsonl", "clip_*/*", "guide_unet/*")
@@ -130,15 +126,28 @@ def push(
             log("nothing was sent")
             return None
         with one_line_errors(name):
-            address = send(folders["model"], name, repos["model"], old=old)
-        load_back(folders["model"], name)
-        log(f"{address}: loaded back in a process of its own, and its images are the same")
+            sent = send(folders["model"], name, repos["model"], old=old)
+        prove(folders["model"], sent)
+        log(f"{sent.address}: commit {sent.commit[:12]} holds what was sent, byte for byte")
+        log("loaded back in a process of its own, without a token, and its images are the same")
         if space:
             with one_line_errors(name):
-                log(f"the Space: {send(folders['space'], name, repos['space'], 'space', space_sdk='gradio')}")
+                shown = send(folders["space"], name, repos["space"], "space", space_sdk="gradio")
+            prove(folders["space"], shown)
+            log(f"the Space: {shown.address}")
             if repos["model"].private:
                 log("the Space reads a private model: give it a token in its settings, as the secret HF_TOKEN")
-    return address
+    return sent.address
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The commit that a push has made."""
+
+    name: str
+    kind: str
+    address: str
+    commit: str
 
 
 @dataclass(frozen=True)
@@ -178,15 +187,15 @@ def send(
     *,
     space_sdk: str | None = None,
     old: Sequence[str] = (),
-) -> str:
-    """One commit with all that is new, and without what is old, on what was found; the repository's address."""
+) -> Sent:
+    """One commit with all that is new, and without what is old, on what was found."""
     api = HfApi()
     ModelCard.load(folder / "README.md").validate(kind)
     address = str(api.create_repo(name, repo_type=kind, private=found.private, exist_ok=True, space_sdk=space_sdk))
     if found.private and not api.repo_info(name, repo_type=kind, timeout=TIMEOUT_SECONDS).private:
         raise BadInput(f"the {kind} {name} has just become public; if it is yours, give --no_private")
     with without_bars():
-        api.upload_folder(
+        done = api.upload_folder(
             repo_id=name,
             repo_type=kind,
             folder_path=folder,
@@ -194,16 +203,44 @@ def send(
             parent_commit=found.commit,
             commit_message="Model, card and records by hfdiff" if kind == "model" else "A page by hfdiff",
         )
-    return address
+    return Sent(name, kind, address, done.oid)
 
 
-def load_back(folder: Path, name: str) -> None:
-    """Load what was sent, in a process of its own and with an empty cache; HubError where it draws otherwise."""
-    environment = {key: value for key, value in os.environ.items() if key not in OF_CACHES}
-    with tempfile.TemporaryDirectory(prefix="hfdiff-cache-") as cache:
-        environment |= {"HF_HOME": cache, "HF_TOKEN": get_token() or "", "CUDA_VISIBLE_DEVICES": ""}
-        words = [sys.executable, "-P", str(LOAD_BACK), str(folder), name]
-        done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise HubError(f"{name} was sent, and does not load back as it is here: {reason[:300]}; {AGAIN}")
+def download(folder: Path, sent: Sent, place: Path) -> Path:
+    """What the Hub has of a commit: all that was sent, and all else that lies in a folder of it."""
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    folders = {name.partition("/")[0] for name in names if "/" in name}
+    with one_line_errors(sent.name), without_bars():
+        snapshot_download(
+            sent.name,
+            repo_type=sent.kind,
+            revision=sent.commit,
+            local_dir=place / "repository",
+            cache_dir=place / "cache",  # an empty one: nothing of before may stand in
+            allow_patterns=[*map(glob.escape, names), *(f"{glob.escape(name)}/*" for name in folders)],
+        )
+    return place / "repository"
+
+
+def prove(folder: Path, sent: Sent) -> None:
+    """Download the commit that was made, compare every file, load a model back; HubError for any difference.
+
+    Only code that is ours, byte for byte, runs: whoever else may write to the repository can change anything in it.
+    """
+    with tempfile.TemporaryDirectory(prefix="hfdiff-proof-") as place:
+        try:
+            there = download(folder, sent, Path(place))
+            check_files(folder, there)
+            if sent.kind == "model":
+                load_back(folder, there)
+        except (ValueError, HubError) as error:
+            raise HubError(
+                f"{sent.name} was sent, and does not load back as it is here: {first_line(error)[:300]}; {AGAIN}"
+            ) from error
+    with one_line_errors(sent.name):
+        main = HfApi().repo_info(sent.name, repo_type=sent.kind, timeout=TIMEOUT_SECONDS).sha
+    if main != sent.commit:
+        raise HubError(
+            f"{sent.address}: commit {sent.commit} holds what was sent, but is not the last any more: somebody "
+            f"has made {main} since; look at what it changes"
+        )

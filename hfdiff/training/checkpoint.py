@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hfdiff.core.config import to_mapping
 from hfdiff.core.errors import BadInput
-from hfdiff.core.files import recover_folder, write_folder
+from hfdiff.core.files import MOVED, clear_unfinished, recover_folder, to_json, write_folder
 from hfdiff.training.config import RESUMABLE_KEYS, SHAPE_KEYS, TrainConfig
 from hfdiff.training.run_folder import RunFolder, saved_config
 
@@ -47,9 +47,9 @@ def save_checkpoint(
             save_file(
                 {name: value.detach().contiguous() for name, value in named.items()}, folder / f"{group}.safetensors"
             )
-        (folder / NUMBERS).write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+        (folder / NUMBERS).write_text(to_json(numbers), encoding="utf-8")
         hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-        (folder / MANIFEST).write_text(json.dumps(hashes, indent=2) + "\n", encoding="utf-8")
+        (folder / MANIFEST).write_text(to_json(hashes), encoding="utf-8")
 
     write_folder(target, fill)
     paths = list_checkpoints(checkpoints)
@@ -85,12 +85,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def recover_run(run: RunFolder) -> None:
-    """Put right what a crash left half replaced in the run's folder."""
+    """Put right what a crash left half replaced in the run's folder, whose lock is held."""
     recover_folder(run.pipeline)
-    for path in run.checkpoints.glob(".step-*.old"):
-        recover_folder(path.with_name(path.name.removeprefix(".").removesuffix(".old")))
-    for path in (*run.checkpoints.glob(".step-*.new"), *run.checkpoints.glob(".step-*.gone")):
+    for match in filter(None, (MOVED.fullmatch(path.name) for path in run.checkpoints.glob(".step-*"))):
+        recover_folder(run.checkpoints / match[1])
+    for path in run.checkpoints.glob(".step-*.gone"):
         shutil.rmtree(path)
+    for folder in (run.path, run.checkpoints, run.samples):
+        clear_unfinished(folder)
 
 
 def newest_checkpoint(run: RunFolder, warn: Callable[[str], None]) -> Checkpoint | None:

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from hfdiff.core.config import to_mapping
-from hfdiff.core.files import write_file
+from hfdiff.core.files import write_file, write_json
 from hfdiff.data.table import ImageTable
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.loop import Step
@@ -73,7 +73,7 @@ class RunLog:
             "images": step.images,
             "loss": float(self.state.loss_sum) / max(self.state.loss_steps, 1),
             "val_loss": val_loss,
-            **quality,
+            **{name: value for name, value in quality.items() if math.isfinite(value)},
             "lr": step.learning_rate,
             "images_per_second": round(self.images_since / seconds, 2),
             "data_wait": round(self.data_seconds / seconds, 5),
@@ -82,7 +82,7 @@ class RunLog:
         self.state.loss_sum, self.state.loss_steps = 0.0, 0
         if self.accelerator.is_main_process:
             with self.run.metrics.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(point) + "\n")
+                file.write(json.dumps(point, allow_nan=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         self.bar.set_postfix(loss=f"{point['loss']:.4f}", memory=f"{point['memory_gib']:.2f}GiB", refresh=False)
@@ -139,7 +139,7 @@ def write_record(
             "classes": dict(zip(table.class_names, table.class_counts())),
         },
     }
-    write_file(run.record, (json.dumps(known, indent=2) + "\n").encode())
+    write_json(run.record, known)
 
 
 def launch_command(num_processes: int) -> str:

@@ -10,6 +10,7 @@ from accelerate import PartialState
 
 from hfdiff.core.errors import BadInput, TrainingFailed
 from hfdiff.core.files import is_json
+from hfdiff.core.locks import write_lock
 from hfdiff.models.loading import MODEL_INDEX, export_pipeline
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.training.checkpoint import Checkpoint, check_resume, newest_checkpoint, recover_run, save_checkpoint
@@ -17,7 +18,7 @@ from hfdiff.training.config import TrainConfig
 from hfdiff.training.log import RunLog, write_record
 from hfdiff.training.loop import Step
 from hfdiff.training.progress import is_finished
-from hfdiff.training.run_folder import RunFolder, run_lock, save_config, saved_config
+from hfdiff.training.run_folder import RunFolder, save_config, saved_config
 from hfdiff.training.session import Session, open_session
 from hfdiff.training.signals import StopSignals
 from hfdiff.training.state import TrainState, check_finite
@@ -38,8 +39,6 @@ class Run:
 
     session: Session
     folder: RunFolder
-    locks: contextlib.ExitStack
-    locked: bool  # is the folder's lock held already?
     monitor: Monitor | None = None
     components: dict[str, Any] = field(default_factory=dict)
     draw: Callable[["Run", Step, Collection[str]], None] = lambda run, step, due: None
@@ -75,16 +74,15 @@ class Run:
 
 
 def open_run(config: TrainConfig, locks: contextlib.ExitStack, print_line: Callable[[str], None]) -> Run:
-    """The run of a resolved configuration, new or resumed; `locks` holds its folder.
+    """The run of a resolved configuration, new or resumed; `locks` holds its folder, before anything in it is read.
 
     A crash's leftovers are put right; else nothing is written yet.
     """
     folder = RunFolder(Path(config.output_dir).expanduser())
-    config = check_resume(folder, config)
     process = PartialState()
-    locked = folder.config.exists()
-    if locked and process.is_main_process:
-        locks.enter_context(run_lock(folder))
+    if process.is_main_process:
+        locks.enter_context(write_lock(folder.path))
+    config = check_resume(folder, config)
     with process.main_process_first():
         if process.is_main_process:
             recover_run(folder)
@@ -93,7 +91,7 @@ def open_run(config: TrainConfig, locks: contextlib.ExitStack, print_line: Calla
     session = open_session(config, saved=saved, log=print_line)
     if any(getattr(before, key) != getattr(config, key) for key in ("max_minutes", "max_train_images")):
         session.state.decays_by_time = None  # to be decided anew
-    return Run(session, folder, locks, locked)
+    return Run(session, folder)
 
 
 def train_run(run: Run) -> int:
@@ -128,14 +126,10 @@ def train_run(run: Run) -> int:
 
 
 def begin(run: Run) -> None:
-    """Take a new folder, and write the configuration: from here on the same command resumes."""
+    """Write the configuration: from here on the same command resumes."""
     if run.session.state.best_score < float("inf") and not (run.folder.pipeline / MODEL_INDEX).is_file():
         run.print("warning: its pipeline is gone; the next weights that are measured for best_by take its place")
         run.session.state.forget_best()
-    if not run.locked:
-        run.locks.enter_context(run_lock(run.folder))
-        if run.folder.config.exists():
-            raise BadInput(f"output_dir {run.folder.path}: another run has begun there meanwhile; give another")
     save_config(run.folder, run.session.config)
 
 

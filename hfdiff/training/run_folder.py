@@ -1,12 +1,9 @@
 """A run's folder: its places, its configuration, and who is at work in it."""
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from filelock import FileLock, Timeout
 
 from hfdiff.core.config import from_mapping, read_yaml, to_mapping
 from hfdiff.core.errors import BadInput
@@ -84,19 +81,3 @@ def saved_config(file: Path) -> TrainConfig:
 
 def save_config(run: RunFolder, config: TrainConfig) -> None:
     write_file(run.config, yaml.safe_dump(to_mapping(config), sort_keys=False).encode())
-
-
-@contextlib.contextmanager
-def run_lock(run: RunFolder) -> Iterator[None]:
-    """While entered, the run's folder belongs to this process; BadInput where another run is at work in it."""
-    run.path.mkdir(parents=True, exist_ok=True)
-    path = run.path.resolve()
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise BadInput(f"output_dir {run.path} is in use by another run; wait for its end, or give another") from error
-    try:
-        yield
-    finally:
-        lock.release()

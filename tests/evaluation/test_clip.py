@@ -249,6 +249,16 @@ def test_what_gives_no_clip_is_named(arguments, message):
         load_clip(*arguments)
 
 
+def test_a_clip_of_which_weights_are_missing_is_refused(tmp_path):
+    """transformers fills them with random numbers: the scores would be noise."""
+    model, processor = load_clip(dataset="fashion_mnist")
+    weights = {name: value for name, value in model.state_dict().items() if "text_projection" not in name}
+    model.save_pretrained(tmp_path, state_dict=weights)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="gives no CLIP model: its weights text_projection.weight are missing"):
+        load_clip(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("name", "class_accuracy", "style_accuracy"),
     [("fashion_mnist", 0.90, 0.96), ("cifar10", 0.57, 0.84)],

@@ -25,6 +25,7 @@ from hfdiff.models.loading import export_pipeline, find_pipeline, load_pipeline
 from hfdiff.publish.card import write_card
 from hfdiff.publish.folder import listing, loaded_by, write_model_folder
 from hfdiff.publish.hub import HubError, push
+from hfdiff.publish.proof import load_back
 from hfdiff.publish.records import ModelRecords
 from hfdiff.publish.redaction import public
 from hfdiff.training.config import TrainConfig
@@ -54,7 +55,7 @@ def records(model) -> ModelRecords:
 @pytest.fixture
 def quick(monkeypatch) -> None:
     """Without loading back, a process of its own, and without the client's waiting between its attempts."""
-    monkeypatch.setattr(hub_module, "load_back", lambda folder, name: None)
+    monkeypatch.setattr(hub_module, "load_back", lambda here, there: None)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
 
 
@@ -80,19 +81,89 @@ def test_a_model_is_pushed_and_loaded_back_by_its_id(hub: LocalHub, model, capsy
     assert all(torch.equal(value, here[name]) for name, value in downloaded.unet.state_dict().items())
 
 
-def test_what_does_not_load_back_the_same_is_said(hub, records, monkeypatch):
-    def damaged(folder: Path, name: str, *rest, **more) -> str:
-        address = send(folder, name, *rest, **more)
-        repo = hub.repos[ANN]
-        weights = bytearray(repo.files["unet/diffusion_pytorch_model.safetensors"])
-        weights[-4000:] = bytes(4000)
-        repo.files["unet/diffusion_pytorch_model.safetensors"] = bytes(weights)
-        return address
-
+@pytest.fixture
+def then(hub, monkeypatch) -> Callable[[dict[str, bytes], bool], None]:
+    """What somebody else does to the repository right after the push: in a commit of their own, or to ours."""
     send = hub_module.send
-    monkeypatch.setattr(hub_module, "send", damaged)
-    with pytest.raises(HubError, match="ann/clothes was sent, and does not load back as it is here: images differ"):
+
+    def set_up(files: dict[str, bytes], own_commit: bool) -> None:
+        def send_and_change(folder: Path, name: str, *rest, **more):
+            sent = send(folder, name, *rest, **more)
+            repo = hub.repos[ANN]
+            changed = repo.files | {path: content or bytes(len(repo.files[path])) for path, content in files.items()}
+            if own_commit:
+                repo.commits.append((changed, "theirs"))
+            else:
+                repo.files.update(changed)
+            return sent
+
+        monkeypatch.setattr(hub_module, "send", send_and_change)
+
+    return set_up
+
+
+CANARY = b"import os, pathlib; pathlib.Path(os.environ['CANARY']).write_text(os.environ.get('HF_TOKEN', 'ran'))\n"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({WEIGHTS: b""}, f"{WEIGHTS} is another file there"),
+        ({"README.md": b"another"}, "README.md is another file there"),
+        ({"class_style.py": CANARY}, "class_style.py is another file there"),
+        ({"unet/unet.py": CANARY}, "unet/unet.py is another file there"),
+    ],
+)
+def test_a_commit_that_holds_anything_else_is_not_loaded(hub, records, then, tmp_path, monkeypatch, files, said):
+    monkeypatch.setenv("CANARY", str(tmp_path / "canary"))
+    then(files, False)
+    with pytest.raises(
+        HubError, match=re.escape(f"ann/clothes was sent, and does not load back as it is here: {said}")
+    ):
         push(records, "ann/clothes")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_code_that_was_not_sent_is_named(hub, records, quick):
+    hub.repos[ANN] = Repo(private=True, commits=[({"unet/more.py": CANARY}, "theirs")])
+    with pytest.raises(HubError, match=r"unet/more\.py is there, and was not sent; delete it on the Hub"):
+        push(records, "ann/clothes")
+
+
+def test_a_commit_that_comes_between_runs_nothing_and_is_said(hub, records, then, tmp_path, monkeypatch):
+    monkeypatch.setenv("CANARY", str(tmp_path / "canary"))
+    then({"class_style.py": CANARY, WEIGHTS: b""}, True)
+    with pytest.raises(HubError, match=r"commit \w{40} holds what was sent, but is not the last any more"):
+        push(records, "ann/clothes")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_folder_of_the_repositorys_name_does_not_stand_in(hub, records, model, then, tmp_path, monkeypatch):
+    shutil.copytree(model, tmp_path / "here" / "ann" / "clothes")
+    monkeypatch.chdir(tmp_path / "here")
+    then({WEIGHTS: b""}, False)
+    with pytest.raises(HubError, match=f"{WEIGHTS} is another file there"):
+        push(records, "ann/clothes")
+
+
+def test_a_model_is_loaded_back_without_token_home_and_hfdiff(records, tmp_path, monkeypatch):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PYTHONPATH"):
+        monkeypatch.setenv(name, "hf_canary")
+    write_model_folder(records, tmp_path)
+    shutil.copytree(tmp_path, tmp_path / "there", ignore=lambda *_: ["there"])
+    look = "import os\nfrom pathlib import Path\nif any('hf_canary' in value for value in os.environ.values()):"
+    look += "\n    raise SystemExit('a token')\nif any(Path.home().glob('.cache/huggingface/token')) or any("
+    look += "path.name != 'modules' for path in Path.cwd().iterdir()):\n    raise SystemExit('not clean')\n"
+    look += "try:\n    import hfdiff\nexcept ImportError:\n    pass\nelse:\n    raise SystemExit('hfdiff')\n"
+    for folder in (tmp_path, tmp_path / "there"):
+        file = folder / "class_style.py"
+        file.write_text(look + file.read_text())
+    load_back(tmp_path, tmp_path / "there")
+    weights = tmp_path / "there" / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-4000] + bytes(4000))
+    with pytest.raises(ValueError, match="images differ by up to"):
+        load_back(tmp_path, tmp_path / "there")
 
 
 def test_pushing_again_unchanged_adds_no_commit(hub, records, quick, capsys):

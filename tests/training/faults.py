@@ -28,7 +28,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 import hfdiff.training.checkpoint as checkpoint
-from hfdiff.core.files import recover_folder, write_file, write_folder
+from hfdiff.core.files import clear_unfinished, recover_folder, write_file, write_folder
 from hfdiff.training import loop
 from hfdiff.training.checkpoint import (
     list_checkpoints,
@@ -192,6 +192,7 @@ class FolderCase:
         texts = {(self.target / name).read_text() for name in ("a", "b", "inner/c")}
         assert texts in ({"old"}, {"new"}), texts
         self._write("again")
+        clear_unfinished(self.target.parent)
         assert [path.name for path in self.target.parent.iterdir()] == ["pipeline"]
 
 
