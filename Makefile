@@ -14,7 +14,13 @@ FLOORS_TESTS := tests/test_offline.py \
 	tests/evaluation/test_evaluation.py::test_shuffled_labels_move_accuracy_alone \
 	tests/publish/test_hub.py::test_a_model_is_pushed_and_loaded_back_by_its_id
 
-.PHONY: install demo test test-fast test-faults test-cases test-floors check bundles clean
+# Others at the same time, and strangers: docs/reliability.md.
+GATES_TESTS := tests/core/test_locks.py tests/commands/test_locked.py \
+	tests/pipelines/test_doors.py::test_eight_threads_draw_what_single_calls_draw \
+	tests/data/test_hostile.py tests/models/test_declared.py tests/publish/test_page_routes.py tests/publish/test_hub.py \
+	tests/publish/test_card.py tests/test_offline.py tests/test_public.py tests/data/test_data.py
+
+.PHONY: install demo test test-fast test-faults test-cases test-gates test-floors check bundles clean
 
 demo: .venv/installed
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
@@ -37,6 +43,9 @@ test-faults: .venv/installed
 
 test-cases: .venv/installed
 	$(BIN)/pytest -m long tests/cases --dist load
+
+test-gates: .venv/installed
+	$(BIN)/pytest -m "" --counts $(GATES_TESTS)
 
 test-floors: $(FLOORS)/installed
 	$(FLOORS)/bin/pytest $(FLOORS_TESTS)

@@ -7,6 +7,7 @@ import os
 import runpy
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -58,6 +59,16 @@ TINY = {
     "batch_size": 8,
     "mixed_precision": "no",
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--counts", action="store_true", help="say how many trials each file of tests was")
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if config.getoption("counts"):
+        passed = Counter(report.nodeid.partition("[")[0] for report in terminalreporter.getreports("passed"))
+        terminalreporter.write_line("\n".join(f"{count:>5}  {name}" for name, count in sorted(passed.items())))
 
 
 @cache

@@ -3,21 +3,23 @@
 import sys
 
 from hfdiff.commands.flags import PushFlags
+from hfdiff.publish.card import card_lock
 from hfdiff.publish.hub import push
 from hfdiff.publish.records import ModelRecords
 
 
 def main(flags: PushFlags) -> int:
     records = ModelRecords.of(flags.model)
-    push(
-        records,
-        flags.repo_id,
-        private=flags.private,
-        half=flags.half,
-        space=flags.space,
-        dry_run=flags.dry_run,
-        confirm=lambda: flags.yes or confirmed("send these files? [y/N] "),
-    )
+    with card_lock(records):
+        push(
+            records,
+            flags.repo_id,
+            private=flags.private,
+            half=flags.half,
+            space=flags.space,
+            dry_run=flags.dry_run,
+            confirm=lambda: flags.yes or confirmed("send these files? [y/N] "),
+        )
     return 0
 
 

@@ -18,23 +18,26 @@ from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import is_inside
 from hfdiff.pipelines import to_8bit
 
-NO_IMAGES = frozenset(
-    ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
-)  # formats that Pillow only recognises, or gives to other programs
+# A stranger's file chooses its decoder by its first bytes, whatever it is called: these are all that it can choose.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")  # MPO is read by JPEG's
+# Read where the name of the file says so, too.
+BY_SUFFIX = ("AVIF", "DIB", "ICO", "JPEG2000", "PPM", "TGA")
 
 
 @cache
 def image_formats() -> dict[str, str]:
-    """Suffix -> format of the files that Pillow itself reads: {".png": "PNG", ".jpg": "JPEG", ...}."""
+    """Suffix -> format of the files that are read as images: {".png": "PNG", ".jpg": "JPEG", ...}."""
     found = Image.registered_extensions().items()
-    return {suffix: kind for suffix, kind in found if kind in Image.OPEN and kind not in NO_IMAGES}
+    return {suffix: kind for suffix, kind in found if kind in Image.OPEN and kind in FORMATS + BY_SUFFIX}
 
 
-def open_image(file: str | IO[bytes]) -> Image.Image:
-    """The image, not decoded yet. Pillow refuses only twice the size that it warns of."""
+def open_image(file: str | Path | IO[bytes], name: str = "") -> Image.Image:
+    """The image, not decoded yet; bytes may have the `name` of a file. Pillow refuses only twice the size that it warns
+    of."""
+    kind = image_formats().get(Path(name or (file if isinstance(file, str | Path) else "")).suffix.lower())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(file, formats=sorted(set(image_formats().values())))
+        return Image.open(file, formats=[*FORMATS, *([kind] if kind in BY_SUFFIX else [])])
 
 
 def decode_pixels(
@@ -84,7 +87,9 @@ def _images(split: datasets.Dataset, column: str, places: Sequence[Path]) -> Ite
                 raise BadInput(f"row {row} names {cell['path']!r}, which lies outside the dataset")
             where = cell["path"] if cell.get("path") and not cell.get("bytes") else f"row {row}"
             try:
-                image = open_image(io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"])
+                image = open_image(
+                    io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"], cell["path"] or ""
+                )
             except (OSError, TypeError, UnidentifiedImageError, Image.DecompressionBombError) as error:
                 raise _unreadable(where, error) from error
             yield where, image

@@ -9,10 +9,12 @@ from torch import Tensor
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from hfdiff.core.errors import BadInput, first_line
+from hfdiff.core.files import existing_folder
 from hfdiff.data.registry import ASSETS, DATASETS
 from hfdiff.data.styles import STYLES
 from hfdiff.data.table import ImageTable, to_unit_range
-from hfdiff.models.loading import check_weights, without_bars
+from hfdiff.models.declared import check_configs
+from hfdiff.models.loading import check_clip_size, check_weights, without_bars
 from hfdiff.pipelines import Scorer, StyleSpec, parse_styles, prompt, subject
 
 
@@ -39,6 +41,9 @@ def load_clip(name_or_folder: str | None = None, dataset: str | None = None) -> 
         name_or_folder = str(ASSETS / row.clip)
     try:
         with without_bars():
+            if folder := existing_folder(name_or_folder):
+                check_configs(folder)
+                check_clip_size(folder)
             model, loaded = AutoModel.from_pretrained(
                 name_or_folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )

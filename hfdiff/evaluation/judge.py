@@ -5,6 +5,7 @@ It is never the scorer that chooses images, and trained on one half of the data 
 
 import contextlib
 import io
+import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from hfdiff.data.config import Half
 from hfdiff.data.registry import ASSETS, DATASETS, TEST_NAMES
 from hfdiff.data.styles import fitting_styles
 from hfdiff.data.table import ImageTable, to_model_range
+from hfdiff.models.declared import check_configs, check_size
 from hfdiff.models.loading import check_weights
 
 WIDTHS = (32, 64, 128)
@@ -173,6 +175,9 @@ def read_judge(folder: Path) -> Judge:
     if not (folder / "config.json").is_file():
         raise BadInput(f"the folder {folder} holds no judge: no config.json")
     try:
+        check_configs(folder)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        check_size(lambda: Judge(**config), folder)
         with contextlib.redirect_stdout(io.StringIO()):  # huggingface_hub prints where it loads from
             judge = Judge.from_pretrained(str(folder), strict=True).eval()
         check_weights(judge)

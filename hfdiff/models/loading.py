@@ -5,6 +5,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,11 +13,13 @@ from diffusers import SchedulerMixin
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from torch.nn import Module, Parameter
+from transformers import AutoConfig, AutoModel
 from transformers import logging as transformers_logging
 
 from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import existing_folder, moved_aside, write_folder
 from hfdiff.data.styles import STYLES
+from hfdiff.models.declared import check_configs, check_size
 from hfdiff.models.samplers import process_of
 from hfdiff.models.unet import ClassStyleUNet2DModel
 from hfdiff.pipelines import ClassStylePipeline
@@ -88,6 +91,7 @@ def load_pipeline(model: str) -> ClassStylePipeline:
     try:
         with warnings.catch_warnings(), without_bars():
             warnings.simplefilter("ignore")
+            check_declared(Path(folder))
             pipeline = ClassStylePipeline.from_pretrained(
                 folder, use_safetensors=True, variant=variant_of(Path(folder))
             )
@@ -101,6 +105,23 @@ def load_pipeline(model: str) -> ClassStylePipeline:
     finally:
         diffusers_logging.set_verbosity(verbosity)
     return pipeline
+
+
+def check_declared(folder: Path) -> None:
+    """ValueError for components that their files cannot fill, before any of them is built."""
+    check_configs(folder)
+    for name in ("unet", "guide_unet"):
+        if (folder / name / "config.json").is_file():
+            config = ClassStyleUNet2DModel.load_config(folder / name)
+            check_size(partial(ClassStyleUNet2DModel.from_config, config), folder / name)
+    if (folder / "clip_model" / "config.json").is_file():
+        check_clip_size(folder / "clip_model")
+
+
+def check_clip_size(folder: Path) -> None:
+    """`check_size` of a model of transformers."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    check_size(lambda: AutoModel.from_config(config, trust_remote_code=False), folder)
 
 
 def check_weights(module: Module) -> None:

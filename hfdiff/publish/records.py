@@ -17,6 +17,7 @@ from PIL import Image
 from hfdiff.core.config import to_mapping
 from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import existing_folder, is_inside, link_out
+from hfdiff.data.decoding import open_image
 from hfdiff.evaluation.report import read_report
 from hfdiff.models.loading import find_pipeline, load_pipeline, weights_fingerprint
 from hfdiff.pipelines import ClassStylePipeline
@@ -207,7 +208,7 @@ def read_card(readme: Path) -> ModelCard:
 def check_image(file: Path, mend: str) -> None:
     """BadInput for what is no image, whatever it is called."""
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             image.verify()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadInput(f"{file} is no image: {first_line(error)}; {mend}") from error

@@ -296,3 +296,19 @@ def test_a_file_that_pillow_gives_to_another_program_is_no_image(tmp_path):
     )
     with pytest.raises(BadInput, match=r"a/0\.png: not a readable image \(cannot identify image file"):
         load_training_data(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "DDS", "EPS", "ICNS", "ICO", "IM", "JPEG2000", "PCX", "PPM", "SGI", "TGA"])
+def test_a_file_chooses_no_decoder_that_its_name_does_not_say(tmp_path, kind):
+    class_folders(tmp_path, {"a": 3, "b": 3})
+    Image.new("RGB", (16, 16)).save(tmp_path / "a" / "0.png", kind)
+    with pytest.raises(BadInput, match=r"a/0\.png: not a readable image \(cannot identify image file"):
+        load_training_data(str(tmp_path))
+
+
+def test_a_name_may_say_another_format(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i, suffix in enumerate((".ppm", ".tga", ".png")):
+            Image.new("RGB", (12, 12), (i, 0, 0)).save(tmp_path / name / f"{i}{suffix}")
+    assert sum(map(len, load_training_data(str(tmp_path)))) == 6

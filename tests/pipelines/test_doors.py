@@ -91,7 +91,7 @@ def test_eight_threads_draw_what_single_calls_draw(pipeline):
     wrong = []
 
     def work(job, images):
-        for _ in range(5):
+        for _ in range(20):
             if not torch.equal(draw(pipeline, **job | {"generator": seeded(job["generator"])}), images):
                 wrong.append(job)
 

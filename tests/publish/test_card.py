@@ -9,16 +9,30 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import HUB, SCRIPT, TINY_FLAGS, tiny_unet
+from hostile_names import HOSTILE
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from test_hub import run
 
+from hfdiff.core.errors import ESCAPES
 from hfdiff.evaluation.clip import load_clip
 from hfdiff.models.loading import export_pipeline, load_pipeline
 from hfdiff.publish.card import write_card
 from hfdiff.publish.folder import write_model_folder
 from hfdiff.publish.records import ModelRecords
 from hfdiff.publish.redaction import public_command
-from hfdiff.publish.sections import findings, hub_id, number, plain
+from hfdiff.publish.sections import (
+    code,
+    findings,
+    hub_id,
+    metrics_table,
+    number,
+    plain,
+    protocol_sentence,
+    selection_line,
+    selection_table,
+    style_table,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -236,19 +250,93 @@ def test_numbers_keep_four_digits():
     ]  # fmt: skip
 
 
-def test_classes_with_odd_names(tmp_path, pipeline, monkeypatch):
-    names = {0: "猫", 1: 'a]b|c "d" {{ 7 * 7 }}', 2: "new\nline <b>"}
-    odd = type(pipeline)(tiny_unet(), pipeline.scheduler, names, dict(pipeline.config.styles))
-    export_pipeline(odd, tmp_path / "model")
-    write_card(ModelRecords.of(str(tmp_path / "model")))
-    text = card_of(tmp_path / "model").text
-    assert "{{ 7 * 7 }}" in text
-    assert re.search(r"!\[(\\.|[^\]\\])+\]\(card/classes_and_styles.png\)", text)
-    assert "new line \\<b\\>" in text
+MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+PLACES = ("# {}\n", "A {}, {}.\n", "| a | b |\n| --- | --- |\n| {} | {} |\n", "![{}](card/losses.png)\n", "**{}**\n")
+
+
+def seen_in(text: str) -> list[str]:
+    """What a reader sees of a Markdown text: each run of text, code and alternative text."""
+    blocks = [token for token in MARKDOWN.parse(text) if token.type in ("inline", "fence", "html_block")]
+    inner = [part for block in blocks for part in (block.children or [block])]
+    return ["".join(c.content for c in part.children) if part.children else part.content for part in inner]
+
+
+def structure_of(text: str) -> list[tuple]:
+    """Everything of a rendered text but the text: kinds and addresses."""
+    blocks = MARKDOWN.parse(text)
+    inner = [part for block in blocks for part in (block, *(block.children or []))]
+    return [(part.type, part.tag, {**part.attrs, "alt": ""}) for part in inner]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_in_markdown_is_text(name):
+    shown = " ".join(name.split()).translate(ESCAPES)
+    for place in PLACES:
+        text = place.replace("{}", plain(name))
+        assert structure_of(text) == structure_of(place.replace("{}", "name"))
+        assert any(shown in seen for seen in seen_in(text))
+    # what these parsers leave alone and others do not: formulas, and addresses that become links by themselves
+    assert not re.search(r"\$|\\|://|www\.|@", plain(name))
+    assert eval(code([name, {name: 0.5}])) == [name, {name: 0.5}]
+
+
+def test_a_card_with_hostile_names_is_made_like_any_other(tmp_path, pipeline, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(code_of(text)[0], {})
-    assert (tmp_path / "image.png").is_file()
-    assert plain("x|y") == "x\\|y"
+    cards = []
+    for names in (HOSTILE, [f"name{i}" for i in range(len(HOSTILE))]):
+        unet = tiny_unet(num_classes=len(names), num_styles=2)
+        styles = {name: {"phrase": name, "group": None} for name in (names[0], names[-1])}
+        folder = tmp_path / (HOSTILE[0] if names is HOSTILE else "model")
+        export_pipeline(type(pipeline)(unet, pipeline.scheduler, dict(enumerate(names)), styles), folder)
+        write_card(ModelRecords.of(str(folder)))
+        cards.append(card_of(folder))
+    hostile, usual = cards
+    assert structure_of(hostile.text) == structure_of(usual.text)
+    assert hostile.data.to_dict().keys() == usual.data.to_dict().keys()
+    assert hostile.data.license == usual.data.license
+    seen = "\n".join(seen_in(hostile.text))
+    assert all(" ".join(name.split()).translate(ESCAPES) in seen for name in HOSTILE)
+    exec(code_of(hostile.text)[0], {})
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_in_tables_and_findings_are_text(measured, name):
+    """Of classes, styles, prompts, datasets and samplers, as the reports name them."""
+
+    def sections(name: str) -> str:
+        records = ModelRecords.of(str(measured))
+        report, selection = json.loads(
+            json.dumps([records.report, records.selection]).replace('"cat"', json.dumps(name))
+        )
+        report["metrics"]["style_fidelity"]["per_style"][name] = report["metrics"]["style_fidelity"]["per_style"][
+            "thick"
+        ]
+        report["metrics"]["class_accuracy"]["per_class"] = {name: 0.1}
+        report["metrics"][name] = report["metrics"]["precision"]
+        report["protocol"] |= {"dataset": name, "split": name, "sampler": name}
+        selection["prompts"]["quality"] |= {name: True}
+        known = SimpleNamespace(class_names=[name, "dog"])
+        told = SimpleNamespace(report=report, selection=selection, training=None, pipeline=known)
+        parts = [protocol_sentence(report), metrics_table(report), style_table(report), selection_line(selection)]
+        return "\n\n".join([*parts, selection_table(selection), *findings(told)])
+
+    assert structure_of(sections(name)) == structure_of(sections("name"))
+
+
+@pytest.mark.parametrize(
+    "name", ["x\n---\nlicense: mit\n", "null", "- a: b", "'; license: mit #", "!!python", "{{ 7*7 }}"]
+)
+def test_a_name_in_the_head_is_text(clothes, name):
+    """Of the model and of the dataset."""
+    folder = clothes.rename(clothes.with_name(name))
+    report = json.loads((folder / "metrics.json").read_text())
+    report["protocol"]["dataset"] = name
+    (folder / "metrics.json").write_text(json.dumps(report))
+    assert run("card", str(folder)) == 0
+    data = card_of(folder).data
+    assert (data.model_name, data.license) == (name, "apache-2.0")
+    assert {result.dataset_name for result in data.eval_results} == {name}
 
 
 def test_the_whole_goes_to_a_new_folder(clothes, tmp_path, capsys):

@@ -54,8 +54,8 @@ def records(model) -> ModelRecords:
 
 @pytest.fixture
 def quick(monkeypatch) -> None:
-    """Without loading back, a process of its own, and without the client's waiting between its attempts."""
-    monkeypatch.setattr(hub_module, "load_back", lambda here, there: None)
+    """Without the proof, which downloads everything, and without the client's waiting between its attempts."""
+    monkeypatch.setattr(hub_module, "prove", lambda folder, sent: None)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
 
 
@@ -125,7 +125,7 @@ def test_a_commit_that_holds_anything_else_is_not_loaded(hub, records, then, tmp
     assert not (tmp_path / "canary").exists()
 
 
-def test_code_that_was_not_sent_is_named(hub, records, quick):
+def test_code_that_was_not_sent_is_named(hub, records):
     hub.repos[ANN] = Repo(private=True, commits=[({"unet/more.py": CANARY}, "theirs")])
     with pytest.raises(HubError, match=r"unet/more\.py is there, and was not sent; delete it on the Hub"):
         push(records, "ann/clothes")
@@ -323,8 +323,14 @@ def test_a_hub_that_fails_while_a_space_is_sent_keeps_the_model(hub, records, qu
         assert "app.py" in hub.repos["spaces", "ann/clothes"].files
 
 
-def test_a_hub_that_fails_while_the_model_is_loaded_back_is_named(hub, records):
-    hub.fault = lambda method, path: 403 if method == "GET" and "/resolve/" in path and "unet/" in path else None
+@pytest.mark.parametrize("fault", [403, 404, 500, "cut"])
+def test_a_hub_that_fails_while_the_model_is_loaded_back_is_named(hub, records, monkeypatch, fault):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+
+    def fail(method: str, path: str) -> int | str | None:
+        return fault if method == "GET" and "/resolve/" in path and "unet/" in path else None
+
+    monkeypatch.setattr(hub, "fault", fail)
     with pytest.raises(HubError, match="ann/clothes was sent, and does not load back as it is here"):
         push(records, "ann/clothes")
     assert "README.md" in hub.repos[ANN].files

@@ -16,6 +16,7 @@ from conftest import ROOT, SCRIPT, SHARED_DATA, TINY_FLAGS, class_folders, lines
 
 import hfdiff.commands.train as train_command
 import hfdiff.training.run as run_module
+from hfdiff.cli import run_command
 from hfdiff.core.errors import BadInput, TrainingFailed
 from hfdiff.models.config import ObjectiveConfig
 from hfdiff.models.loading import load_pipeline
@@ -25,6 +26,7 @@ from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.publish.sections import weights_kept
 from hfdiff.training.checkpoint import list_checkpoints
 from hfdiff.training.initialisation import check_init_from
+from hfdiff.training.run_folder import saved_config
 from hfdiff.training.signals import StopSignals
 
 pytestmark = pytest.mark.slow
@@ -386,3 +388,23 @@ def test_images_too_narrow_for_bf16_on_a_cpu_name_the_way_out(start, tmp_path):
     with pytest.raises(BadInput, match="images of 64x3 in bf16 on a CPU.*; give --mixed_precision no"):
         start("run", *flags, "--mixed_precision", "bf16")
     assert start("run", *flags, "--mixed_precision", "no") == 0
+
+
+@pytest.mark.parametrize("seed", [2**53 + 1, 2**63 - 1])
+def test_a_large_seed_is_itself_in_every_command(start, tmp_path, monkeypatch, seed):
+    given = ("--seed", str(seed))
+    assert start("run", *given, "--max_train_images", "16") == 0
+    assert saved_config(tmp_path / "run" / "config.yaml").seed == seed
+    assert start("run", *given, "--max_train_images", "32") == 0
+    (tmp_path / "seed.yaml").write_text(f"seed: {seed}\n")
+    assert start("run", "--config", str(tmp_path / "seed.yaml"), "--max_train_images", "32") == 0
+    with pytest.raises(BadInput, match=f"seed {seed} -> {seed - 1}"):
+        start("run", "--seed", str(seed - 1), "--max_train_images", "32")
+    drawn = []
+    for number in (seed, seed, seed - 1):
+        words = ["--num_images", "1", "--num_inference_steps", "2", "--seed", str(number)]
+        assert run_command("sample", [str(tmp_path / "run"), "--output_dir", str(tmp_path / "images"), *words]) == 0
+        record = json.loads((tmp_path / "images" / "samples.json").read_text())
+        assert record["seed"] == number
+        drawn.append((tmp_path / "images" / "grid.png").read_bytes())
+    assert drawn[0] == drawn[1] != drawn[2]
