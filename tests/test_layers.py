@@ -18,7 +18,7 @@ STANDALONE = {
     "hfdiff/models/unet.py": set(),
     "pipelines/multistep.py": set(),
     "hfdiff/publish/load_back.py": set(),
-    "hfdiff/publish/page.py": {"gradio"},
+    "hfdiff/publish/page.py": {"gradio", "starlette"},
 }
 EVERYONE_HAS = {"diffusers", "torch", "transformers", "numpy", "PIL"}
 

@@ -1,15 +1,22 @@
 """`hfdiff demo`."""
 
 import importlib.util
+import os
 import socket
 from pathlib import Path
 
 import torch
+from huggingface_hub import constants
 
 from hfdiff.commands.flags import DemoFlags
 from hfdiff.core.errors import BadInput, check_range
 from hfdiff.models.loading import load_pipeline
 from hfdiff.training.run_folder import home_of
+
+HOSTS = ("127.0.0.1", "localhost")
+COLAB = (
+    "COLAB_RELEASE_TAG"  # set on Colab's machines: its proxy, which lets in the notebook's user alone, has other names
+)
 
 
 def main(flags: DemoFlags) -> int:
@@ -17,17 +24,32 @@ def main(flags: DemoFlags) -> int:
     check_port(flags.port)
     if importlib.util.find_spec("gradio") is None:
         raise BadInput("the page needs Gradio: pip install 'hfdiff[demo]'")
+    drop_settings("GRADIO_")  # the page's are given below, and no others
     from hfdiff.publish.page import serve  # takes seconds, and is an extra
 
     pipeline = load_pipeline(flags.model)
     if not pipeline.class_names:
         raise BadInput("the model knows no classes, so there is nothing to choose; valid: a model with classes")
-    if device := torch.accelerator.current_accelerator():
+    if device := torch.accelerator.current_accelerator(check_available=True):
         pipeline.to(device)
     print(f"http://127.0.0.1:{flags.port}   (ctrl-C ends it)", flush=True)
     name = (home_of(flags.model) or Path(flags.model)).resolve().name
-    serve(pipeline, name, server_name="127.0.0.1", server_port=flags.port, quiet=True)
+    drop_tokens()
+    address = {"server_name": HOSTS[0], "server_port": flags.port, "root_path": ""}
+    serve(pipeline, name, () if COLAB in os.environ else HOSTS, **address, quiet=True)
     return 0
+
+
+def drop_settings(*prefixes: str) -> None:
+    """Forget what the environment sets under names that begin so."""
+    for name in [name for name in os.environ if name.startswith(prefixes)]:
+        del os.environ[name]
+
+
+def drop_tokens() -> None:
+    """Put the user's tokens of the Hub out of reach of this process: the model is loaded, and the page needs none."""
+    drop_settings("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_")
+    constants.HF_TOKEN_PATH = constants.HF_STORED_TOKENS_PATH = os.environ["HF_TOKEN_PATH"] = os.devnull
 
 
 def check_port(port: int) -> None:

@@ -1,4 +1,4 @@
-"""One lock for whatever is written: the second who would write there is told who is at work."""
+"""One lock for whatever is written: the second who would write there learns who is at work."""
 
 import contextlib
 import errno

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import Tensor
 
 from hfdiff.core.files import write_file
@@ -16,12 +18,15 @@ from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import PLAIN, ClassStylePipeline
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+LITERAL = {"parse_math": False, "usetex": False}  # names come from data: no sign in them begins a formula
 
 
 def save_figure(target: Path, figure: Figure, dpi: int = 150) -> None:
-    """Write the figure as PNG, complete or not at all."""
+    """Write the figure as PNG, complete or not at all; all its texts are drawn as they stand."""
     png = io.BytesIO()
-    with warnings.catch_warnings():
+    for text in figure.findobj(Text):
+        text.set(**LITERAL)
+    with warnings.catch_warnings(), rc_context({f"text.{key}": value for key, value in LITERAL.items()}):
         warnings.filterwarnings("ignore", "Glyph")  # a name in letters that the font lacks
         figure.savefig(png, format="png", dpi=dpi, bbox_inches="tight", metadata={"Software": None})
     write_file(target, png.getvalue())
@@ -42,13 +47,8 @@ def labelled_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str], p
     figure = Figure(figsize=(canvas.shape[2] * scale + 1.2, canvas.shape[1] * scale + 0.4))
     axes = figure.subplots()
     axes.imshow(canvas.permute(1, 2, 0).squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_yticks([r * (height + gap) + height / 2 for r in range(len(rows))], rows, fontsize=9, parse_math=False)
-    axes.set_xticks(
-        [(c + 0.5) * (per_cell * width + gap) - gap / 2 for c in range(len(columns))],
-        columns,
-        fontsize=9,
-        parse_math=False,
-    )
+    axes.set_yticks([r * (height + gap) + height / 2 for r in range(len(rows))], rows, fontsize=9)
+    axes.set_xticks([(c + 0.5) * (per_cell * width + gap) - gap / 2 for c in range(len(columns))], columns, fontsize=9)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     for spine in axes.spines.values():

@@ -14,7 +14,7 @@ def selection_figure(rows: Sequence[tuple[str, Tensor, Sequence[str]]]) -> Figur
     figure = Figure(figsize=(0.85 * across + 1.6, 1.05 * len(rows)))
     axes = figure.subplots(len(rows), across, squeeze=False)
     for places, (name, images, texts) in zip(axes, rows):
-        places[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, parse_math=False)
+        places[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
         for place in places:
             place.set(xticks=[], yticks=[])
             place.spines[:].set_visible(False)

@@ -84,7 +84,7 @@ def recognition_figure(
     grid[0, 0].set(ylabel="share of images recognised for good", ylim=(0, 1.02))
     legend_below(figure, grid[0, 0])
     names = [f"{clean[i].name}{f' ({clean[i].never:.0%} never)' if clean[i].never else ''}" for i in order]
-    grid[1, 0].set_yticks(range(len(order)), names, parse_math=False)
+    grid[1, 0].set_yticks(range(len(order)), names)
     grid[1, 0].set_ylim(-0.6, len(order) - 0.4)
     grid[1, 0].set(xlabel="share of the reverse process", ylabel="median and quartiles")
     grid[1, 1].set(xlabel=f"{LOG_SNR} (noise to clean)")

@@ -4,15 +4,17 @@ A standalone module: `hfdiff demo` serves it on this machine, and `hfdiff push -
 """
 
 import contextlib
+import html
 import io
 import json
 import math
 import os
 import queue
+import sys
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,29 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
+from starlette.datastructures import Headers
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import compile_path
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 MOST_IMAGES = 64  # of one request
 MOST_STEPS = 100
 MOST_WAITING = 16  # requests in the queue
 SHOWN_SIDE = 112  # pixels that an image takes on the sheet that is watched
+ROUTES = (  # of Gradio's, as it writes them: what the page needs, and all that is answered
+    "GET /",
+    "HEAD /",  # Gradio looks whether it is up
+    "GET /assets/{path:path}",
+    "GET /favicon.ico",
+    "GET /static/{path:path}",
+    "GET /theme.css",
+    "GET /gradio_api/app_id",  # after a lost connection
+    "GET /gradio_api/file={path_or_url:path}",
+    "GET /gradio_api/queue/data",
+    "POST /gradio_api/queue/join",
+    "GET /gradio_api/startup-events",  # Gradio calls it
+)
 
 
 @dataclass(frozen=True)
@@ -174,28 +194,13 @@ def answering(pipe: DiffusionPipeline, model: str, turns: Turns) -> Callable[...
     """What the button does: the fields' values -> those of what is shown, again and again until all is drawn."""
     scored, styles = pipe.clip_model is not None, pipe.style_names
 
-    def answer(
-        classes: Sequence[str],
-        guidance: float,
-        style_guidance: float,
-        steps: float,
-        seed: float,
-        count: float,
-        *strengths: float,
-    ) -> Iterator[tuple[Any, ...]]:
-        try:
-            wanted = {name: strength for name, strength in zip(styles, strengths) if strength > 0}
-            request = PageRequest(
-                list(classes), wanted, guidance, style_guidance, int(steps), int(seed or 0), int(count)
-            )
-            yield from show(request)
-        except (TypeError, ValueError) as error:  # an emptied field is no number
-            raise gr.Error(str(error), duration=None, print_exception=False) from error
-
-    def show(request: PageRequest) -> Iterator[tuple[Any, ...]]:
-        for number, item in enumerate(painting(pipe, turns, request), start=1):
+    def answer(classes: Any, *fields: Any) -> Iterator[tuple[Any, ...]]:
+        guidance, style_guidance, steps, seed, count, *strengths = map(number_in, fields)
+        wanted = {name: strength for name, strength in zip(styles, strengths) if strength}
+        request = PageRequest(names_in(classes), wanted, guidance, style_guidance, int(steps), int(seed), int(count))
+        for step, item in enumerate(painting(pipe, turns, request), start=1):
             if not isinstance(item, PageImages):
-                yield sheet(item, request.num_candidates), f"step {number}", [], [], [], None
+                yield sheet(item, request.num_candidates), f"step {step}", [], [], [], None
                 continue
             best = [i for i in range(len(item.images)) if i % request.num_candidates == 0] if scored else []
             every = gr.Gallery(with_captions(item, range(len(item.images))), columns=request.num_candidates)
@@ -213,16 +218,42 @@ def answering(pipe: DiffusionPipeline, model: str, turns: Turns) -> Callable[...
     return answer
 
 
+def names_in(field: Any) -> list[str]:
+    """The names that a visitor chose; ValueError for anything else that is sent."""
+    if not isinstance(field, list) or not all(isinstance(name, str) for name in field):
+        raise ValueError("the classes are no list of names")
+    return field
+
+
+def number_in(field: Any) -> float:
+    """The number in a field; ValueError for anything else that is sent."""
+    if isinstance(field, bool) or not isinstance(field, int | float):
+        raise ValueError("a field is empty, or holds no number")
+    return field
+
+
+class Page(gr.Blocks):
+    """Gradio's page, where what fails reaches the visitor as text, and the terminal no traceback."""
+
+    async def process_api(self, *args: Any, **given: Any) -> dict[str, Any]:
+        try:
+            return await super().process_api(*args, **given)
+        except Exception as error:
+            text = (str(error) or type(error).__name__).partition("\n")[0]
+            raise gr.Error(html.escape(text), duration=None, print_exception=traceback_wanted()) from error
+
+
+def traceback_wanted() -> bool:
+    return "HFDIFF_TRACEBACK" in os.environ
+
+
 def build(pipe: DiffusionPipeline, model: str, turns: Turns) -> gr.Blocks:
     """The page for a pipeline; `model` is its name on it and in the settings."""
     pipe.set_progress_bar_config(disable=True)
     scored, styles = pipe.clip_model is not None, pipe.style_names
-    with gr.Blocks(
-        title=f"{model}: draw by class and style", analytics_enabled=False, delete_cache=(600, 3600)
-    ) as page:
-        gr.Markdown(
-            f"# {model}\n\nImages by class and by style. Move a style above 0 to ask for it; several act at once."
-        )
+    with Page(title=f"{model}: draw by class and style", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.HTML(f"<h1>{html.escape(model)}</h1>")
+        gr.Markdown("Images by class and by style. Move a style above 0 to ask for it; several act at once.")
         with gr.Row():
             with gr.Column(scale=1):
                 classes = gr.CheckboxGroup(pipe.class_names, value=pipe.class_names[:3], label="classes")
@@ -255,24 +286,69 @@ def build(pipe: DiffusionPipeline, model: str, turns: Turns) -> gr.Blocks:
             [classes, guidance, style_guidance, steps, seed, count, *sliders],
             [watched, status, best, every, table, download],
             api_visibility="private",
+            preprocess=False,  # the fields' values as they come: what is wrong with them is said in our words
         )
     page.queue(max_size=MOST_WAITING, default_concurrency_limit=1, api_open=False)
     return page
 
 
-def serve(pipe: DiffusionPipeline, model: str, **given: Any) -> None:
-    """Serve the page until it is stopped: no file but its own outputs, no tunnel, no uploads to speak of."""
+class Guard:
+    """ASGI: what the page needs passes, and nothing else that Gradio can do: uploads, histories, files of the user."""
+
+    def __init__(self, app: ASGIApp, local: bool) -> None:
+        self.app, self.local = app, local
+        routes = (route.split(" ", 1) for route in ROUTES)
+        self.routes = [(method, compile_path(path)[0]) for method, path in routes]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method, path = scope.get("method"), scope["path"].removeprefix(scope.get("root_path", ""))
+        if self.local and is_foreign(Headers(scope=scope)):
+            return await PlainTextResponse("refused: another site asks", 403)(scope, receive, send)
+        if not any(method == one and pattern.match(path) for one, pattern in self.routes):
+            return await PlainTextResponse("refused: no part of the page", 403)(scope, receive, send)
+        try:
+            await self.app(scope, receive, send)
+        except Exception as error:  # the visitor has been answered
+            if traceback_wanted():
+                raise
+            print(f"{method} {path!r}: {type(error).__name__}", file=sys.stderr)
+
+
+def is_foreign(headers: Headers) -> bool:
+    """Is this of a page of another site or port? A link that leads here is not."""
+    own = f"http://{headers.get('host')}"
+    same = headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+    return headers.get("origin", own) != own or not (same or headers.get("sec-fetch-dest") == "document")
+
+
+def serve(pipe: DiffusionPipeline, model: str, hosts: Sequence[str] = (), **given: Any) -> None:
+    """Serve the page until it is stopped: no file but its own outputs, no tunnel, no uploads, no history.
+
+    hosts: the names that this machine's own page answers to, and to no other site; without, any, as a Space does.
+    """
+
+    @contextlib.asynccontextmanager
+    async def guarded(app: Any) -> AsyncIterator[None]:
+        """Around Gradio's own middleware: that would tell other sites which origins it takes."""
+        guard = Guard(app.middleware_stack, local=bool(hosts))
+        app.middleware_stack = TrustedHostMiddleware(guard, allowed_hosts=hosts or None)
+        yield
+
     with tempfile.TemporaryDirectory(prefix="hfdiff-page-") as cache:
         os.environ["GRADIO_TEMP_DIR"] = cache  # the only files that are given away
         turns = Turns()
         try:
             build(pipe, model, turns).launch(
                 share=False,
-                allowed_paths=[],
-                max_file_size="1kb",
+                allowed_paths=[cache],  # were it empty, the environment's would count
+                run_history=False,
+                mcp_server=False,
+                num_workers=0,  # each would be a server of its own, without the guard
                 ssr_mode=False,
+                pwa=False,
                 footer_links=["gradio"],
                 enable_monitoring=False,
+                app_kwargs={"lifespan": guarded},
                 **given,
             )
         finally:

@@ -12,7 +12,7 @@ import numpy as np
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hfdiff.core.errors import BadInput
+from hfdiff.core.errors import ESCAPES, BadInput
 from hfdiff.data.registry import DATASETS
 from hfdiff.evaluation.metrics import METRICS
 from hfdiff.evaluation.protocol import SETTINGS
@@ -27,6 +27,9 @@ RECIPE = (
     "lr_schedule batch_size gradient_accumulation_steps weight_decay ema_share drop_class drop_style drop_both "
     "style_share flip augment dropout init_from seed"
 ).split()
+
+# What Markdown, in the Hub's kind as in GitHub's, may take for more than itself; _ and # only where they can mean it.
+SIGNS = r"[\\`*~$&<>|\[\]]|@(?=\w)|(?<![^\W_])_|_(?![^\W_])|(?<!\S)#|:(?=//)|(?<=www)\."
 
 
 def hub_id(dataset: str) -> str | None:
@@ -146,10 +149,12 @@ def metrics_table(report: Mapping[str, Any]) -> str:
     rows = []
     for name, metric in report["metrics"].items():
         interval = "" if metric["ci95"] is None else f"{number(metric['ci95'][0])} to {number(metric['ci95'][1])}"
-        about, better = (METRICS[name].about, METRICS[name].better) if name in METRICS else ("", "")
+        shown, about, better = plain(name), "", ""
+        if name in METRICS:
+            shown, about, better = f"`{name}`", METRICS[name].about, METRICS[name].better
         real = f"{number(metric['real'])} (n {metric['real_n']:,})" if metric["real"] is not None else ""
         measured = [number(metric["value"]), interval, f"{metric['n']:,}", real]
-        rows.append([f"`{plain(name)}`", about, better, *measured])
+        rows.append([shown, about, better, *measured])
     return table(["metric", "is", "better", "samples", "95%", "n", "real images"], rows)
 
 
@@ -264,13 +269,16 @@ def number(value: float | None) -> str:
 
 
 def code(value: Any) -> str:
-    """Text, lists and strengths, as Python and JSON both write them."""
-    return json.dumps(value, ensure_ascii=False)
+    """Text, lists and strengths, as Python writes them, and JSON nearly so."""
+    return json.dumps(value, ensure_ascii=False).translate(ESCAPES)
 
 
 def plain(text: str) -> str:
-    """Someone's name in a line of Markdown, where none of its signs means anything."""
-    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
+    """Someone's name in a line of Markdown, where none of its signs means anything: no HTML, link or formula.
+
+    As HTML writes characters: the Hub's formulas begin with backslashes too.
+    """
+    return re.sub(SIGNS, lambda sign: f"&#{ord(sign[0])};", " ".join(text.split()).translate(ESCAPES))
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

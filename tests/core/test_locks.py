@@ -1,4 +1,4 @@
-"""Several at work in one place: each writes whole, or is told who holds it."""
+"""Several at work in one place: each writes whole, or learns who holds it."""
 
 import errno
 import json

@@ -6,12 +6,16 @@ import math
 
 import numpy as np
 import torch
+from hostile_names import HOSTILE
+from matplotlib import rcParams
+from matplotlib.text import Text
 from PIL import Image
 
 from hfdiff.evaluation.trajectory import Recognised, Reverse, score_histogram
 from hfdiff.figures.curves import loss_curves, quality_curves, quality_points
 from hfdiff.figures.evolution import evolution
-from hfdiff.figures.grids import STRENGTHS, class_style_grid, labelled_grid, save_figure, style_sweep
+from hfdiff.figures.grids import STRENGTHS, class_style_grid, headed, labelled_grid, save_figure, style_sweep
+from hfdiff.figures.selection import selection_figure
 from hfdiff.figures.trajectory import histogram_figure, recognition_figure, reverse_strip
 
 
@@ -36,6 +40,35 @@ def test_labelled_grid_draws_each_image_in_its_place(tmp_path):
     drawn_rows, drawn_columns = np.nonzero(dark)
     assert rows.mean() > drawn_rows.mean()
     assert abs(columns.mean() - (drawn_columns.min() + drawn_columns.max()) / 2) < 10
+
+
+def test_names_in_figures_are_drawn_as_they_stand(tmp_path, monkeypatch):
+    monkeypatch.setitem(rcParams, "text.usetex", True)  # a user's own choice: a name would be a program for LaTeX
+    count = len(HOSTILE)
+    images, reverse = torch.rand(count, 1, 8, 8), reverse_of(count, 5)
+    recognised = [Recognised(name, 4, (0.5,) * 3, (0.0,) * 3, 0.0) for name in (*HOSTILE, "all")]
+    title = " ".join(HOSTILE)
+    figures = [
+        headed(labelled_grid(images, HOSTILE, [title]), title),
+        selection_figure([(name, images[:1], [name]) for name in HOSTILE]),
+        reverse_strip(reverse, HOSTILE, range(count)),
+        recognition_figure(reverse, recognised, recognised, title),
+    ]
+    for figure in figures:
+        save_figure(tmp_path / "figure.png", figure)
+        texts = figure.findobj(Text)
+        drawn = [text.get_text() for text in texts]
+        assert all(any(name in text for text in drawn) for name in HOSTILE)
+        assert not any(text.get_parse_math() or text.get_usetex() for text in texts)
+
+
+def test_no_sign_of_a_name_is_lost_in_a_figure(tmp_path):
+    """As a formula, the longer name would be the narrower."""
+    widths = []
+    for name in ("$\\alpha\\alpha$", "aa"):
+        save_figure(tmp_path / "grid.png", labelled_grid(torch.rand(1, 1, 8, 8), [name], [""]))
+        widths.append(Image.open(tmp_path / "grid.png").size[0])
+    assert widths[0] > widths[1] + 60
 
 
 def test_loss_curves(tmp_path):

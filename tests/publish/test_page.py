@@ -11,27 +11,40 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, tiny_unet
+from hostile_names import HOSTILE
 from huggingface_hub import SpaceCard
 from PIL import Image
 from test_hub import run
 
 import hfdiff.publish.hub as hub_module
+import hfdiff.publish.page as page_module
+from hfdiff.commands import demo
 from hfdiff.evaluation.clip import load_clip
-from hfdiff.models.loading import export_pipeline
+from hfdiff.models.config import ObjectiveConfig
+from hfdiff.models.loading import export_pipeline, make_pipeline
+from hfdiff.models.objectives import make_objective
 from hfdiff.publish.page import MOST_IMAGES, PageRequest, Turns, draw_images, pack, painting, sheet
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.run_folder import RunFolder, save_config
 
 pytestmark = pytest.mark.slow
 
+# The page of a model, at the port that serving() gives
+PROGRAM = """
+import os, sys
+from hfdiff.cli import main
+main(["demo", sys.argv[1], "--port", os.environ["GRADIO_SERVER_PORT"]])
+"""
+DEMO = (sys.executable, "-c", PROGRAM)
 REQUEST = PageRequest(["Sneaker", "Bag"], {"thick": 0.5}, 2.0, 1.0, 3, 7, 2)
 
 
@@ -135,29 +148,42 @@ def test_a_port_in_use_is_refused(pipeline, tmp_path, capsys):
     assert run("demo", str(tmp_path / "model"), "--port", "0") == 2
 
 
+@pytest.mark.parametrize(("set_there", "hosts"), [("HFDIFF_NOTHING", demo.HOSTS), (demo.COLAB, ())])
+def test_only_the_proxy_of_colab_may_have_another_name(pipeline, tmp_path, monkeypatch, set_there, hosts):
+    export_pipeline(pipeline, tmp_path / "model")
+    asked: list[tuple] = []
+    monkeypatch.setattr(page_module, "serve", lambda *given, **_: asked.append(given))
+    monkeypatch.setattr(demo, "drop_tokens", lambda: None)
+    monkeypatch.setenv(set_there, "1")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert run("demo", str(tmp_path / "model"), "--port", str(port)) == 0
+    assert [given[1:] for given in asked] == [("model", hosts)]
+
+
 @pytest.fixture
 def served(clothes, tmp_path):
     """The page, as `hfdiff demo` serves it; its address. When it ends, what it drew is gone."""
     place = tmp_path / "tmp"
     place.mkdir()
     export_pipeline(clothes, tmp_path / "clothes")
-    script = (
-        f"import os; os.environ['TMPDIR'] = {str(place)!r}; from hfdiff.cli import main; "
-        f"main(['demo', {str(tmp_path / 'clothes')!r}, '--port', os.environ['GRADIO_SERVER_PORT']])"
-    )
-    with serving([sys.executable, "-c", script]) as address:
+    with serving([*DEMO, str(tmp_path / "clothes")], environment={"TMPDIR": str(place)}) as address:
         yield address
         assert list(place.glob("hfdiff-page-*"))
     assert not list(place.glob("hfdiff-page-*"))
 
 
 @contextmanager
-def serving(words: list[str], cwd: Path | None = None) -> Iterator[str]:
+def serving(
+    words: list[str], cwd: Path | None = None, environment: dict[str, str] | None = None, terminal: IO | None = None
+) -> Iterator[str]:
     """While entered, a program serves the page at this address, its port in Gradio's own variable."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen(words, cwd=cwd, env=os.environ | {"GRADIO_SERVER_PORT": str(port)})
+    variables = os.environ | (environment or {}) | {"GRADIO_SERVER_PORT": str(port)}
+    process = subprocess.Popen(words, cwd=cwd, env=variables, stderr=terminal)
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(600):
@@ -173,21 +199,36 @@ def serving(words: list[str], cwd: Path | None = None) -> Iterator[str]:
         process.wait()
 
 
-def test_a_whole_journey_in_a_browser(served, tmp_path):
-    """Choose, draw, watch, see images and scores, download; and nothing is asked of any other machine."""
+@contextmanager
+def browsing(address: str) -> Iterator[Any]:
+    """A browser's page at this address; it asks nothing of any other machine, and runs no script of a name."""
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     if browser_path is None:
         pytest.skip("no chromium on this machine")
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 1400})
         asked: list[str] = []
+        wrong: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
-        check_no_file_of_the_machine_is_served(served)
-        check_only_this_machine_sees(served)
-        page.goto(served)
+        page.on("dialog", lambda dialog: wrong.append(dialog.message) or dialog.dismiss())
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(address)
+        yield page
+        browser.close()
+    assert not [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+    assert not wrong
+
+
+def test_a_whole_journey_in_a_browser(served, tmp_path):
+    """Choose, draw, watch, see images and scores, download."""
+    check_no_file_of_the_machine_is_served(served)
+    check_only_this_machine_sees(served)
+    with browsing(served) as page:
+        from playwright.sync_api import expect
+
         page.get_by_label("Bag").check()
         page.get_by_label("number input for style: thick").fill("0.8")
         page.get_by_role("button", name="Draw").click()
@@ -208,9 +249,48 @@ def test_a_whole_journey_in_a_browser(served, tmp_path):
             page.get_by_label(label).uncheck()
         page.get_by_role("button", name="Draw").click()
         expect(page.get_by_text("choose at least one class")).to_be_visible()
-        browser.close()
-    elsewhere = {url for url in asked if not url.startswith((served, "data:", "blob:"))}
-    assert not elsewhere
+
+
+def test_names_are_text_in_a_browser(tmp_path):
+    """Names of classes, styles, the model, and what an error says of them: no tags, no links, no formulas."""
+    model = tmp_path / "<img src=x onerror=alert(1)> **b** $$x$$ {{ 7*7 }} ${alert(1)}"
+    styles = HOSTILE[:8]
+    unet = tiny_unet(num_classes=len(HOSTILE), num_styles=len(styles))
+    make_pipeline(unet, make_objective(ObjectiveConfig()).scheduler(), HOSTILE, styles, ()).save_pretrained(model)
+    with serving([*DEMO, str(model)]) as address, browsing(address) as page:
+        from playwright.sync_api import expect
+
+        expect(page.locator("h1")).to_have_text(model.name)
+        assert page.title() == f"{model.name}: draw by class and style"
+        boxes = page.locator("input[type=checkbox]")
+        expect(boxes).to_have_count(len(HOSTILE))
+        for box in boxes.all():
+            box.check()
+        page.get_by_label("number input for images of each class").fill("1")
+        page.get_by_label("number input for steps").fill("2")
+        page.get_by_role("button", name="Draw").click()
+        expect(page.get_by_label("status")).to_have_value(f"done: {len(HOSTILE)} images", timeout=60_000)
+        labels = page.locator("label").all_text_contents()
+        captions = page.locator(".caption-label").all_text_contents()
+        for name in HOSTILE:
+            assert " ".join(name.split()) in {" ".join(text.split()) for text in labels}
+            assert " ".join(name.split()) in {" ".join(text.split()) for text in captions}
+        assert {f"style: {name}" for name in styles} <= {" ".join(text.split()) for text in labels}
+        page.route("**/queue/join*", ask_for_a_class_called(HOSTILE[0] + "!"))
+        page.get_by_role("button", name="Draw").click()
+        expect(page.locator(".toast-body")).to_contain_text(f"unknown class '{HOSTILE[0]}!'")
+        assert page.locator("b, strong, em, s, code, .katex, a[href*='example'], img[src='x']").count() == 0
+
+
+def ask_for_a_class_called(name: str) -> Callable[[Any], None]:
+    """What the browser sends, with another class."""
+
+    def change(route: Any) -> None:
+        body = route.request.post_data_json
+        body["data"][0] = [name]
+        route.continue_(post_data=json.dumps(body))
+
+    return change
 
 
 def check_no_file_of_the_machine_is_served(address: str, *more: str) -> None:
@@ -229,7 +309,7 @@ def check_only_this_machine_sees(address: str) -> None:
 
 def test_a_space_serves_the_model_that_was_pushed(hub, clothes, tmp_path, monkeypatch):
     """The folder runs as it is, and gives away no file of its machine."""
-    monkeypatch.setattr(hub_module, "load_back", lambda folder, name: None)
+    monkeypatch.setattr(hub_module, "prove", lambda folder, sent: None)
     export_pipeline(clothes, tmp_path / "clothes")
     save_config(RunFolder(tmp_path / "clothes"), TrainConfig())
     assert run("push", str(tmp_path / "clothes"), "--repo_id", "ann/clothes", "--space") == 0
@@ -244,8 +324,12 @@ def test_a_space_serves_the_model_that_was_pushed(hub, clothes, tmp_path, monkey
     )
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-    with serving([sys.executable, "app.py"], cwd=tmp_path) as address:
+    environment = {"GRADIO_ALLOWED_PATHS": f"/etc,{tmp_path}", "GRADIO_MCP_SERVER": "true", "GRADIO_NUM_WORKERS": "1"}
+    with serving([sys.executable, "app.py"], tmp_path, environment) as address:
         check_no_file_of_the_machine_is_served(
             address, str(tmp_path / "app.py"), str(tmp_path / "clothes" / "README.md")
         )
+        for route in ("upload", "run-history/buckets", "mcp/", "info"):
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(f"{address}/gradio_api/{route}")
         assert "ann/clothes" in urllib.request.urlopen(address).read().decode()
