@@ -14,9 +14,7 @@ from hfdiff.models.loading import load_pipeline
 from hfdiff.training.run_folder import home_of
 
 HOSTS = ("127.0.0.1", "localhost")
-COLAB = (
-    "COLAB_RELEASE_TAG"  # set on Colab's machines: its proxy, which lets in the notebook's user alone, has other names
-)
+COLAB = "COLAB_RELEASE_TAG"  # set on Colab, whose proxy has other names, and lets in the notebook's user alone
 
 
 def main(flags: DemoFlags) -> int:
