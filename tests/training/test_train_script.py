@@ -1,5 +1,6 @@
 """The training program as a user runs it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -342,18 +343,18 @@ def test_a_finished_run_puts_right_what_was_taken(start, tmp_path, capsys):
 
 
 def test_a_second_launch_on_a_new_folder_is_refused(start, tmp_path, monkeypatch):
-    """Both were started before either had written anything."""
+    """The first has loaded its data, and not written anything yet."""
 
-    def prepare_late(config, locks, original=train_command.prepare):
+    def prepare_twice(config, locks, original=train_command.prepare):
         run = original(config, locks)
-        run.folder.path.mkdir()
-        run.folder.config.write_text("dataset: x")
+        assert not run.folder.path.exists()
+        with pytest.raises(BadInput, match=f"is in use by process {os.getpid()} on"):
+            original(config, contextlib.ExitStack())
         return run
 
-    monkeypatch.setattr(train_command, "prepare", prepare_late)
-    with pytest.raises(BadInput, match="another run has begun there meanwhile"):
-        start("run", "--max_train_images", "16")
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+    monkeypatch.setattr(train_command, "prepare", prepare_twice)
+    assert start("run", "--max_train_images", "16") == 0
+    assert (tmp_path / "run" / "pipeline").is_dir()
 
 
 def test_an_ignored_signal_stays_ignored(accelerator):
