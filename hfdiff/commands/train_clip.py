@@ -23,6 +23,7 @@ def main(config: ClipConfig) -> int:
 
 
 def train(config: ClipConfig, out: Path) -> int:
+    """Train, measure and save; the exit code."""
     if out.exists():
         raise BadInput(f"output_dir {out} exists; give a new folder")
     accelerator = Accelerator()

@@ -29,6 +29,7 @@ def main(config: JudgeConfig) -> int:
 
 
 def train(config: JudgeConfig, out: Path | None, locks: contextlib.ExitStack) -> int:
+    """Train, measure and save, by default in the cache, whose place is known once the data is; the exit code."""
     if out and out.exists():
         raise BadInput(f"output_dir {out} exists; give a new folder")
     accelerator = Accelerator()

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import glob
+import hashlib
 import json
 import os
 import re
@@ -113,8 +114,14 @@ def write_json(target: Path, record: Mapping[str, Any]) -> None:
 
 
 def to_json(record: Mapping[str, Any]) -> str:
-    """A record as indented JSON with a line's end."""
-    return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """A record as indented JSON with a line's end; ValueError for a number that is not finite."""
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode(errors="backslashreplace").decode()  # bytes of a file's name that are no text
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _sync(folder: Path) -> None:

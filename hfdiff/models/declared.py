@@ -30,12 +30,12 @@ def tensor_sizes(folder: Path) -> list[int]:
 
 def check_configs(folder: Path) -> None:
     """ValueError for sizes in a model's configurations that nothing here has, as a million layers in a block."""
-    for file in (file for name in CONFIGS for file in sorted(folder.rglob(name))):
+    for file in (file for name in CONFIGS for place in ("", "*/") for file in sorted(folder.glob(place + name))):
         num_tensors = len(tensor_sizes(file.parent))
         for key, value in _numbers(json.loads(file.read_text(encoding="utf-8"))):
             most = num_tensors if "layers" in key else LIMITS.get(key)
             if most is not None and not 0 <= value <= most:
-                raise ValueError(f"{file.relative_to(folder)} says {key} {value}; valid: at most {most}")
+                raise ValueError(f"{file.relative_to(folder)} says {key} {value}; valid: 0 to {most}")
 
 
 def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:

@@ -1,11 +1,12 @@
 """Is what came back from the Hub what was sent? Files by their bytes, then a model by what it draws."""
 
-import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from hfdiff.core.files import sha256
 
 LOAD_BACK = Path(__file__).parent / "load_back.py"
 # What leads to a token, a cache, or another place to look for code.
@@ -23,11 +24,6 @@ def check_files(here: Path, there: Path) -> None:
     code = (path.relative_to(there) for path in sorted(there.rglob("*.py")))
     if strange := next((name for name in code if not (here / name).is_file()), None):
         raise ValueError(f"{strange} is there, and was not sent; delete it on the Hub")
-
-
-def sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def load_back(here: Path, there: Path) -> None:

@@ -4,7 +4,6 @@ A checkpoint holds safetensors, a JSON of numbers, and a manifest with the SHA-2
 only after the new is in place.
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from hfdiff.core.config import to_mapping
 from hfdiff.core.errors import BadInput
-from hfdiff.core.files import MOVED, clear_unfinished, recover_folder, to_json, write_folder
+from hfdiff.core.files import MOVED, clear_unfinished, recover_folder, sha256, to_json, write_folder
 from hfdiff.training.config import RESUMABLE_KEYS, SHAPE_KEYS, TrainConfig
 from hfdiff.training.run_folder import RunFolder, saved_config
 
@@ -48,7 +47,7 @@ def save_checkpoint(
                 {name: value.detach().contiguous() for name, value in named.items()}, folder / f"{group}.safetensors"
             )
         (folder / NUMBERS).write_text(to_json(numbers), encoding="utf-8")
-        hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        hashes = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         (folder / MANIFEST).write_text(to_json(hashes), encoding="utf-8")
 
     write_folder(target, fill)
@@ -75,7 +74,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     for name, expected in hashes.items():
         if name != Path(name).name:
             raise ValueError(f"{MANIFEST} lists {name}, which is no file in it")
-        if _sha256(path / name) != expected:
+        if sha256(path / name) != expected:
             raise ValueError(f"{name} does not match its hash")
     groups = {Path(name).stem: load_file(path / name) for name in hashes if name.endswith(".safetensors")}
     numbers = json.loads((path / NUMBERS).read_text(encoding="utf-8"))
@@ -120,11 +119,6 @@ def check_same_data(numbers: dict[str, Any], fingerprint: str, config: TrainConf
             f"dataset {config.dataset!r} is another than that of the run in {config.output_dir}, or has changed since "
             f"(fingerprint {numbers['data']} -> {fingerprint}); give another output_dir"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_resume(run: RunFolder, config: TrainConfig) -> TrainConfig:

@@ -164,6 +164,8 @@ def test_only_what_a_writer_left_is_cleared(tmp_path):
 
 def test_a_record_holds_no_nan(tmp_path):
     write_json(tmp_path / "record.json", {"value": 1.0})
+    write_json(tmp_path / "name.json", {"command": "caf\udce9 é"})
+    assert json.loads((tmp_path / "name.json").read_text()) == {"command": "caf\udce9 é"}
     with pytest.raises(TrainingFailed, match=r"record\.json is not written: Out of range float"):
         write_json(tmp_path / "record.json", {"value": float("nan")})
     assert json.loads((tmp_path / "record.json").read_text()) == {"value": 1.0}

@@ -14,7 +14,7 @@ from hfdiff.evaluation.judge import load_judge
 from hfdiff.models.loading import export_pipeline, load_pipeline
 
 HOSTILE = [
-    ("unet/config.json", "layers_per_block", 1_000_000, "says layers_per_block 1000000; valid: at most"),
+    ("unet/config.json", "layers_per_block", 1_000_000, "says layers_per_block 1000000; valid: 0 to"),
     ("unet/config.json", "layers_per_block", -1, "says layers_per_block -1"),
     ("unet/config.json", "num_classes", 10**9, "declares"),
     ("unet/config.json", "num_classes", -5, ""),
@@ -22,7 +22,7 @@ HOSTILE = [
     ("unet/config.json", "norm_num_groups", 0, ""),
     ("unet/config.json", "block_out_channels", [2**20, 2**20], "declares"),
     ("unet/config.json", "in_channels", 10**9, ""),
-    ("unet/config.json", "sample_size", 10**6, "says sample_size 1000000; valid: at most 1024"),
+    ("unet/config.json", "sample_size", 10**6, "says sample_size 1000000; valid: 0 to 1024"),
     ("unet/config.json", "sample_size", [28, 10**6], "says sample_size 1000000"),
     ("unet/config.json", "time_embedding_dim", 10**7, "declares"),
     ("unet/config.json", "patch_size", 0, ""),
