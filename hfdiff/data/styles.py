@@ -1,7 +1,7 @@
 """Styles: named changes of an image with a strength in [0, 1], which the model is conditioned on.
 
-`STYLES` is the table; a row is a phrase for prompts, an exclusive group, and a transform
-(pixels (B, C, H, W) float32 in [0, 1], strength (B,) in (0, 1]) -> the same shape. The transforms are kornia's.
+`STYLES` is the table; an entry is a phrase for prompts, an exclusive group, a transform
+(pixels (B, C, H, W) float32 in [0, 1], strength (B,) in (0, 1]) -> the same shape, and a ruler that reads it.
 """
 
 import math
@@ -9,17 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from kornia import morphology
 from kornia.color import rgb_to_grayscale
-from kornia.enhance import adjust_gamma
 from kornia.geometry.transform import get_shear_matrix2d, warp_affine
 from torch import Tensor
 
 from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
+from hfdiff.data.rulers import boldness, darkness, fade, fineness, greyness, lightness, slant, warmth
+from hfdiff.data.strokes import thicken, thin_out
 
 MAX_SHEAR_DEGREES = 25.0
-MAX_STROKE = 1 / 28  # of the shorter side: one pixel at 28x28
+VISIBLE = 4 / 255
 
 
 @dataclass(frozen=True)
@@ -28,27 +28,9 @@ class Style:
 
     phrase: str
     transform: Callable[[Tensor, Tensor], Tensor]
+    ruler: Callable[[Tensor], Tensor]  # images -> (B,)
     group: str | None = None  # at most one style of a group acts on an image
     colour_only: bool = False
-
-
-def _stroke(pixels: Tensor, strength: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Dilate or erode by a radius of `strength * MAX_STROKE`; fractions of a pixel are blended."""
-    longest = MAX_STROKE * min(pixels.shape[-2:])
-    radius = (strength * longest).reshape(-1, 1, 1, 1)
-    kernel = torch.ones(3, 3, device=pixels.device)
-    result = pixels
-    for i in range(math.ceil(longest)):
-        result = result.lerp(change(result, kernel), (radius - i).clamp(0, 1))
-    return result
-
-
-def _thick(pixels: Tensor, strength: Tensor) -> Tensor:
-    return _stroke(pixels, strength, morphology.dilation)
-
-
-def _thin(pixels: Tensor, strength: Tensor) -> Tensor:
-    return _stroke(pixels, strength, morphology.erosion)
 
 
 def _slanted(pixels: Tensor, strength: Tensor) -> Tensor:
@@ -60,11 +42,11 @@ def _slanted(pixels: Tensor, strength: Tensor) -> Tensor:
 
 
 def _bright(pixels: Tensor, strength: Tensor) -> Tensor:
-    return adjust_gamma(pixels, 1 - 0.6 * strength)
+    return pixels.lerp(torch.ones_like(pixels), 0.5 * strength.reshape(-1, 1, 1, 1))
 
 
 def _dark(pixels: Tensor, strength: Tensor) -> Tensor:
-    return adjust_gamma(pixels, 1 + 1.5 * strength)
+    return pixels * (1 - 0.6 * strength.reshape(-1, 1, 1, 1))
 
 
 def _faded(pixels: Tensor, strength: Tensor) -> Tensor:
@@ -81,14 +63,14 @@ def _warm(pixels: Tensor, strength: Tensor) -> Tensor:
 
 
 STYLES: dict[str, Style] = {
-    "thick": Style("thick", _thick, group="stroke"),
-    "thin": Style("thin", _thin, group="stroke"),
-    "slanted": Style("slanted", _slanted),
-    "bright": Style("bright", _bright, group="light"),
-    "dark": Style("dark", _dark, group="light"),
-    "faded": Style("faded", _faded),
-    "grey": Style("black and white", _grey, colour_only=True),
-    "warm": Style("warm", _warm, colour_only=True),
+    "thick": Style("thick", thicken, boldness, group="stroke"),
+    "thin": Style("thin", thin_out, fineness, group="stroke"),
+    "slanted": Style("slanted", _slanted, slant),
+    "bright": Style("bright", _bright, lightness, group="light"),
+    "dark": Style("dark", _dark, darkness, group="light"),
+    "faded": Style("faded", _faded, fade, group="light"),
+    "grey": Style("black and white", _grey, greyness, group="colour", colour_only=True),
+    "warm": Style("warm", _warm, warmth, group="colour", colour_only=True),
 }
 
 
@@ -124,6 +106,13 @@ def apply_styles(pixels: Tensor, weights: Tensor, names: Sequence[str]) -> Tenso
             rows = rows.to(pixels.device)
             pixels = pixels.index_copy(0, rows, STYLES[name].transform(pixels[rows], strength))
     return pixels
+
+
+def visible_share(pixels: Tensor, name: str) -> float:
+    """The share of images (B, C, H, W) in [0, 1] in which a style at strength 1 can be seen: where it changes pixels by
+    `VISIBLE` or more, root mean square."""
+    changed = apply_styles(pixels, torch.ones(len(pixels), 1), [name])
+    return ((changed - pixels).square().mean(dim=(1, 2, 3)).sqrt() >= VISIBLE).double().mean().item()
 
 
 def draw_styles(batch_size: int, names: Sequence[str], share: float, generator: torch.Generator) -> Tensor:
