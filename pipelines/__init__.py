@@ -14,6 +14,7 @@ from .grammar import resolve_styles as resolve_styles
 from .grammar import shown as shown
 from .guidance import ClipGuidance as ClipGuidance
 from .guidance import Guidance as Guidance
+from .images import dead_zone as dead_zone
 from .images import read_images as read_images
 from .images import to_8bit as to_8bit
 from .multistep import MultistepScheduler as MultistepScheduler

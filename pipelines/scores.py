@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from .checks import count, number
-from .images import with_channels
+from .images import dead_zone, with_channels
 from .prompts import PromptTarget, prompt
 
 SURVIVING_SHARE, STOPPING_SHARE = 0.3, 0.3  # of the candidates, after this share of the evaluations
@@ -44,9 +44,9 @@ class Scorer:
         return self.model.logit_scale.detach().float().exp()
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (B, C, H, W) in [0, 1] -> unit vectors (B, D) float32."""
+        """Images (B, C, H, W) in [0, 1] -> unit vectors (B, D) float32; what nobody sees moves none (`dead_zone`)."""
         channels = getattr(self.model.config.vision_config, "num_channels", 3)
-        images = with_channels("images", images.float(), channels)
+        images = dead_zone(with_channels("images", images.float(), channels))
         if self._in_torch:
             pixels = prepare_in_torch(self.processor.image_processor, images)
         elif images.requires_grad:

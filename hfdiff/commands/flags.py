@@ -182,6 +182,8 @@ class JudgeConfig(DatasetConfig):
     """At its peak."""
     flip: bool = False
     """Mirror half of the images; not where left and right are two classes."""
+    trained_on: str | None = None
+    """Name of the dataset in what is saved, where a folder holds one of the table; by default the folder's."""
     widths: tuple[int, int, int] = (32, 64, 128)
     """Channels of each stage."""
     seed: int = 0
@@ -202,5 +204,7 @@ class ClipConfig(DatasetConfig):
     """At its peak."""
     flip: bool = False
     """Mirror half of the images; not where left and right are two classes."""
+    trained_on: str | None = None
+    """Name of the dataset in what is saved, where a folder holds one of the table; by default the folder's."""
     seed: int = 0
     """Of everything random."""

@@ -1,5 +1,6 @@
 """`hfdiff train-clip`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -31,6 +32,7 @@ def train(config: ClipConfig, out: Path) -> int:
         raise BadInput(f"{accelerator.num_processes} processes; valid: 1, the model is small")
     data = open_dataset(config.dataset, config.read_options)
     table, validation = data.training()
+    table = replace(table, name=config.trained_on or table.name)
     test = data.test() or validation
     use_all_cores(1)
     print(describe(table, validation))

@@ -1,6 +1,7 @@
 """`hfdiff train-judge`."""
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -37,6 +38,7 @@ def train(config: JudgeConfig, out: Path | None, locks: contextlib.ExitStack) ->
         raise BadInput(f"{accelerator.num_processes} processes; valid: 1, the judge is small")
     data = open_dataset(config.dataset, config.read_options)
     table, validation = data.training()
+    table = replace(table, name=config.trained_on or table.name)
     test = data.test() or validation
     use_all_cores(1)
     print(describe(table, validation))

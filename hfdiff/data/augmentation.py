@@ -42,6 +42,26 @@ def augment(pixels: Tensor, draw: Tensor, probability: float) -> tuple[Tensor, T
     return torch.where(changed, warped, pixels), labels
 
 
+def invisible_noise(pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Change images (B, C, H, W) in [0, 1] by a random amount from 0 to what nobody sees.
+
+    Half of them get noise of a standard deviation up to 5/255, and half, drawn apart from it, dust: 5 to 40% of the
+    values within 16/255 of black or white are put 1/255 to at most 15/255 from there.
+    """
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=pixels.device)
+
+    noised, dusted, amount, share, reach = uniform(5, len(pixels), 1, 1, 1)
+    ground = pixels.round()
+    dusty = (dusted < 0.5) & ((pixels - ground).abs() < 16 / 255) & (uniform(*pixels.shape) < 0.05 + 0.35 * share)
+    specks = (1 + 14 * reach * uniform(*pixels.shape)) / 255
+    pixels = pixels.where(~dusty, ground + (1 - 2 * ground) * specks)
+    scale = (noised < 0.5) * amount * 5 / 255
+    noise = torch.randn(pixels.shape, generator=generator, device=pixels.device)
+    return (pixels + scale * noise).clamp(0, 1)
+
+
 def shift(images: Tensor, flip: bool = False) -> Tensor:
     """Shift each of the images (B, C, H, W) by up to two pixels; `flip` mirrors half of them first."""
     count, _, height, width = images.shape

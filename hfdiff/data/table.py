@@ -1,7 +1,6 @@
 """Images with classes and styles in one uint8 tensor."""
 
 import hashlib
-import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.config import Half
+from hfdiff.data.halves import in_second_half
 from hfdiff.pipelines import shown
 
 
@@ -56,12 +56,12 @@ class ImageTable:
         )
 
     def half(self, half: Half) -> "ImageTable":
-        """The images of one half. Their content decides (the parity of its CRC-32), so that an image is in the same
-        half in whatever dataset, order or split it comes."""
+        """The images of one half. What they show decides (`in_second_half`), so that an image is in the same half in
+        whatever dataset, order, split, encoding or size it comes."""
         if half == "whole":
             return self
-        parity = torch.tensor([zlib.crc32(image.numpy().data) % 2 for image in self.pixels.cpu().contiguous()])
-        return self.part((parity == (half == "second")).nonzero().squeeze(1))
+        wanted = in_second_half(self.pixels) == (half == "second")
+        return self.part(wanted.nonzero().squeeze(1))
 
     def to(self, device: torch.device) -> "ImageTable":
         """On the device, or where it is if that would take more than half of a GPU's free memory."""

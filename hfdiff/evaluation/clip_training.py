@@ -27,7 +27,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from hfdiff.core.errors import BadInput, TrainingFailed
 from hfdiff.core.files import write_folder
-from hfdiff.data.augmentation import shift
+from hfdiff.data.augmentation import invisible_noise, shift
 from hfdiff.data.config import Half
 from hfdiff.data.styles import STYLES, apply_styles, draw_styles, fitting_styles
 from hfdiff.data.table import ImageTable, to_unit_range
@@ -149,13 +149,15 @@ class Captioned:
 
 
 def caption_batch(table: ImageTable, rows: Tensor, generator: torch.Generator, flip: bool = False) -> Captioned:
-    """Images in random styles, half of them clean and half blurred or noised, and what is to be said of each."""
+    """Images in random styles, and what is to be said of each: half are blurred or noised, and the others have no more
+    than `invisible_noise`."""
     names = fitting_styles(table.channels, table.style_names)
     given = draw_styles(len(rows), names, CLIP_STYLED_SHARE, generator)
     pixels = apply_styles(shift(to_unit_range(table.pixels[rows]), flip), given, names)
     damaged, which, amount, words = torch.rand(4, len(rows), generator=generator)
     kind = (which * len(DAMAGES)).long().where(damaged < DAMAGED_SHARE, -1)
-    pixels = damage(pixels, kind, amount)
+    clean = (kind < 0).reshape(-1, 1, 1, 1)
+    pixels = torch.where(clean, invisible_noise(pixels, generator), damage(pixels, kind, amount))
     strengths = torch.cat([table.style_weights[rows], given], dim=1).tolist()
     styles = [dict(zip((*table.style_names, *names), row)) for row in strengths]
     qualities = map(_quality, kind.tolist(), amount.tolist(), words.tolist())

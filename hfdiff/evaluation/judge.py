@@ -23,6 +23,7 @@ from hfdiff.data.styles import fitting_styles
 from hfdiff.data.table import ImageTable, to_model_range
 from hfdiff.models.declared import check_configs, check_size
 from hfdiff.models.loading import check_weights
+from hfdiff.pipelines import dead_zone
 
 WIDTHS = (32, 64, 128)
 
@@ -67,7 +68,11 @@ class Judge(nn.Module, PyTorchModelHubMixin):
         trained_on: name of the dataset; `fingerprint`: of its training images; `half_seen`: which half of them.
         test_accuracy: share of held-out real images whose class it names; None until measured.
         flip: trained with mirror images, too; not for data in which they are of another class, as b and d are.
+        num_seen: length of `seen`, int64: the perceptual hashes of the images that it was trained on, sorted. They go
+            with its weights.
     """
+
+    seen: Tensor
 
     def __init__(
         self,
@@ -81,6 +86,7 @@ class Judge(nn.Module, PyTorchModelHubMixin):
         half_seen: Half = "whole",
         test_accuracy: float | None = None,
         flip: bool = False,
+        num_seen: int = 0,
     ):
         super().__init__()
         if half_seen not in get_args(Half):
@@ -88,7 +94,9 @@ class Judge(nn.Module, PyTorchModelHubMixin):
         self.channels, self.size, self.widths = channels, tuple(size), tuple(widths)
         self.class_names, self.style_names = list(class_names), list(style_names or [])
         self.trained_on, self.fingerprint, self.half_seen = trained_on, fingerprint, half_seen
-        self.test_accuracy, self.flip = test_accuracy, flip
+        self.test_accuracy, self.flip, self.num_seen = test_accuracy, flip, num_seen
+        # Judges of before have none, so an empty one is not in the files.
+        self.register_buffer("seen", torch.zeros(num_seen, dtype=torch.int64), persistent=num_seen > 0)
         a, b, c = widths
         self.body = nn.Sequential(
             _conv(channels, a),
@@ -106,7 +114,8 @@ class Judge(nn.Module, PyTorchModelHubMixin):
         self.style_head = nn.Linear(c, len(self.style_names))
 
     def features(self, images: Tensor) -> Tensor:
-        """What both heads see: (B, widths[-1]) float32."""
+        """What both heads see: (B, widths[-1]) float32. What nobody sees moves none of it."""
+        images = dead_zone(images / 2 + 0.5) * 2 - 1
         return self.body(images.contiguous(memory_format=torch.channels_last))
 
     def forward(self, images: Tensor) -> JudgeOutput:

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from hfdiff.core.errors import BadInput
 from hfdiff.core.files import folder_to_write, recover_folder, write_folder
 from hfdiff.core.locks import write_lock
-from hfdiff.data.augmentation import shift
+from hfdiff.data.augmentation import invisible_noise, shift
 from hfdiff.data.config import Half
+from hfdiff.data.halves import perceptual_hashes
 from hfdiff.data.styles import apply_styles, draw_styles
 from hfdiff.data.table import ImageTable, to_unit_range
 from hfdiff.evaluation.judge import WIDTHS, Judge, accuracy, cached, find_judge, read_judge, styles_of, unseen
@@ -40,8 +41,9 @@ def make_judge(
     flip: bool = False,
 ) -> Judge:
     """A new judge of the classes and styles of these training images, and of every style that they can be given."""
+    hashes = perceptual_hashes(table.half(half).pixels).unique()
     torch.manual_seed(seed)
-    return Judge(
+    judge = Judge(
         channels=table.channels,
         class_names=list(table.class_names),
         style_names=styles_of(table),
@@ -51,7 +53,10 @@ def make_judge(
         fingerprint=table.fingerprint,
         half_seen=half,
         flip=flip,
+        num_seen=len(hashes),
     )
+    judge.seen.copy_(hashes)
+    return judge
 
 
 def default_epochs(table: ImageTable) -> int:
@@ -71,8 +76,8 @@ def train_judge(
 ) -> Iterator[JudgeEpoch]:
     """Train in place on the judge's half, with AdamW and a one-cycle schedule (Smith & Topin 2018); yields every epoch.
 
-    Half of the images are given styles at random strengths, which it learns to predict; all are shifted, and half are
-    mirrored where the judge has `flip`.
+    Half of the images are given styles at random strengths, which it learns to predict; all are shifted and get
+    `invisible_noise`, and half are mirrored where the judge has `flip`.
     """
     torch.manual_seed(seed)
     device = next(judge.parameters()).device
@@ -97,7 +102,7 @@ def train_judge(
             pixels = shift(
                 to_unit_range(table.pixels[rows]).to(device), judge.flip
             )  # first: a mirrored slant is another
-            output = judge(apply_styles(pixels, given, applied) * 2 - 1)
+            output = judge(invisible_noise(apply_styles(pixels, given, applied)) * 2 - 1)
             loss = F.cross_entropy(output.logits, table.labels[rows].to(device), label_smoothing=0.1)
             if judge.style_names:  # cross-entropy with a strength as target is least at the strength to be expected
                 wanted = torch.cat([table.style_weights[rows], given], dim=1).to(device)
