@@ -174,8 +174,10 @@ class JudgeConfig(DatasetConfig):
     """Folder of the weights (fp16) and the configuration; by default the cache, where every command finds it."""
     half: Half = "first"
     """Train on this half of the images and leave the other to a scorer; whole takes all."""
+    noised: bool = False
+    """A judge of noised images, conditioned on the noise level, for hfdiff show; it predicts no styles."""
     epochs: int | None = None
-    """Passes over the data; by default so many that about 660,000 images are seen."""
+    """Passes over the data; by default so many that about 660,000 images are seen, or 240,000 noised ones."""
     batch_size: int = 128
     """Images for each step."""
     learning_rate: float = 4e-3

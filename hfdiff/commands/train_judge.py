@@ -42,10 +42,11 @@ def train(config: JudgeConfig, out: Path | None, locks: contextlib.ExitStack) ->
     print(describe(table, validation))
     check_half(table, config.half)
     if out is None:
-        out = cached(table, config.half)
+        out = cached(table, config.half, config.noised)
         locks.enter_context(write_lock(out, "HFDIFF_CACHE"))
-    judge = make_judge(table, config.widths, config.half, config.seed, config.flip).to(accelerator.device)
-    epochs = config.epochs or default_epochs(table.half(config.half))
+    judge = make_judge(table, config.widths, config.half, config.seed, config.flip, config.noised)
+    judge.to(accelerator.device)
+    epochs = config.epochs or default_epochs(table.half(config.half), config.noised)
     training = train_judge(
         judge,
         table,
