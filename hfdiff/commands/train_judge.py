@@ -19,7 +19,7 @@ from hfdiff.evaluation.judge_training import default_epochs, make_judge, save_ju
 
 def main(config: JudgeConfig) -> int:
     check_small_training(config)
-    for width in config.widths:
+    for width in config.widths or ():
         check_range("widths", width, 1, 4096)
     out = None if config.output_dir is None else folder_to_write(config.output_dir)
     with contextlib.ExitStack() as locks:

@@ -31,7 +31,8 @@ from hfdiff.evaluation.judge import (
 
 JUDGE_STYLED_SHARE = 0.5  # of the images in training
 TRAINING_IMAGES = 660_000  # seen in a training of default length
-NOISED_TRAINING_IMAGES = 240_000  # the same of a judge of noised images
+NOISED_TRAINING_IMAGES = 120_000  # the same of a judge of noised images, whose network is smaller
+NOISED_WIDTHS = (16, 32, 64)
 MAX_EPOCHS = 60
 
 
@@ -46,7 +47,7 @@ class JudgeEpoch:
 
 def make_judge(
     table: ImageTable,
-    widths: tuple[int, int, int] = WIDTHS,
+    widths: tuple[int, int, int] | None = None,
     half: Half = "whole",
     seed: int = 0,
     flip: bool = False,
@@ -59,7 +60,7 @@ def make_judge(
         channels=table.channels,
         class_names=list(table.class_names),
         style_names=styles_of(table, noised),
-        widths=widths,
+        widths=widths or (NOISED_WIDTHS if noised else WIDTHS),
         size=table.size,
         trained_on=table.name,
         fingerprint=table.fingerprint,
