@@ -49,7 +49,7 @@ def place(tmp_path_factory) -> Path:
 def at_home(place, hub, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HFDIFF_CACHE", str(place / "cache"))
-    monkeypatch.setattr("hfdiff.evaluation.judge_training.default_epochs", lambda table: 2)
+    monkeypatch.setattr("hfdiff.evaluation.judge_training.default_epochs", lambda *_: 2)
 
 
 def moved(words: list[str], place: Path) -> list[str]:

@@ -128,6 +128,8 @@ class ShowFlags(Drawing):
     """Resize the real images to this many pixels a side."""
     judge: str | None = None
     """Folder of a judge, the evaluation classifier; by default the dataset's own, trained where there is none."""
+    noised_judge: str | None = None
+    """The same of a judge of noised images (hfdiff train-judge --noised)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +176,10 @@ class JudgeConfig(DatasetConfig):
     """Folder of the weights (fp16) and the configuration; by default the cache, where every command finds it."""
     half: Half = "first"
     """Train on this half of the images and leave the other to a scorer; whole takes all."""
+    noised: bool = False
+    """A judge of noised images, conditioned on the noise level, for hfdiff show; it predicts no styles."""
     epochs: int | None = None
-    """Passes over the data; by default so many that about 660,000 images are seen."""
+    """Passes over the data; by default so many that about 660,000 images are seen, or 120,000 noised ones."""
     batch_size: int = 128
     """Images for each step."""
     learning_rate: float = 4e-3
@@ -184,8 +188,8 @@ class JudgeConfig(DatasetConfig):
     """Mirror half of the images; not where left and right are two classes."""
     trained_on: str | None = None
     """Name of the dataset in what is saved, where a folder holds one of the table; by default the folder's."""
-    widths: tuple[int, int, int] = (32, 64, 128)
-    """Channels of each stage."""
+    widths: tuple[int, int, int] | None = None
+    """Channels of each stage; by default 32 64 128, or 16 32 64 of a judge of noised images."""
     seed: int = 0
     """Of everything random."""
 

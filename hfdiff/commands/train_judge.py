@@ -20,7 +20,7 @@ from hfdiff.evaluation.judge_training import default_epochs, make_judge, save_ju
 
 def main(config: JudgeConfig) -> int:
     check_small_training(config)
-    for width in config.widths:
+    for width in config.widths or ():
         check_range("widths", width, 1, 4096)
     out = None if config.output_dir is None else folder_to_write(config.output_dir)
     with contextlib.ExitStack() as locks:
@@ -44,10 +44,11 @@ def train(config: JudgeConfig, out: Path | None, locks: contextlib.ExitStack) ->
     print(describe(table, validation))
     check_half(table, config.half)
     if out is None:
-        out = cached(table, config.half)
+        out = cached(table, config.half, config.noised)
         locks.enter_context(write_lock(out, "HFDIFF_CACHE"))
-    judge = make_judge(table, config.widths, config.half, config.seed, config.flip).to(accelerator.device)
-    epochs = config.epochs or default_epochs(table.half(config.half))
+    judge = make_judge(table, config.widths, config.half, config.seed, config.flip, config.noised)
+    judge.to(accelerator.device)
+    epochs = config.epochs or default_epochs(table.half(config.half), config.noised)
     training = train_judge(
         judge,
         table,

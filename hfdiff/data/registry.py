@@ -21,6 +21,7 @@ class DatasetSpec:
     source: str  # a Hub id, or a folder inside the package
     about: str
     judge: str | None = None  # folder of the embedded judge of this dataset, in `ASSETS`
+    noised_judge: str | None = None  # the same of the judge of its noised images
     clip: str | None = None  # the same of its small CLIP, the default scorer
     part_of: str | None = None  # the Hub id of the whole, for an embedded part
     shape: tuple[int, int, int, int] = (10_000, 1, 28, 28)  # training images, channels, height, width
@@ -29,6 +30,11 @@ class DatasetSpec:
     @property
     def hub_id(self) -> str:
         return self.part_of or self.source
+
+    def judge_folder(self, noised: bool) -> Path | None:
+        """Of the embedded judge of clean or of noised images."""
+        name = self.noised_judge if noised else self.judge
+        return ASSETS / name if name else None
 
 
 DATASETS: dict[str, DatasetSpec] = {

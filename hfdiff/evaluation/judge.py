@@ -6,6 +6,7 @@ It is never the scorer that chooses images, and trained on one half of the data 
 import contextlib
 import io
 import json
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
 from hfdiff.data.config import Half
-from hfdiff.data.registry import ASSETS, DATASETS, TEST_NAMES
+from hfdiff.data.registry import DATASETS, TEST_NAMES
 from hfdiff.data.styles import fitting_styles
 from hfdiff.data.table import ImageTable, to_model_range
 from hfdiff.models.declared import check_configs, check_size
@@ -26,6 +27,7 @@ from hfdiff.models.loading import check_weights
 from hfdiff.pipelines import dead_zone
 
 WIDTHS = (32, 64, 128)
+MAX_LOG_SNR = 10.0  # beyond, on either side, a judge of noised images sees only image or only noise
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,9 @@ class _Residual(nn.Module):
 class Judge(nn.Module, PyTorchModelHubMixin):
     """Images (B, C, H, W) float32 in [-1, 1] -> `JudgeOutput`.
 
+    One of `noised` images takes x_t / sqrt(alpha^2 + sigma^2), at a log-SNR ln(alpha^2 / sigma^2) that it is
+    conditioned on: a channel more holds ln(sigma / alpha) / 4 (c_noise of Karras et al. 2022, Table 1).
+
     The features are normalised to mean 0 and variance 1 over the training images, so that distances between them do
     not depend on the scale of the weights.
 
@@ -70,6 +75,7 @@ class Judge(nn.Module, PyTorchModelHubMixin):
         flip: trained with mirror images, too; not for data in which they are of another class, as b and d are.
         num_seen: length of `seen`, int64: the perceptual hashes of the images that it was trained on, sorted. They go
             with its weights.
+        noised: conditioned on the log-SNR, and trained on all of them; it predicts no styles.
     """
 
     seen: Tensor
@@ -87,6 +93,7 @@ class Judge(nn.Module, PyTorchModelHubMixin):
         test_accuracy: float | None = None,
         flip: bool = False,
         num_seen: int = 0,
+        noised: bool = False,
     ):
         super().__init__()
         if half_seen not in get_args(Half):
@@ -94,12 +101,12 @@ class Judge(nn.Module, PyTorchModelHubMixin):
         self.channels, self.size, self.widths = channels, tuple(size), tuple(widths)
         self.class_names, self.style_names = list(class_names), list(style_names or [])
         self.trained_on, self.fingerprint, self.half_seen = trained_on, fingerprint, half_seen
-        self.test_accuracy, self.flip, self.num_seen = test_accuracy, flip, num_seen
+        self.test_accuracy, self.flip, self.num_seen, self.noised = test_accuracy, flip, num_seen, noised
         # Judges of before have none, so an empty one is not in the files.
         self.register_buffer("seen", torch.zeros(num_seen, dtype=torch.int64), persistent=num_seen > 0)
         a, b, c = widths
         self.body = nn.Sequential(
-            _conv(channels, a),
+            _conv(channels + noised, a),
             nn.MaxPool2d(2),
             _conv(a, b),
             _conv(b, b),
@@ -111,21 +118,33 @@ class Judge(nn.Module, PyTorchModelHubMixin):
             nn.BatchNorm1d(c, affine=False),
         )
         self.class_head = nn.Sequential(nn.Dropout(0.2), nn.Linear(c, len(self.class_names)))
-        self.style_head = nn.Linear(c, len(self.style_names))
+        self.style_head = nn.Linear(c, len(self.style_names)) if self.style_names else None
 
-    def features(self, images: Tensor) -> Tensor:
-        """What both heads see: (B, widths[-1]) float32. What nobody sees moves none of it."""
-        images = dead_zone(images / 2 + 0.5) * 2 - 1
+    def features(self, images: Tensor, log_snr: Tensor | None = None) -> Tensor:
+        """What both heads see: (B, widths[-1]) float32. What nobody sees in a clean image moves none of it."""
+        if self.noised:
+            images = torch.cat([images, _level_channel(images, log_snr)], dim=1)
+        else:
+            images = dead_zone(images / 2 + 0.5) * 2 - 1
         return self.body(images.contiguous(memory_format=torch.channels_last))
 
-    def forward(self, images: Tensor) -> JudgeOutput:
-        features = self.features(images)
-        return JudgeOutput(self.class_head(features), self.style_head(features).sigmoid(), features)
+    def forward(self, images: Tensor, log_snr: Tensor | None = None) -> JudgeOutput:
+        """log_snr: (B,) float32, for one of noised images; None for clean ones."""
+        features = self.features(images, log_snr)
+        strengths = self.style_head(features).sigmoid() if self.style_head else features[:, :0]
+        return JudgeOutput(self.class_head(features), strengths, features)
 
 
-def styles_of(table: ImageTable) -> list[str]:
-    """The styles that a judge of these images predicts."""
-    return [*table.style_names, *fitting_styles(table.channels, table.style_names)]
+def _level_channel(images: Tensor, log_snr: Tensor | None) -> Tensor:
+    """ln(sigma / alpha) / 4 of images (B, C, H, W) as (B, 1, H, W)."""
+    log_snr = images.new_full((len(images),), math.inf) if log_snr is None else log_snr
+    level = -log_snr.clamp(-MAX_LOG_SNR, MAX_LOG_SNR) / 8
+    return level.reshape(-1, 1, 1, 1).expand(-1, 1, *images.shape[2:])
+
+
+def styles_of(table: ImageTable, noised: bool = False) -> list[str]:
+    """The styles that a judge of these images predicts; one of noised images predicts none."""
+    return [] if noised else [*table.style_names, *fitting_styles(table.channels, table.style_names)]
 
 
 @torch.no_grad()
@@ -140,6 +159,20 @@ def predict(judge: Judge, pixels: Tensor, batch_size: int = 500) -> JudgeOutput:
         return seen
     mirrored = [judge(to_model_range(part.flip(-1)).to(device)).logits for part in pixels.split(batch_size)]
     return replace(seen, logits=(seen.logits + torch.cat(mirrored).cpu()) / 2)
+
+
+@torch.no_grad()
+def class_probabilities(judge: Judge, x: Tensor, log_snr: float, batch_size: int = 500) -> Tensor:
+    """What a judge of noised images says of x_t / sqrt(alpha^2 + sigma^2) (N, C, H, W) at one log-SNR: (N, K) float32,
+    on the CPU; the mean of an image and its mirror where the judge has `flip`."""
+    judge.eval()
+    device = next(judge.parameters()).device
+
+    def said(part: Tensor) -> Tensor:
+        return judge(part, part.new_full((len(part),), log_snr)).logits.softmax(dim=1)
+
+    parts = [part.float().to(device) for part in x.split(batch_size)]
+    return torch.cat([(said(part) + said(part.flip(-1))) / 2 if judge.flip else said(part) for part in parts]).cpu()
 
 
 def accuracy(judge: Judge, table: ImageTable) -> float:
@@ -168,16 +201,27 @@ def independent(judge: Judge, chooser: Any) -> bool:
     return other is None or {judge.half_seen, other} == {"first", "second"}
 
 
-def load_judge(name: str) -> Judge:
-    """The embedded judge of an entry in the table of datasets, or one saved in a folder."""
+def load_judge(name: str, noised: bool = False) -> Judge:
+    """The embedded judge of an entry in the table of datasets, or one saved in a folder, of clean images or noised."""
+    judge = _load(name, noised)
+    if judge.noised != noised:
+        kinds = ("clean", "noised")
+        raise BadInput(
+            f"the judge in {name} is one of {kinds[not noised]} images; valid: one of {kinds[noised]} images"
+        )
+    return judge
+
+
+def _load(name: str, noised: bool) -> Judge:
     if name not in DATASETS:
         if not Path(name).is_dir():
             raise unknown("judge", name, [key for key, row in DATASETS.items() if row.judge])
         return read_judge(Path(name))
-    row = DATASETS[name]
-    if row.judge is None:
-        raise BadInput(f"no judge is embedded for {name!r}; train one with hfdiff train-judge")
-    return read_judge(ASSETS / row.judge)
+    folder = DATASETS[name].judge_folder(noised)
+    if folder is None:
+        flag = " --noised" if noised else ""
+        raise BadInput(f"no judge is embedded for {name!r}; train one with hfdiff train-judge{flag}")
+    return read_judge(folder)
 
 
 def read_judge(folder: Path) -> Judge:
@@ -195,20 +239,21 @@ def read_judge(folder: Path) -> Judge:
         raise BadInput(f"the folder {folder} holds no judge: {error}") from error
 
 
-def find_judge(table: ImageTable, half: Half = "first") -> Judge | None:
+def find_judge(table: ImageTable, half: Half = "first", noised: bool = False) -> Judge | None:
     """The judge of these training images, embedded or from an earlier training; None where there is none."""
-    rows = {name: read_judge(ASSETS / row.judge) for name, row in DATASETS.items() if row.judge}
+    folders = {name: row.judge_folder(noised) for name, row in DATASETS.items()}
+    rows = {name: read_judge(folder) for name, folder in folders.items() if folder}
     known = [judge for name, judge in rows.items() if name == table.name or judge.fingerprint == table.fingerprint]
-    folder = cached(table, half)
+    folder = cached(table, half, noised)
     known += [read_judge(folder)] if folder.is_dir() else []
-    wanted = (half, table.channels, table.size, styles_of(table))
+    wanted = (half, table.channels, table.size, styles_of(table, noised))
     return next((j for j in known if (j.half_seen, j.channels, j.size, j.style_names) == wanted), None)
 
 
-def cached(table: ImageTable, half: Half) -> Path:
+def cached(table: ImageTable, half: Half, noised: bool = False) -> Path:
     """Where the judge of these training images is kept."""
     root = Path(os.environ.get("HFDIFF_CACHE", "~/.cache/hfdiff")).expanduser()
-    return root / "judges" / f"{table.fingerprint}-{half}"
+    return root / "judges" / f"{table.fingerprint}-{half}{'-noised' if noised else ''}"
 
 
 def right_scores(output: JudgeOutput, labels: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from hfdiff.core.errors import BadInput
 from hfdiff.core.files import folder_to_write, recover_folder, write_folder
@@ -17,10 +18,22 @@ from hfdiff.data.config import Half
 from hfdiff.data.halves import perceptual_hashes
 from hfdiff.data.styles import apply_styles, draw_styles
 from hfdiff.data.table import ImageTable, to_unit_range
-from hfdiff.evaluation.judge import WIDTHS, Judge, accuracy, cached, find_judge, read_judge, styles_of, unseen
+from hfdiff.evaluation.judge import (
+    MAX_LOG_SNR,
+    WIDTHS,
+    Judge,
+    accuracy,
+    cached,
+    find_judge,
+    read_judge,
+    styles_of,
+    unseen,
+)
 
 JUDGE_STYLED_SHARE = 0.5  # of the images in training
 TRAINING_IMAGES = 660_000  # seen in a training of default length
+NOISED_TRAINING_IMAGES = 120_000  # the same of a judge of noised images, whose network is smaller
+NOISED_WIDTHS = (16, 32, 64)
 MAX_EPOCHS = 60
 
 
@@ -35,33 +48,45 @@ class JudgeEpoch:
 
 def make_judge(
     table: ImageTable,
-    widths: tuple[int, int, int] = WIDTHS,
+    widths: tuple[int, int, int] | None = None,
     half: Half = "whole",
     seed: int = 0,
     flip: bool = False,
+    noised: bool = False,
 ) -> Judge:
-    """A new judge of the classes and styles of these training images, and of every style that they can be given."""
+    """A new judge of the classes and styles of these training images, and of every style that they can be given; or of
+    their classes alone, noised."""
     hashes = perceptual_hashes(table.half(half).pixels).unique()
     torch.manual_seed(seed)
     judge = Judge(
         channels=table.channels,
         class_names=list(table.class_names),
-        style_names=styles_of(table),
-        widths=widths,
+        style_names=styles_of(table, noised),
+        widths=widths or (NOISED_WIDTHS if noised else WIDTHS),
         size=table.size,
         trained_on=table.name,
         fingerprint=table.fingerprint,
         half_seen=half,
         flip=flip,
         num_seen=len(hashes),
+        noised=noised,
     )
     judge.seen.copy_(hashes)
     return judge
 
 
-def default_epochs(table: ImageTable) -> int:
+def default_epochs(table: ImageTable, noised: bool = False) -> int:
     """Passes over the data in a training of default length."""
-    return min(MAX_EPOCHS, max(1, round(TRAINING_IMAGES / len(table))))
+    num_images = NOISED_TRAINING_IMAGES if noised else TRAINING_IMAGES
+    return min(MAX_EPOCHS, max(1, round(num_images / len(table))))
+
+
+def noise_for_judge(clean: Tensor) -> tuple[Tensor, Tensor]:
+    """Clean images (B, C, H, W) in [-1, 1] -> x_t / sqrt(alpha^2 + sigma^2), and their log-SNR (B,), uniform over all
+    that a judge of noised images is conditioned on."""
+    log_snr = (2 * torch.rand(len(clean), device=clean.device) - 1) * MAX_LOG_SNR
+    alpha, sigma = (level.sqrt().reshape(-1, 1, 1, 1) for level in (log_snr.sigmoid(), (-log_snr).sigmoid()))
+    return alpha * clean + sigma * torch.randn_like(clean), log_snr
 
 
 def train_judge(
@@ -77,7 +102,8 @@ def train_judge(
     """Train in place on the judge's half, with AdamW and a one-cycle schedule (Smith & Topin 2018); yields every epoch.
 
     Half of the images are given styles at random strengths, which it learns to predict; all are shifted and get
-    `invisible_noise`, and half are mirrored where the judge has `flip`.
+    `invisible_noise`, and half are mirrored where the judge has `flip`. One of noised images learns the classes alone,
+    and their probabilities as they are, without label smoothing.
     """
     torch.manual_seed(seed)
     device = next(judge.parameters()).device
@@ -102,8 +128,10 @@ def train_judge(
             pixels = shift(
                 to_unit_range(table.pixels[rows]).to(device), judge.flip
             )  # first: a mirrored slant is another
-            output = judge(invisible_noise(apply_styles(pixels, given, applied)) * 2 - 1)
-            loss = F.cross_entropy(output.logits, table.labels[rows].to(device), label_smoothing=0.1)
+            images = invisible_noise(apply_styles(pixels, given, applied)) * 2 - 1
+            output = judge(*noise_for_judge(images)) if judge.noised else judge(images)
+            smoothing = 0.0 if judge.noised else 0.1
+            loss = F.cross_entropy(output.logits, table.labels[rows].to(device), label_smoothing=smoothing)
             if judge.style_names:  # cross-entropy with a strength as target is least at the strength to be expected
                 wanted = torch.cat([table.style_weights[rows], given], dim=1).to(device)
                 loss = loss + F.binary_cross_entropy(output.strengths, wanted)
@@ -121,11 +149,12 @@ def save_judge(judge: Judge, folder: Path, test: ImageTable) -> Judge:
     keys = [key for key in inspect.signature(Judge).parameters if key != "test_accuracy"]
     config = {key: getattr(judge, key) for key in keys} | {"test_accuracy": round(accuracy(judge, test), 4)}
     weights = copy.deepcopy(judge).to(torch.float16)
+    task = "the class of noised images" if judge.noised else "the class and the strength of styles of images"
     seen = "all" if judge.half_seen == "whole" else f"the {judge.half_seen} half of"
     card = (
-        "# Judge\n\nPredicts the class and the strength of styles of images (hfdiff.evaluation.judge). "
+        f"# Judge\n\nPredicts {task} (hfdiff.evaluation.judge). "
         f"Trained on {seen} the training images of {judge.trained_on}; right on {config['test_accuracy']} of "
-        f"{len(test):,} images that it never saw.\n"
+        f"{len(test):,} {'clean ' if judge.noised else ''}images that it never saw.\n"
     )
 
     def fill(place: Path) -> None:
@@ -142,21 +171,25 @@ def judge_for(
     half: Half = "first",
     log: Callable[[str], None] = print,
     device: torch.device | str = "cpu",
+    noised: bool = False,
 ) -> Judge:
     """`find_judge`, or a new one: trained for minutes, and kept in the folder HFDIFF_CACHE (~/.cache/hfdiff)."""
-    found = find_judge(table, half)
+    found = find_judge(table, half, noised)
     if found:
         return found.to(device)
-    folder_to_write(str(cached(table, half)), "HFDIFF_CACHE")
-    with write_lock(cached(table, half), "HFDIFF_CACHE", wait=True):  # who comes second takes what the first made
-        recover_folder(cached(table, half))
-        return (find_judge(table, half) or _new_judge(table, validation, half, log, device)).to(device)
+    folder = cached(table, half, noised)
+    folder_to_write(str(folder), "HFDIFF_CACHE")
+    with write_lock(folder, "HFDIFF_CACHE", wait=True):  # who comes second takes what the first made
+        recover_folder(folder)
+        judge = make_judge(table, half=half, noised=noised).to(device)
+        return (find_judge(table, half, noised) or _trained(judge, folder, table, validation, log)).to(device)
 
 
-def _new_judge(
-    table: ImageTable, validation: ImageTable, half: Half, log: Callable[[str], None], device: torch.device | str
+def _trained(
+    judge: Judge, folder: Path, table: ImageTable, validation: ImageTable, log: Callable[[str], None]
 ) -> Judge:
-    judge = make_judge(table, half=half).to(device)
+    """The new judge, trained and saved in the folder."""
+    half, kind = judge.half_seen, "judge of noised images" if judge.noised else "judge"
     for part in (table, validation):
         if not len(table.half(half)) or not len(unseen(judge, part)):
             raise BadInput(
@@ -165,8 +198,8 @@ def _new_judge(
             )
     if missing := table.half(half).class_counts().count(0):
         log(f"warning: {missing} classes have no image in the {half} half of the training images; it cannot know them")
-    epochs = default_epochs(table.half(half))
-    log(f"no judge of {table.name} yet: training one, {epochs} epochs; it is kept in {cached(table, half)}")
+    epochs = default_epochs(table.half(half), judge.noised)
+    log(f"no {kind} of {table.name} yet: training one, {epochs} epochs; it is kept in {folder}")
     for epoch in train_judge(judge, table, validation, epochs=epochs):
-        log(f"judge: epoch {epoch.number} of {epochs}, {epoch.validation_accuracy:.3f} of held-out images right")
-    return save_judge(judge, cached(table, half), unseen(judge, validation))
+        log(f"{kind}: epoch {epoch.number} of {epochs}, {epoch.validation_accuracy:.3f} of held-out images right")
+    return save_judge(judge, folder, unseen(judge, validation))

@@ -4,10 +4,22 @@ import math
 
 import pytest
 import torch
-from conftest import tiny_unet
+from conftest import class_folders, tiny_unet
 
+from hfdiff.core.errors import BadInput
+from hfdiff.data.loading import load_training_data
 from hfdiff.data.table import to_model_range
-from hfdiff.evaluation.judge import Judge, JudgeOutput, predict, right_scores
+from hfdiff.evaluation.judge import (
+    Judge,
+    JudgeOutput,
+    cached,
+    class_probabilities,
+    find_judge,
+    load_judge,
+    predict,
+    right_scores,
+)
+from hfdiff.evaluation.judge_training import judge_for, make_judge, train_judge
 from hfdiff.evaluation.trajectory import (
     NUM_PLACES,
     Reverse,
@@ -170,3 +182,36 @@ def test_scores_are_the_probability_of_the_right_class_and_histograms_sum_to_one
     assert found.real.sum() == pytest.approx(1)
     assert (found.generated[0], found.generated[-1]) == (0.5, 0.5)
     assert (found.num_generated, found.num_real) == (4, 77)
+
+
+def test_a_judge_of_noised_images_knows_the_level(fashion):
+    table, validation = fashion[0].part(torch.arange(0, 10_000, 5)), fashion[1].part(torch.arange(0, 2_000, 4))
+    judge = make_judge(table, widths=(8, 16, 16), noised=True)
+    epochs = list(train_judge(judge, table, validation, epochs=3, batch_size=32))
+    assert epochs[-1].loss < epochs[0].loss
+    assert epochs[-1].validation_accuracy > 0.4  # chance: 0.1
+    clean = to_model_range(validation.pixels)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    half_noise = class_probabilities(judge, (clean + noise) / math.sqrt(2), 0.0)
+    assert (half_noise.argmax(1) == validation.labels).double().mean() > 0.35
+    assert class_probabilities(judge, noise, -INF).max(dim=1).values.mean() < 0.3  # of pure noise nothing is certain
+    assert torch.allclose(class_probabilities(judge, clean, INF), predict(judge, validation.pixels).logits.softmax(1))
+    assert not torch.allclose(class_probabilities(judge, clean, 0.0), class_probabilities(judge, clean, INF))
+
+
+def test_the_judge_of_noised_images_is_kept_beside_the_other(tmp_path, monkeypatch):
+    monkeypatch.setenv("HFDIFF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("hfdiff.evaluation.judge_training.MAX_EPOCHS", 1)
+    train, validation = load_training_data(str(class_folders(tmp_path / "data", {"cat": 40, "dog": 40})))
+    said: list[str] = []
+    noised = judge_for(train, validation, noised=True, log=said.append)
+    assert (noised.noised, noised.style_names, len(said)) == (True, [], 2)
+    assert find_judge(train) is None
+    again = judge_for(train, validation, noised=True, log=said.append)
+    x = torch.randn(5, *train.pixels.shape[1:])
+    assert torch.equal(class_probabilities(noised, x, 0.0), class_probabilities(again, x, 0.0))
+    assert len(said) == 2
+    folder = str(cached(train, "first", noised=True))
+    assert load_judge(folder, noised=True).noised
+    with pytest.raises(BadInput, match="is one of noised images; valid: one of clean images"):
+        load_judge(folder)
