@@ -4,7 +4,7 @@ Each takes images (B, C, H, W) float32 in [0, 1] and gives (B,) float32; more of
 """
 
 import torch
-from kornia import morphology
+import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d, spatial_gradient
 from torch import Tensor
 
@@ -27,10 +27,17 @@ def _area(pixels: Tensor) -> Tensor:
 
 
 def _dark_lines(pixels: Tensor, width: int) -> Tensor:
-    """Mean contrast of the dark lines that are narrower than `width` at 32 pixels a side: the black top-hat."""
+    """Mean contrast of the dark lines that are narrower than `width` at 32 pixels a side: the black top-hat, closing
+    less image. kornia's takes a hundred times as long."""
     grey = pixels.mean(dim=1, keepdim=True)
-    side = max(3, round(width * min(pixels.shape[-2:]) / 32) | 1)
-    return (morphology.closing(grey, pixels.new_ones(side, side)) - grey).mean(dim=(1, 2, 3))
+    reach = max(1, round((width * min(pixels.shape[-2:]) / 32 - 1) / 2))
+    closed = -_highest(-_highest(grey, reach), reach)
+    return (closed - grey).mean(dim=(1, 2, 3))
+
+
+def _highest(images: Tensor, reach: int) -> Tensor:
+    """The greatest value within `reach` pixels down and across."""
+    return F.max_pool2d(images, 2 * reach + 1, stride=1, padding=reach)
 
 
 def slant(pixels: Tensor) -> Tensor:

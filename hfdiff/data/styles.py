@@ -19,7 +19,8 @@ from hfdiff.data.rulers import boldness, darkness, fade, fineness, greyness, lig
 from hfdiff.data.strokes import thicken, thin_out
 
 MAX_SHEAR_DEGREES = 25.0
-VISIBLE = 4 / 255
+VISIBLE, LOOKED_AT, SELDOM = 4 / 255, 500, 0.1
+LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)  # strengths at which styles are measured
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,30 @@ def apply_styles(pixels: Tensor, weights: Tensor, names: Sequence[str]) -> Tenso
     return pixels
 
 
-def visible_share(pixels: Tensor, name: str) -> float:
-    """The share of images (B, C, H, W) in [0, 1] in which a style at strength 1 can be seen: where it changes pixels by
-    `VISIBLE` or more, root mean square."""
-    changed = apply_styles(pixels, torch.ones(len(pixels), 1), [name])
-    return ((changed - pixels).square().mean(dim=(1, 2, 3)).sqrt() >= VISIBLE).double().mean().item()
+def visible_shares(pixels: Tensor, names: Sequence[str]) -> dict[str, float]:
+    """Style -> the share of images (N, C, H, W) uint8 in which it can be seen at strength 1, of `LOOKED_AT` of them:
+    where it changes pixels by `VISIBLE` or more, root mean square. BadInput for one that hardly any image shows."""
+    few = pixels[:: max(1, len(pixels) // LOOKED_AT)][:LOOKED_AT].cpu().float() / 255
+    full = torch.ones(len(few), 1)
+    changes = {name: apply_styles(few, full, [name]) - few for name in names}
+    shares = {
+        name: (change.square().mean(dim=(1, 2, 3)).sqrt() >= VISIBLE).double().mean().item()
+        for name, change in changes.items()
+    }
+    if hidden := [name for name, share in shares.items() if share < SELDOM]:
+        valid = ", ".join(name for name in names if name not in hidden) or "none"
+        raise BadInput(
+            f"style {hidden[0]!r} changes nothing that can be seen in {1 - shares[hidden[0]]:.0%} of {len(few)} of "
+            f"these images; give --styles without it: {valid}"
+        )
+    return shares
+
+
+def describe_styles(pixels: Tensor, own: Sequence[str], names: Sequence[str]) -> str:
+    """The styles that the data itself names, and those of the table with the share of images (N, C, H, W) uint8 that
+    show them; BadInput as in `visible_shares`."""
+    seen = [f"{name} (seen in {share:.0%})" for name, share in visible_shares(pixels, names).items()]
+    return f"styles: {', '.join([*own, *seen]) or 'none'}"
 
 
 def draw_styles(batch_size: int, names: Sequence[str], share: float, generator: torch.Generator) -> Tensor:

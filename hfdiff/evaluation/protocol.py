@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from accelerate import PartialState
@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hfdiff.core.seeds import derive_seed
+from hfdiff.data.styles import LEVELS
 from hfdiff.data.table import to_bytes
 from hfdiff.evaluation.judge import Judge
 from hfdiff.evaluation.reference_images import JudgedImages, ReferenceSet, judge_images
@@ -25,6 +26,7 @@ from hfdiff.pipelines import ClassStylePipeline
 
 BATCH = 100  # images drawn at once
 PROBE = 20  # images that tell what one costs
+Cell: TypeAlias = tuple[int, tuple[str, ...]]  # a class id, and the styles of an image
 # Arguments of the pipeline that a report states.
 SETTINGS = (
     "num_inference_steps",
@@ -58,18 +60,22 @@ def plain_request(real: ReferenceSet, n: int) -> Request:
 
 
 def styled_request(pipeline: ClassStylePipeline, n: int, seed: int) -> Request:
-    """Every class in every style and in every pair of styles that do not exclude each other, in random order; the
-    strengths uniform in (0, 1]."""
+    """Every class, by turns in a style alone and in a pair of styles that do not exclude each other, in random order,
+    at the strengths above 0 of `LEVELS`."""
     groups = {name: pipeline.config.styles[name].get("group") or name for name in pipeline.style_names}
     pairs = [pair for pair in combinations(groups, 2) if groups[pair[0]] != groups[pair[1]]]
-    kinds: list[tuple[str, ...]] = [*((name,) for name in groups), *pairs]
-    cells = [(label, kind) for label in range(len(pipeline.class_names)) for kind in kinds]
     generator = torch.Generator().manual_seed(derive_seed(seed, "styles"))
-    order = torch.randperm(len(cells), generator=generator).tolist()
-    chosen = [cells[order[i % len(cells)]] for i in range(n)]
-    strengths = (1 - torch.rand((n, 2), generator=generator)).tolist()
+    singles = _shuffled([(label, (name,)) for label in range(len(pipeline.class_names)) for name in groups], generator)
+    both = _shuffled([(label, pair) for label in range(len(pipeline.class_names)) for pair in pairs], generator)
+    turns = [cells for cells in (singles, both) if cells]
+    chosen = [turns[i % len(turns)][i // len(turns) % len(turns[i % len(turns)])] for i in range(n)]
+    strengths = torch.tensor(LEVELS[1:])[torch.randint(len(LEVELS) - 1, (n, 2), generator=generator)].tolist()
     styles = tuple(dict(zip(kind, row)) for (_, kind), row in zip(chosen, strengths))
     return Request(torch.tensor([label for label, _ in chosen], dtype=torch.int64), styles)
+
+
+def _shuffled(cells: list[Cell], generator: torch.Generator) -> list[Cell]:
+    return [cells[i] for i in torch.randperm(len(cells), generator=generator).tolist()]
 
 
 def draw_request(

@@ -1,85 +1,217 @@
-"""Do measured strengths of styles follow those asked for?"""
+"""Do measured strengths of styles follow those asked for?
 
-from collections.abc import Sequence
+The judge's reading of a strength is pulled towards the middle, so measured strengths are its readings on the scale that
+real images set: with j = a + b s the regression of readings j on strengths s of real images that the styles' own
+transforms changed, the measured strength is (j - a) / b (regression calibration, Carroll et al. 2006, Chapter 4).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional import spearman_corrcoef
+from torchmetrics.functional import concordance_corrcoef, spearman_corrcoef
+from torchmetrics.functional.classification import binary_auroc
 
-from hfdiff.data.styles import STYLES, apply_styles
+from hfdiff.data.styles import LEVELS, STYLES, apply_styles
 from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation.judge import Judge
 from hfdiff.evaluation.metric import MetricInputs, Result
 from hfdiff.evaluation.reference_images import JudgedImages, class_accuracy, judge_images
-from hfdiff.evaluation.statistics import GROUPS, average, jackknife
+from hfdiff.evaluation.statistics import GROUPS, Z95, average, jackknife
+
+FLATTEST = 0.05  # slope of the judge's readings; of a flatter one it sees nothing of the style
+
+
+@dataclass(frozen=True)
+class Line:
+    """y = intercept + slope x, by least squares."""
+
+    slope: float
+    intercept: float
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> "Line":
+        x, y = x.double(), y.double()
+        away = x - x.mean()
+        slope = ((away * y).sum() / away.square().sum().clamp(min=1e-12)).item()
+        return cls(slope, y.mean().item() - slope * x.mean().item())
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Strengths of one style asked for, and what the judge reads: (N,) float32 each."""
+
+    asked: Tensor
+    judged: Tensor
+
+    def measured(self, scale: Line) -> Tensor:
+        """Measured strengths (N,), which noise may carry beyond [0, 1]."""
+        return (self.judged - scale.intercept) / scale.slope
+
+    def concordance(self, scale: Line) -> float:
+        return concordance_corrcoef(self.measured(scale), self.asked).nan_to_num().item()
+
+
+@dataclass(frozen=True)
+class StyledImages:
+    """Images in styles, and plain ones of the same source: the strength 0 of every style."""
+
+    styled: JudgedImages
+    plain: JudgedImages
+
+    def with_style(self, style: int) -> JudgedImages:
+        return self.styled[self.styled.strengths[:, style] > 0]
+
+    def readings(self, style: int) -> Readings:
+        """Of those in the style, and of as many plain ones as have each of the other levels."""
+        styled = self.with_style(style)
+        plain = self.plain[: max(1, len(styled) // (len(LEVELS) - 1))]
+        return Readings(
+            asked=torch.cat([styled.strengths[:, style], plain.strengths[:, style]]),
+            judged=torch.cat([styled.output.strengths[:, style], plain.output.strengths[:, style]]),
+        )
 
 
 def style_fidelity(inputs: MetricInputs) -> Result:
-    """The mean over styles of Spearman's correlation between strengths asked for and measured."""
+    """The mean over styles of the concordance of strengths asked for and measured (Lin 1989, Equation 1): 1 where both
+    are equal, lower for a wrong order, slope or offset."""
     assert inputs.styled is not None
     judge, styled = inputs.real.judge, inputs.styled
-    real = _transformed(inputs)
+    images, real = StyledImages(styled, inputs.samples), _transformed(inputs)
     asked = [i for i in range(len(judge.style_names)) if (styled.strengths[:, i] > 0).sum() >= GROUPS]
-    values = {i: _correlation(styled, i) for i in asked}
-    of_real = {i: _correlation(real, i) for i in asked if judge.style_names[i] in STYLES}
+    found = {i: _scale(real, i) for i in asked}
+    blind = [judge.style_names[i] for i, scale in found.items() if not scale]
+    scales = {i: scale for i, scale in found.items() if scale}
+    asked = list(scales)
+    per_style = {judge.style_names[i]: _style(images, real, i, scales, judge.style_names) for i in asked}
 
     def mean(rows: Tensor) -> float:
-        return average([_correlation(styled[rows], i) for i in asked])
+        part = StyledImages(styled[rows], inputs.samples)
+        return average([part.readings(i).concordance(scales[i]) for i in asked])
 
-    per_style = {
-        judge.style_names[i]: {
-            "spearman": values[i],
-            "real_spearman": of_real.get(i),
-            "mean_error": _error(styled, i),
-            "real_mean_error": _error(real, i) if i in of_real else None,
-            "class_accuracy": class_accuracy(styled[styled.strengths[:, i] > 0]),
-            "real_class_accuracy": class_accuracy(real[real.strengths[:, i] > 0]) if i in of_real else None,
-            "n": int((styled.strengths[:, i] > 0).sum()),
-        }
-        for i in asked
-    }
     details = {
         "per_style": per_style,
-        "too_few": [judge.style_names[i] for i in styled.strengths.any(dim=0).nonzero().squeeze(1) if i not in asked],
-        "per_class": _per_class(styled, asked, judge),
-        "real_per_class": _per_class(real, asked, judge),
-        "pairs": _pairs(styled, asked, judge.style_names),
-        "real_pairs": _pairs(real, asked, judge.style_names),
+        "too_few": [
+            name
+            for name, given in zip(judge.style_names, styled.strengths.any(dim=0))
+            if given and name not in per_style and name not in blind
+        ],
+        "not_seen": blind,  # styles that the judge cannot read from real images either
+        "per_class": _per_class(styled, asked, scales, judge),
+        "pairs": _pairs(styled, asked, scales, judge.style_names),
+        "real_pairs": _pairs(real.styled, asked, scales, judge.style_names),
         "class_accuracy": class_accuracy(styled),
         "class_accuracy_plain": class_accuracy(inputs.samples),
     }
-    real_value = average(list(of_real.values())) if len(of_real) == len(values) else None
+    value = average([row["concordance"] for row in per_style.values()])
+    of_real = average([row["real_concordance"] for row in per_style.values()])
     interval = jackknife(mean, len(styled))
-    return Result(average(list(values.values())), len(styled), real_value, interval, "judge", len(real), details)
+    return Result(value, len(styled), of_real, interval, "judge", len(real.styled), details)
 
 
-def _transformed(inputs: MetricInputs) -> JudgedImages:
-    """Real images changed by the styles' own transforms, at the strengths that were asked for."""
+def _transformed(inputs: MetricInputs) -> StyledImages:
+    """Real images changed by the styles' own transforms, at the strengths that were asked for; where the data itself
+    names a style, the real images that have it."""
     assert inputs.styled is not None
     judge, others = inputs.real.judge, inputs.real.others
     n = min(len(inputs.styled), len(others))
     names = [name for name in judge.style_names if name in STYLES]
     columns = [judge.style_names.index(name) for name in names]
-    strengths = torch.zeros(n, len(judge.style_names))
+    strengths = others.strengths[:n].clone()
     strengths[:, columns] = inputs.styled.strengths[:n, columns]
     pixels = apply_styles(to_unit_range(others.pixels[:n]), strengths[:, columns], names)
-    return judge_images(judge, to_bytes(pixels), others.labels[:n], strengths)
+    return StyledImages(judge_images(judge, to_bytes(pixels), others.labels[:n], strengths), others)
 
 
-def _correlation(images: JudgedImages, style: int) -> float:
-    """Spearman's correlation over the images asked for this style; 0 where the judge always says the same."""
-    rows = images.strengths[:, style] > 0
-    value = spearman_corrcoef(images.output.strengths[rows, style], images.strengths[rows, style])
-    return value.nan_to_num().item()
+def _scale(real: StyledImages, style: int) -> Line | None:
+    """The judge's readings of real images on their strengths; None where it sees nothing of the style."""
+    readings = real.readings(style)
+    line = Line.of(readings.asked, readings.judged)
+    return line if line.slope > FLATTEST else None
 
 
-def _error(images: JudgedImages, style: int) -> float:
+def _style(
+    images: StyledImages, real: StyledImages, style: int, scales: Mapping[int, Line], names: Sequence[str]
+) -> dict[str, Any]:
+    """All that is reported of one style; keys that begin with real_ are of real images."""
+    row: dict[str, Any] = {"n": int((images.styled.strengths[:, style] > 0).sum())}
+    ours, theirs = _levels(images, style, scales[style]), _levels(real, style, scales[style])
+    row["levels"] = [
+        given | {f"real_{key}": value for key, value in known.items() if key != "asked"}
+        for given, known in zip(ours, theirs)
+    ]
+    for prefix, source, levels in (("", images, ours), ("real_", real, theirs)):
+        readings = source.readings(style)
+        means = torch.tensor([[level["asked"], level["measured"]] for level in levels if level["n"]])
+        row |= {
+            f"{prefix}concordance": readings.concordance(scales[style]),
+            f"{prefix}spearman": spearman_corrcoef(readings.judged, readings.asked).nan_to_num().item(),
+            f"{prefix}slope": Line.of(means[:, 0], means[:, 1]).slope,
+            f"{prefix}r2": means.T.corrcoef()[0, 1].square().nan_to_num().item(),
+            f"{prefix}mean_error": _error(source.with_style(style), style, scales[style]),
+            f"{prefix}class_accuracy": class_accuracy(source.with_style(style)),
+            f"{prefix}leakage": _leakage(source, style, scales, names),
+        }
+    row["real_auc"] = _told_apart(real, style)
+    return row
+
+
+def _levels(images: StyledImages, style: int, scale: Line) -> list[dict[str, Any]]:
+    """At each level of strength asked for, the mean that is measured, with its 95% interval."""
+    readings = images.readings(style)
+    measured, nearest = readings.measured(scale), _level_of(readings.asked)
+    rows = []
+    for i, level in enumerate(LEVELS):
+        values = measured[nearest == i].double()
+        mean = values.mean().item() if len(values) else None
+        error = Z95 * values.std().item() / len(values) ** 0.5 if len(values) > 1 else None
+        interval = None if mean is None or error is None else [mean - error, mean + error]
+        rows.append({"asked": level, "measured": mean, "ci95": interval, "n": len(values)})
+    return rows
+
+
+def _level_of(strengths: Tensor) -> Tensor:
+    """The nearest of `LEVELS`, by number; only strength 0 is level 0."""
+    levels = (strengths * (len(LEVELS) - 1)).round().long()
+    return levels.where(strengths == 0, levels.clamp(min=1))
+
+
+def _leakage(images: StyledImages, style: int, scales: Mapping[int, Line], names: Sequence[str]) -> dict[str, float]:
+    """Other style -> how far its measured strength moves where this one alone is asked for at 0.75 or more."""
+    styled = images.styled
+    alone = (styled.strengths > 0).sum(dim=1) == 1
+    rows = alone & (styled.strengths[:, style] >= 0.75)
+    if not rows.any():
+        return {}
+    return {
+        names[i]: (
+            (styled.output.strengths[rows, i].mean() - images.plain.output.strengths[:, i].mean()) / scale.slope
+        ).item()
+        for i, scale in scales.items()
+        if i != style
+    }
+
+
+def _told_apart(real: StyledImages, style: int) -> float | None:
+    """Area under the curve by which the judge's readings tell real images at strength 1 from plain ones."""
+    full = real.styled.output.strengths[real.styled.strengths[:, style] >= 0.99, style]
+    plain = real.plain.output.strengths[:, style]
+    if not len(full):
+        return None
+    return binary_auroc(torch.cat([full, plain]), torch.arange(len(full) + len(plain)) < len(full)).item()
+
+
+def _error(images: JudgedImages, style: int, scale: Line) -> float:
     """Mean distance between the strengths asked for and measured."""
-    rows = images.strengths[:, style] > 0
-    return (images.output.strengths[rows, style] - images.strengths[rows, style]).abs().mean().item()
+    readings = Readings(images.strengths[:, style], images.output.strengths[:, style])
+    return (readings.measured(scale) - readings.asked).abs().mean().item()
 
 
-def _per_class(styled: JudgedImages, asked: Sequence[int], judge: Judge) -> dict[str, dict[str, dict[str, float]]]:
+def _per_class(
+    styled: JudgedImages, asked: Sequence[int], scales: Mapping[int, Line], judge: Judge
+) -> dict[str, dict[str, dict[str, float]]]:
     """Class -> style -> mean error of the strength, class accuracy, n."""
     table: dict[str, dict[str, dict[str, float]]] = {}
     for label, name in enumerate(judge.class_names):
@@ -87,19 +219,25 @@ def _per_class(styled: JudgedImages, asked: Sequence[int], judge: Judge) -> dict
         for i in asked:
             cell = styled[(styled.labels == label) & (styled.strengths[:, i] > 0)]
             if len(cell):
-                numbers = {"mean_error": _error(cell, i), "class_accuracy": class_accuracy(cell), "n": len(cell)}
-                table[name][judge.style_names[i]] = numbers
+                error = _error(cell, i, scales[i])
+                table[name][judge.style_names[i]] = {
+                    "mean_error": error,
+                    "class_accuracy": class_accuracy(cell),
+                    "n": len(cell),
+                }
     return table
 
 
-def _pairs(styled: JudgedImages, asked: Sequence[int], names: Sequence[str]) -> dict[str, dict[str, float]]:
+def _pairs(
+    styled: JudgedImages, asked: Sequence[int], scales: Mapping[int, Line], names: Sequence[str]
+) -> dict[str, dict[str, float]]:
     """Pair of styles -> mean error of both strengths, class accuracy, n."""
     table = {}
     for a, b in ((a, b) for a in asked for b in asked if a < b):
         both = styled[(styled.strengths[:, a] > 0) & (styled.strengths[:, b] > 0)]
         if len(both):
             table[f"{names[a]}+{names[b]}"] = {
-                "mean_error": (_error(both, a) + _error(both, b)) / 2,
+                "mean_error": (_error(both, a, scales[a]) + _error(both, b, scales[b])) / 2,
                 "class_accuracy": class_accuracy(both),
                 "n": len(both),
             }

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hfdiff.core.threads import use_all_cores
 from hfdiff.data.loading import stand_in_data
+from hfdiff.data.styles import describe_styles
 from hfdiff.models.sizes import describe_shape
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.training.batch import draw_batch, make_inputs
@@ -35,6 +36,7 @@ class Cost:
     peak_memory_gib: float  # of the GPU, or of the whole process where there is none
     images_per_second: float
     num_micro_batches: int  # micro-batches of a step
+    styles: str | None = None  # and how many of the images show them, where images were read
 
     def describe(self) -> str:
         batch = self.config.batch_size
@@ -48,6 +50,7 @@ class Cost:
             f"of {batch // self.num_micro_batches}, validation and samples included\n"
             f"time:      {hours:.2f} hours per million images, {self.images_per_second:.1f} images/s on {self.device} "
             f"in precision {self.config.mixed_precision}; as measured in a few steps, not promised"
+            + (f"\n{self.styles}" if self.styles else "")
         )
 
 
@@ -61,7 +64,8 @@ def measure(config: TrainConfig, draw: Callable[[ClassStylePipeline, int], objec
     # No end, neither by images nor by the clock, lies within the steps that are measured.
     config = replace(resolve_config(config), max_train_images=10**12, max_minutes=None, report_to="none")
     use_all_cores(1)
-    session = open_session(config, data=stand_in_data(config.dataset, config.read_options))
+    stand_in = stand_in_data(config.dataset, config.read_options)
+    session = open_session(config, data=stand_in)
     config, state, device = session.config, session.state, session.accelerator.device
     seconds = seconds_of_a_step(session.steps(), device)
     few = torch.arange(min(len(session.validation), config.batch_size // state.num_micro_batches))
@@ -78,6 +82,7 @@ def measure(config: TrainConfig, draw: Callable[[ClassStylePipeline, int], objec
         peak_memory_gib=memory,
         images_per_second=config.batch_size / seconds,
         num_micro_batches=state.num_micro_batches,
+        styles=None if stand_in else describe_styles(session.table.pixels, session.table.style_names, config.styles),
     )
 
 

@@ -8,7 +8,7 @@ from accelerate import Accelerator, PartialState
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_training_data
-from hfdiff.data.styles import check_styles
+from hfdiff.data.styles import check_styles, describe_styles
 from hfdiff.data.table import ImageTable, describe
 from hfdiff.models.loading import make_pipeline
 from hfdiff.models.objectives import Objective, make_objective
@@ -76,7 +76,7 @@ def open_session(
             f"is {TOO_NARROW} pixels wide or less; give --mixed_precision no"
         )
     log(describe(table, validation))
-    log(f"styles: {', '.join(table.style_names + config.styles) or 'none'}")
+    log(describe_styles(table.pixels, table.style_names, config.styles))
     fingerprint = table.fingerprint
     if saved:
         check_same_data(saved.numbers, fingerprint, config)

@@ -1,11 +1,24 @@
 """Styles: strength 0 changes nothing, more strength changes more, and exclusive styles never meet."""
 
+from itertools import product
+
 import pytest
 import torch
+from conftest import full_data
+from torchmetrics.functional.classification import binary_auroc
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.augmentation import NUM_AUGMENTS, NUM_DRAWS, augment
-from hfdiff.data.styles import STYLES, apply_styles, check_styles, draw_styles
+from hfdiff.data.strokes import ground_of, has_plain_ground
+from hfdiff.data.styles import (
+    STYLES,
+    apply_styles,
+    check_styles,
+    describe_styles,
+    draw_styles,
+    fitting_styles,
+    visible_shares,
+)
 from hfdiff.data.table import to_unit_range
 
 
@@ -48,11 +61,106 @@ def test_several_styles_act_together(photos):
     assert torch.equal(both, one_by_one)
 
 
-def test_thick_adds_ink_and_thin_removes_it(table):
-    pixels = to_unit_range(table.pixels)
-    full = torch.ones(len(pixels), 1)
-    assert (apply_styles(pixels, full, ["thick"]) >= pixels).all()
-    assert (apply_styles(pixels, full, ["thin"]) <= pixels).all()
+def figure_area(pixels: torch.Tensor, ground: torch.Tensor) -> torch.Tensor:
+    """Pixels more than 0.25 from the ground, (B,)."""
+    return ((pixels - ground).abs().amax(dim=1) > 0.25).sum(dim=(1, 2)).float()
+
+
+def brightness_of_figure(pixels: torch.Tensor, ground: torch.Tensor) -> torch.Tensor:
+    """Mean distance of the figure's pixels to the ground, (B,)."""
+    away = (pixels - ground).abs().amax(dim=1)
+    return (away * (away > 0.25)).sum(dim=(1, 2)) / (away > 0.25).sum(dim=(1, 2)).clamp(min=1)
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize(("name", "sign"), [("thick", 1), ("thin", -1)])
+def test_strokes_of_figures_light_and_dark(fashion, name, sign, inverted):
+    pixels = to_unit_range(fashion[0].pixels[:1000])
+    pixels = 1 - pixels if inverted else pixels
+    ground = ground_of(pixels)
+    plain, half, full = (
+        apply_styles(pixels, torch.full((len(pixels), 1), strength), [name]) for strength in (0.0, 0.5, 1.0)
+    )
+    assert torch.equal(plain, pixels)
+    before, middle, after = (figure_area(images, ground) for images in (plain, half, full))
+    assert (sign * (after - before) > 0).double().mean() >= 0.95
+    assert (sign * (after - middle) >= 0).double().mean() >= 0.95
+    assert (after < before / 2).double().mean() < 0.01
+    bright = brightness_of_figure(plain, ground)
+    assert ((brightness_of_figure(full, ground) - bright).abs() / bright).median() < 0.05
+
+
+def test_polarity_and_colours_change_no_stroke(fashion):
+    grey = to_unit_range(fashion[0].pixels[:100])
+    full = torch.ones(100, 1)
+    ground, ink = (torch.tensor(colour).reshape(1, 3, 1, 1) for colour in ([0.9, 0.7, 0.2], [0.1, 0.3, 0.6]))
+    coloured = ground + grey * (ink - ground)
+    for name in ("thick", "thin"):
+        changed = apply_styles(grey, full, [name])
+        assert torch.allclose(1 - apply_styles(1 - grey, full, [name]), changed, atol=1e-5)
+        assert torch.allclose(apply_styles(coloured, full, [name]), ground + changed * (ink - ground), atol=1e-2)
+
+
+def test_a_hairline_stays_a_line():
+    """A figure that is narrower than the way that its outline would move keeps a ridge."""
+    pixels = torch.zeros(1, 1, 28, 28)
+    pixels[..., 4:24, 14] = 1
+    thin = apply_styles(pixels, torch.ones(1, 1), ["thin"])
+    assert (thin[0, 0, 6:22, 14] > 0.5).all()
+
+
+def test_photographs_are_outlined_in_their_own_darker_colour():
+    photos = to_unit_range(full_data("cifar10")[1].pixels[:100])
+    photos = photos[~has_plain_ground(photos)]
+    full = torch.ones(len(photos), 1)
+    bold, fine = (apply_styles(photos, full, [name]) for name in ("thick", "thin"))
+    lines = [(photos - image > 0.02).any(dim=1).double().mean().item() for image in (bold, fine)]
+    assert lines[0] > 1.5 * lines[1] > 0.1
+    for image in (bold, fine):
+        assert (image <= photos).all()
+        drawn = (photos[:, 0] - image[:, 0] > 0.02)[:, None].expand_as(photos)
+        share = (image / photos.clamp(min=1e-6))[drawn].reshape(-1)
+        assert share.min() > 0.05  # no line is black where the image is not
+
+
+@pytest.mark.parametrize("dataset", ["fashion_mnist", "cifar10"])
+def test_rulers_read_their_own_style(dataset):
+    """Each real image beside itself; the ends of the histogram and colours are told apart between images, too."""
+    pixels = to_unit_range(full_data(dataset)[1].pixels[:400])
+    for name in fitting_styles(pixels.shape[1]):
+        ruler = STYLES[name].ruler
+        plain = ruler(pixels)
+        means = []
+        for strength in (0.25, 0.5, 0.75, 1.0):
+            styled = ruler(apply_styles(pixels, torch.full((len(pixels), 1), strength), [name]))
+            means.append((styled - plain).mean().item())
+        assert (styled > plain).double().mean() > 0.85, name
+        assert means[1:] == sorted(means[1:]), name
+        assert means[0] < means[1], name
+        if STYLES[name].group in ("light", "colour"):
+            assert binary_auroc(torch.cat([styled, plain]), torch.arange(800) < 400) >= 0.95, name
+            line = torch.tensor([[0, 0.25, 0.5, 0.75, 1], [0, *means]])
+            assert line.corrcoef()[0, 1] ** 2 >= 0.95, name
+
+
+def test_light_keeps_its_measure_beside_other_styles():
+    """The ends of the histogram stay where they were when strokes and shears move pixels, and when colours change."""
+    for dataset, names in (("fashion_mnist", ("bright", "dark", "faded")), ("cifar10", ("bright", "dark", "faded"))):
+        pixels = to_unit_range(full_data(dataset)[1].pixels[:300])
+        full = torch.ones(len(pixels), 2)
+        others = ("slanted", "grey", "warm") if pixels.shape[1] == 3 else ("thick", "slanted")
+        for name, other in product(names, others):
+            ruler, pair = STYLES[name].ruler, sorted((name, other), key=list(STYLES).index)
+            alone, both = (ruler(apply_styles(pixels, full[:, : len(given)], given)) for given in ([name], pair))
+            moved = (both - ruler(pixels)).mean() / (alone - ruler(pixels)).mean()
+            assert abs(moved - 1) < 0.1, (dataset, name, other)
+
+
+def test_a_style_that_no_image_shows_is_refused(table):
+    with pytest.raises(BadInput, match="style 'bright' changes nothing that can be seen in 100% of 50 .*: none"):
+        visible_shares(torch.full((50, 1, 12, 12), 255, dtype=torch.uint8), ["bright"])
+    assert visible_shares(table.pixels, ["thick", "dark"])["dark"] > 0.9
+    assert describe_styles(table.pixels, ("old",), ["faded"]) == "styles: old, faded (seen in 100%)"
 
 
 def test_slanted_moves_the_top_to_one_side():
