@@ -79,6 +79,25 @@ def full_data(name: str) -> tuple[ImageTable, ImageTable]:
     return load_training_data(str(SHARED_DATA / name))[0], load_test_data(str(SHARED_DATA / name))
 
 
+def letters(count: int) -> ImageTable:
+    """b, d, p and q, each another's mirror image, in light noise."""
+    b = torch.zeros(1, 12, 12)
+    b[0, 1:11, 3] = b[0, 6, 3:9] = b[0, 10, 3:9] = b[0, 6:11, 8] = 1
+    glyphs = torch.stack([b, b.flip(-1), b.flip(-2), b.flip(-1, -2)])
+    labels = torch.arange(count) % 4
+    noise = torch.rand(count, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    pixels = ((0.8 * glyphs[labels] + 0.1 * noise) * 255).byte()
+    return ImageTable(pixels, labels, torch.empty(count, 0), ("b", "d", "p", "q"), (), "letters")
+
+
+def near_black_dust(pixels: torch.Tensor, most: int, share: torch.Tensor | float, seed: int = 0) -> torch.Tensor:
+    """Give a share of the near-black values of pixels (N, C, H, W) uint8, values of 1 to `most`."""
+    generator = torch.Generator().manual_seed(seed)
+    chance = torch.rand(pixels.shape, generator=generator)
+    specks = torch.randint(1, most + 1, pixels.shape, generator=generator, dtype=torch.uint8)
+    return specks.where((pixels < 16) & (chance < torch.as_tensor(share).reshape(-1, 1, 1, 1)), pixels)
+
+
 @pytest.fixture(scope="session")
 def fashion() -> tuple[ImageTable, ImageTable]:
     """The embedded images: training and validation."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
 from hfdiff.data.config import Half
+from hfdiff.data.halves import near, perceptual_hashes
 from hfdiff.data.registry import DATASETS, TEST_NAMES
 from hfdiff.data.styles import fitting_styles
 from hfdiff.data.table import ImageTable, to_model_range
@@ -28,6 +29,7 @@ from hfdiff.pipelines import dead_zone
 
 WIDTHS = (32, 64, 128)
 MAX_LOG_SNR = 10.0  # beyond, on either side, a judge of noised images sees only image or only noise
+KNOWN_SHARE = 0.95  # of the images of a judge's half that it must know again to be sure of the others
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def accuracy(judge: Judge, table: ImageTable) -> float:
 
 def unseen(judge: Any, table: ImageTable) -> ImageTable:
     """The images that cannot have been in the training of a judge, or of a CLIP model by its config: a test split, or
-    all but its half.
+    all but its half and what comes near to the images of which a judge has hashes.
 
     The embedded ones were trained on larger data than some that they judge, so a validation split is halved as well.
     A CLIP model that names no half was trained on other data.
@@ -192,7 +194,26 @@ def unseen(judge: Any, table: ImageTable) -> ImageTable:
         return table
     if half_seen == "whole":
         return table.part(slice(0, 0)) if table.split == "train" else table
-    return table.half("second" if half_seen == "first" else "first")
+    rest = table.half("second" if half_seen == "first" else "first")
+    seen = getattr(judge, "seen", torch.empty(0))
+    return rest.part((~near(perceptual_hashes(rest.pixels), seen)).nonzero().squeeze(1)) if len(seen) else rest
+
+
+def independence(judge: Judge, table: ImageTable) -> dict[str, str]:
+    """What a report says of a judge of these training images: {"independence": "known"} where it knows again the images
+    that its half says it saw, so that it saw no others; else "unknown", and the "reason" in words."""
+    claimed = table.half(judge.half_seen)
+    share = near(perceptual_hashes(claimed.pixels), judge.seen).double().mean().item() if len(claimed) else 0.0
+    if not len(judge.seen):
+        reason = "its files, of an earlier version, do not say which images it was trained on"
+    elif share < KNOWN_SHARE:
+        reason = (
+            f"of {len(claimed):,} images of {table.name!r} in the half that it was trained on, it knows {share:.1%} "
+            "again: it was trained on other images, or these were edited"
+        )
+    else:
+        return {"independence": "known"}
+    return {"independence": "unknown", "reason": reason}
 
 
 def independent(judge: Judge, chooser: Any) -> bool:
@@ -251,9 +272,9 @@ def find_judge(table: ImageTable, half: Half = "first", noised: bool = False) ->
 
 
 def cached(table: ImageTable, half: Half, noised: bool = False) -> Path:
-    """Where the judge of these training images is kept."""
+    """Where the judge of these training images is kept; those in `judges` were trained on halves by bytes."""
     root = Path(os.environ.get("HFDIFF_CACHE", "~/.cache/hfdiff")).expanduser()
-    return root / "judges" / f"{table.fingerprint}-{half}{'-noised' if noised else ''}"
+    return root / "judges-2" / f"{table.fingerprint}-{half}{'-noised' if noised else ''}"
 
 
 def right_scores(output: JudgeOutput, labels: Tensor) -> Tensor:

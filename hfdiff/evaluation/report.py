@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hfdiff.evaluation.judge import independence
 from hfdiff.evaluation.metric import MetricInputs
 from hfdiff.evaluation.metrics import METRICS
 from hfdiff.evaluation.protocol import SETTINGS, EvaluationSamples, Protocol
@@ -55,6 +56,7 @@ def report_of(
             "trained_on": judge.trained_on,
             "half_seen": judge.half_seen,
             "fingerprint": judge.fingerprint,
+            **independence(judge, real.training),
         },
     }
     return {"protocol": protocol_json, "metrics": metrics, "seconds": seconds}
@@ -88,6 +90,13 @@ def chosen_by(protocol: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def doubts(judge: Mapping[str, Any]) -> list[str]:
+    """What a reader must know of a report's judge, where it may have been trained on the images that it judges."""
+    if judge.get("independence", "known") == "known":  # not in reports of before
+        return []
+    return [f"the judge may have been trained on some of these images: {judge.get('reason')}"]
+
+
 def describe_report(report: dict[str, Any]) -> str:
     """A short table for the screen."""
     protocol, judge = report["protocol"], report["protocol"]["judge"]
@@ -96,6 +105,7 @@ def describe_report(report: dict[str, Any]) -> str:
         f"{protocol['sampler']}, {protocol['num_inference_steps']} steps, against {protocol['reference_n']:,} images "
         f"of {protocol['dataset']} ({protocol['split']}); the judge names {judge['accuracy']:.3f} of those right",
         *chosen_by(protocol),
+        *doubts(judge),
         "",
         f"{'metric':<18} {'value':>8}  {'95% interval':^19} {'real':>8} {'n':>7}  features",
     ]

@@ -16,7 +16,7 @@ from hfdiff.core.errors import ESCAPES, BadInput
 from hfdiff.data.registry import DATASETS
 from hfdiff.evaluation.metrics import METRICS
 from hfdiff.evaluation.protocol import SETTINGS
-from hfdiff.evaluation.report import chosen_by
+from hfdiff.evaluation.report import chosen_by, doubts
 from hfdiff.models.objectives import resolve_objective
 from hfdiff.models.samplers import sampler_of
 from hfdiff.pipelines import ClassStylePipeline
@@ -215,6 +215,9 @@ def share_of(right: Mapping[str, Any], kind: str) -> str:
 def findings(records: ModelRecords) -> Iterator[str]:
     """What a reader must know before use, from the report."""
     metrics = records.report["metrics"] if records.report else {}
+    if records.report:
+        for doubt in doubts(records.report["protocol"].get("judge") or {}):
+            yield f"Independence of the judge: {plain(doubt)}."
     if accuracy := metrics.get("class_accuracy"):
         worst = sorted(accuracy["per_class"].items(), key=lambda item: item[1])[:3]
         said = [f"{plain(name)} {number(share)}{mistaken(records, accuracy, name)}" for name, share in worst]

@@ -221,8 +221,8 @@ def dead_zone(images: torch.Tensor) -> torch.Tensor:
     Without it, specks of 1 to 7 of 255 on black grounds, which nobody sees, move distances more than collapse does.
     Continuous, with a gradient; values outside [0, 1] are kept.
     """
-    tents = [torch.relu(DEAD_ZONE - (images - top).abs()) for top in (DEAD_ZONE, 1 - DEAD_ZONE)]
-    return images - tents[0] + tents[1]
+    black = torch.minimum(images, 2 * torch.relu(images - DEAD_ZONE))
+    return torch.maximum(black, 1 - 2 * torch.relu(1 - DEAD_ZONE - images))
 
 
 def _decode(what: str, image: Image.Image, channels: int) -> np.ndarray:

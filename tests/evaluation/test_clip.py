@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import full_data
+from conftest import full_data, letters, near_black_dust
 from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
+from torchmetrics.functional import spearman_corrcoef
 from transformers import (
     AutoModel,
     AutoProcessor,
@@ -29,7 +30,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.table import to_unit_range
-from hfdiff.evaluation.clip import caption, describe_clip, find_clip, load_clip
+from hfdiff.evaluation.clip import caption, describe_clip, find_clip, image_features, load_clip
 from hfdiff.evaluation.clip_training import (
     DAMAGES,
     Captioned,
@@ -42,7 +43,7 @@ from hfdiff.evaluation.clip_training import (
     train_clip,
 )
 from hfdiff.evaluation.judge import load_judge
-from hfdiff.pipelines import Scorer
+from hfdiff.pipelines import QUALITY_PROMPTS, SCORE_WEIGHTS, PromptTarget, Scorer, dead_zone, score_images, subject
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +111,7 @@ def test_the_loss_is_clips_own_where_no_caption_repeats(table):
     pixels = to_unit_range(table.pixels[:10])
     tokens = scorer.processor.tokenizer(texts, padding=True, return_tensors="pt")
     ours = contrastive_loss(scorer, Captioned(pixels, texts))
-    prepared = (pixels.expand(-1, 3, -1, -1) - 0.5) / 0.5
+    prepared = (dead_zone(pixels).expand(-1, 3, -1, -1) - 0.5) / 0.5
     theirs = scorer.model(
         input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], pixel_values=prepared, return_loss=True
     ).loss
@@ -180,7 +181,8 @@ def test_scores_of_models_of_the_hub_are_transformers_own(kind, tmp_path):
     for part in big(kind):
         part.save_pretrained(tmp_path)
     model, processor = load_clip(str(tmp_path))
-    pixels = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(16, 240, (3, 3, 32, 32), dtype=torch.uint8, generator=generator)  # outside the dead zone
     texts = ["a clear photo of a bag", "a blurry bag"]
     images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels]
     told = processor(text=texts, images=images, return_tensors="pt", padding="max_length", max_length=16)
@@ -269,3 +271,46 @@ def test_the_embedded_clips_on_the_real_test_sets(name, class_accuracy, style_ac
     assert metrics.class_accuracy >= class_accuracy
     assert metrics.clear_auc >= 0.97
     assert metrics.style_accuracy >= style_accuracy
+
+
+def test_the_small_clip_tells_letters_that_mirror_each_other():
+    table = letters(400)
+    scorer = make_clip(table)
+    list(train_clip(scorer, table.part(slice(0, 300)), epochs=12, batch_size=30))
+    held_out = table.part(slice(300, 400))
+    shares = scorer.softmax(image_features(scorer, held_out.pixels), [caption(name) for name in table.class_names])
+    assert (shares.argmax(dim=1) == held_out.labels).double().mean() > 0.95
+
+
+def test_dust_that_nobody_sees_is_not_what_clip_prefers(fashion):
+    """Real images of a class with dust on a random share of their near-black values: 1 to 7 moves no bit, and by dust
+    of 1 to 15 the total score ranks no image."""
+    scorer = Scorer(*load_clip(dataset="fashion_mnist"))
+    table = fashion[1].part(slice(0, 800))
+    asked = [
+        PromptTarget(tuple(subject(name, {}, {}) for name in table.class_names), i, QUALITY_PROMPTS) for i in range(10)
+    ]
+    black = table.pixels.where(table.pixels >= 16, 0)
+    faint = near_black_dust(black[:50], 7, 0.2)
+    assert torch.equal(image_features(scorer, faint), image_features(scorer, black[:50]))
+    share = 0.4 * torch.rand(800, generator=torch.Generator().manual_seed(0))
+    dusty = to_unit_range(near_black_dust(table.pixels, 15, share))
+    total = score_images(scorer, dusty, asked, table.labels, SCORE_WEIGHTS)[:, -1]
+    dark = ((dusty > 0) & (dusty < 16 / 255)).double().mean((1, 2, 3))
+    ranks = [spearman_corrcoef(total[table.labels == i].double(), dark[table.labels == i]) for i in range(10)]
+    assert torch.stack(ranks).mean().abs() < 0.2
+
+
+@pytest.mark.parametrize("kind", ["noise", "dust"])
+def test_what_nobody_sees_leaves_clips_accuracy(fashion, kind):
+    scorer, table = Scorer(*load_clip(dataset="fashion_mnist")), fashion[1].part(slice(0, 1000))
+    prompts = [caption(name) for name in table.class_names]
+
+    def right(pixels: torch.Tensor) -> float:
+        shares = scorer.softmax(image_features(scorer, pixels), prompts)
+        return (shares.argmax(dim=1) == table.labels).double().mean().item()
+
+    noise = torch.randint(-3, 4, table.pixels.shape, generator=torch.Generator().manual_seed(0))
+    noised = (table.pixels.int() + noise).clamp(0, 255).byte()
+    pixels = noised if kind == "noise" else near_black_dust(table.pixels, 7, 0.2)
+    assert right(pixels) == pytest.approx(right(table.pixels), abs=0.01)

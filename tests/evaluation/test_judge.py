@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT, class_folders, full_data
+from conftest import ROOT, class_folders, full_data, letters, near_black_dust
 from torchmetrics.functional import spearman_corrcoef
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_training_data
 from hfdiff.data.registry import ASSETS
 from hfdiff.data.styles import apply_styles
-from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
+from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation.judge import Judge, accuracy, find_judge, load_judge, predict, unseen
 from hfdiff.evaluation.judge_training import judge_for, make_judge, train_judge
 
@@ -117,8 +117,10 @@ def test_the_program_saves_a_judge_that_loads(tmp_path):
     folder = class_folders(tmp_path / "data", {"cat": 30, "dog": 30}, mode="RGB")
     main = runpy.run_path(str(SCRIPT), run_name="script")["main"]
     flags = ["--dataset", str(folder), "--output_dir", str(tmp_path / "judge"), "--epochs", "1", "--batch_size", "16"]
-    assert main([*flags, "--widths", "4", "8", "8"]) == 0
+    assert main([*flags, "--widths", "4", "8", "8", "--trained_on", "pets"]) == 0
     judge = load_judge(str(tmp_path / "judge"))
+    assert judge.trained_on == "pets"
+    assert judge.num_seen == len(judge.seen.unique()) > 0
     assert judge.class_names == ["cat", "dog"]
     assert judge.half_seen == "first"
     assert "warm" in judge.style_names
@@ -165,20 +167,28 @@ def test_what_cannot_have_a_judge_is_refused_before_training(tmp_path, monkeypat
         judge_for(train, validation)
 
 
-def test_left_and_right_may_be_two_classes():
-    """Arrows, one class the mirror image of the other."""
-    torch.manual_seed(0)
-    left = torch.zeros(1, 12, 12)
-    left[0, 6, 2:10] = 1
-    for i in range(4):
-        left[0, 6 - i, 2 + i] = left[0, 6 + i, 2 + i] = 1
-    labels = torch.arange(400) % 2
-    clean = torch.where(labels.reshape(-1, 1, 1, 1) == 0, left, left.flip(-1))
-    pixels = ((0.8 * clean + 0.1 * torch.rand(400, 1, 12, 12)) * 255).byte()
-    table = ImageTable(pixels, labels, torch.empty(400, 0), ("left", "right"), (), "arrows")
+def test_a_judge_tells_letters_that_mirror_each_other():
+    table = letters(400)
     training, held_out = table.part(slice(0, 300)), table.part(slice(300, 400))
     judges = {flip: make_judge(training, (4, 8, 8), flip=flip) for flip in (False, True)}
     for judge in judges.values():
-        list(train_judge(judge, training, held_out, epochs=6, batch_size=20))
+        list(train_judge(judge, training, held_out, epochs=8, batch_size=20))
     assert accuracy(judges[False], held_out) > 0.95
     assert accuracy(judges[True], held_out) < 0.7
+
+
+def test_specks_that_nobody_sees_move_no_judge(fashion):
+    """Black for the judge: not one bit differs."""
+    pixels = fashion[1].pixels[:50].where(fashion[1].pixels[:50] >= 16, 0)
+    judge = load_judge("fashion_mnist")
+    moved = predict(judge, near_black_dust(pixels, 7, 0.2))
+    assert torch.equal(moved.features, predict(judge, pixels).features)
+
+
+@pytest.mark.parametrize("damage", ["noise", "dust"])
+def test_what_nobody_sees_leaves_the_judges_accuracy(fashion, damage):
+    judge, table = load_judge("fashion_mnist"), fashion[1]
+    noise = torch.randint(-3, 4, table.pixels.shape, generator=torch.Generator().manual_seed(0))
+    noised = (table.pixels.int() + noise).clamp(0, 255).byte()
+    pixels = noised if damage == "noise" else near_black_dust(table.pixels, 7, 0.2)
+    assert accuracy(judge, replace(table, pixels=pixels)) == pytest.approx(accuracy(judge, table), abs=0.01)

@@ -6,9 +6,10 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from hfdiff.pipelines import to_8bit
+from hfdiff.pipelines import dead_zone, to_8bit
 
 RAMP = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
 EIGHT = (RAMP / 257).round()
@@ -131,3 +132,14 @@ def test_the_image_given_is_not_changed():
 def test_pixels_whose_scale_nobody_knows_are_refused(image, reason):
     with pytest.raises(ValueError, match=reason):
         to_8bit(image)
+
+
+def test_the_dead_zone_takes_what_nobody_sees_and_nothing_else():
+    levels = torch.arange(256) / 255
+    seen = dead_zone(levels)
+    assert torch.equal(seen[17:239], levels[17:239])
+    assert not seen[:8].any()
+    assert (seen[-8:] == 1).all()
+    assert (seen.diff() >= -1e-6).all()
+    assert seen.diff().max() < 2.01 / 255  # continuous
+    assert torch.allclose(dead_zone(1 - levels), 1 - seen, atol=1e-6)
