@@ -6,11 +6,12 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from conftest import full_data
+from conftest import SHARED_DATA
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hfdiff.core.errors import BadInput
+from hfdiff.data.loading import load_test_data
 from hfdiff.evaluation.judge import load_judge
 from hfdiff.evaluation.memorisation import ALTERED, magnitudes, near_duplicates, nearest
 from hfdiff.evaluation.metric import MetricInputs
@@ -58,7 +59,7 @@ def test_magnitudes_ignore_shifts_mirrors_gain_and_offset():
 
 def test_the_nearest_image_is_that_of_an_exhaustive_search():
     """On images that are not reduced: every shift of every image and its mirror, one by one."""
-    training, images = smooth(60, seed=1), smooth(30, seed=2)
+    training, images = smooth(40, seed=1), smooth(12, seed=2)
     found = nearest(images, training)
 
     def standard(pixels: torch.Tensor) -> np.ndarray:
@@ -99,10 +100,13 @@ def test_an_image_that_is_left_out_is_not_its_own_neighbour():
 @pytest.mark.parametrize("name", ["fashion_mnist_12k", "cifar10"])
 def test_planted_near_duplicates_are_found_and_fresh_images_are_not(name, fashion):
     """Planted here, by other code than the metric's own."""
-    training, held_out = (
-        table.pixels[:10_000] for table in (fashion if name == "fashion_mnist_12k" else full_data(name))
-    )
-    origin = training[7_000:7_100]
+    if name == "cifar10":  # the test split alone, which is decoded in less time
+        if not SHARED_DATA.is_dir():
+            pytest.skip("the folder with the full datasets is absent")
+        training, held_out = load_test_data(str(SHARED_DATA / name)).pixels.split(8_000)
+    else:
+        training, held_out = (table.pixels[:8_000] for table in fashion)
+    origin = training[7_000:7_040]
     noise = torch.randn(origin.shape, generator=generator(5)) * 5
     kinds = {
         "rolled by 1": origin.roll(1, -1),
@@ -112,42 +116,41 @@ def test_planted_near_duplicates_are_found_and_fresh_images_are_not(name, fashio
         "darker": (origin.float() * 0.85).byte(),
         "noisy": (origin + noise).clamp(0, 255).byte(),
     }
-    fresh = held_out[-400:]
-    assert len(held_out) >= 1_400
-    result = near_duplicates(torch.cat([*kinds.values(), fresh]), training, held_out[:1_000])
+    result = near_duplicates(torch.cat([*kinds.values(), held_out[600:760]]), training, held_out[:600])
     assert result.real <= 0.03
     assert result.details["false_alarm"] <= 0.03
     assert min(result.details["power"].values()) >= 0.95
     assert result.details["power_n"] == 100
-    # Of 1,000 samples 600 are planted: all but one in twenty, and at most 3% of the fresh ones.
-    assert 0.95 * 0.6 <= result.value <= 0.6 + 0.03 * 0.4
+    assert 0.95 * 240 <= result.value * 400 <= 240 + 0.03 * 160  # samples: 240 planted and 160 fresh
 
 
-@pytest.mark.parametrize("share", [0, 0.01, 0.02, 0.05, 1])
+@pytest.mark.parametrize("share", [0, 0.01, 0.02, 0.05])
 def test_near_duplicates_among_held_out_images_hide_nothing(share):
     """CIFAR-10's test split holds 3% of them (Barz & Denzler 2020)."""
-    training, held_out, fresh = smooth(800), smooth(400, seed=1), smooth(300, seed=2)
+    training, held_out, fresh = smooth(800), smooth(400, seed=1), smooth(100, seed=2)
     rows = torch.randperm(400, generator=generator(1))[: int(400 * share)]
     held_out[rows] = training[: len(rows)]
-    result = near_duplicates(training[100:400], training, held_out)
-    assert result.value > 0.95
+    result = near_duplicates(torch.cat([training[100:200], fresh]), training, held_out)
+    assert 95 <= result.value * 200 <= 103
     assert result.details["duplicates"] == pytest.approx(share, abs=0.01)
-    if share < 1:
-        assert near_duplicates(fresh, training, held_out).value <= 0.03
-        assert result.details["false_alarm"] <= 0.03
-    else:
-        assert result.details["threshold_n"] == 0
-        assert result.details["false_alarm"] is None
+    assert result.details["false_alarm"] <= 0.03
+
+
+def test_held_out_images_that_are_all_near_duplicates_hide_nothing():
+    training = smooth(300)
+    result = near_duplicates(torch.cat([training[:100], smooth(100, seed=2)]), training, training)
+    assert 95 <= result.value * 200 <= 103
+    assert (result.details["threshold_n"], result.details["false_alarm"]) == (0, None)
 
 
 @pytest.mark.parametrize("alter", ["shifted by 1 pixel", "JPEG of quality 75", "noise of 5 in 255"])
 def test_altered_near_duplicates_among_held_out_images_hide_nothing(alter):
-    training, held_out = smooth(800), smooth(400, seed=1)
+    training, held_out = smooth(400), smooth(400, seed=1)
     held_out[::20] = ALTERED[alter](training[:20], generator())
-    assert near_duplicates(training[100:400].roll(1, -1), training, held_out).value > 0.95
+    assert near_duplicates(training[100:200].roll(1, -1), training, held_out).value > 0.95
 
 
-@pytest.mark.parametrize("times", [2, 7, 60])
+@pytest.mark.parametrize("times", [7, 60])
 def test_duplicates_inside_the_training_data_hide_nothing(fashion, times):
     """Samples are noisy repeats of images that the training data holds several times, as they are or as JPEG."""
     training, held_out = fashion[0].pixels[:3_000], fashion[1].pixels[:600]
@@ -171,23 +174,24 @@ def test_copies_raise_memorisation_by_their_share(inputs):
 
 
 def test_few_held_out_images_leave_the_threshold_to_the_training_images(inputs):
-    few = replace(inputs, real=replace(inputs.real, reference=inputs.real.reference[:15]))
+    real = replace(inputs.real, reference=inputs.real.reference[:15], copied=inputs.real.training.part(slice(0, 500)))
+    few = replace(inputs, real=real)
     assert missing_inputs("memorisation", few.real, 200, 0) is None
     fresh = METRICS["memorisation"].measure(few)
     assert fresh.details["threshold_of"] == "training images, each against the others"
     assert fresh.value < 0.05
-    repeated = with_samples(few, inputs.real.training.pixels[:200].roll(1, -1))
+    repeated = with_samples(few, real.copied.pixels[:100].roll(1, -1))
     assert METRICS["memorisation"].measure(repeated).value >= 0.95
 
 
 @pytest.mark.parametrize(
     ("size", "channels"), [((8, 8), 1), ((28, 28), 3), ((16, 40), 3), ((64, 64), 3), ((9, 31), 1), ((1, 1), 1)]
 )
-def test_a_hundred_images_of_any_size_are_enough(size, channels):
-    training = smooth(100, size, channels)
+def test_sixty_images_of_any_size_are_enough(size, channels):
+    training = smooth(60, size, channels)
     training[:10] = 128  # of one colour
     result = near_duplicates(torch.cat([training[10:20], training[:1]]), training, training[:0])
-    assert result.details["power_n"] == 100
+    assert result.details["power_n"] == 60
     assert 0 <= result.value <= 1
     if min(size) >= 8:
         assert result.value > 0.9
@@ -201,7 +205,7 @@ def test_images_of_one_colour_are_measured():
 
 def test_one_training_image_is_too_few():
     with pytest.raises(BadInput, match="needs 2 images to search; there are 1"):
-        near_duplicates(smooth(3), smooth(1), smooth(0))
+        near_duplicates(smooth(3), smooth(1), smooth(3)[:0])
 
 
 class Largest(TorchDispatchMode):
@@ -219,7 +223,7 @@ class Largest(TorchDispatchMode):
 
 def test_memory_is_that_of_a_block_whatever_the_number_of_training_images():
     images, sizes = smooth(40, (32, 32), 3), []
-    for count in (6_000, 18_000):
+    for count in (4_096, 12_288):
         training = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator())
         with Largest() as largest:
             nearest(images, training)
