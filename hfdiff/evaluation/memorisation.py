@@ -104,7 +104,7 @@ def _shortlist(pixels: Tensor, training: Tensor, own: Tensor) -> Tensor:
 
 def _compare(pixels: Tensor, training: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Closeness (N,) and row (N,) of the nearest of the training images `rows` (N, K)."""
-    candidates = training.flatten(1)[rows.flatten()].unflatten(1, training.shape[1:])
+    candidates = training.flatten(1).index_select(0, rows.flatten()).unflatten(1, training.shape[1:])
     centres = _centres(candidates).unflatten(0, rows.shape)
     distances, order = _distances(_windows(pixels), centres).topk(min(COMPARED, rows.shape[1]), largest=False)
     centres = centres.gather(1, order[..., None].expand(-1, -1, centres.shape[-1]))
