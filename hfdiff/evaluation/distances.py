@@ -1,7 +1,6 @@
-"""Distances between sets of images, in features and in pixels."""
+"""Distances between sets of images, in features."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -9,12 +8,9 @@ from torch import Tensor
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from hfdiff.core.errors import BadInput, first_line
-from hfdiff.data.table import to_unit_range
 from hfdiff.evaluation.statistics import GROUPS
 
 NEIGHBOURS = 3  # of precision and recall (Kynkaanniemi et al. 2019, Section 3)
-BLOCK = 500  # images whose distances are taken at once
-NEAREST = 50  # training images that tell how dense the data is around an image (Carlini et al. 2023, Section 5.1)
 CMMD_WIDTH, CMMD_SCALE = 10.0, 1000.0  # of the kernel and of the value (Jayasumana et al. 2024, Section 4)
 
 
@@ -84,37 +80,6 @@ def covered(points: Tensor, manifold: Tensor) -> Tensor:
     parts = manifold.split(1000)
     radii = torch.cat([torch.cdist(part, manifold).kthvalue(NEIGHBOURS + 1, dim=1).values for part in parts])
     return torch.cat([(torch.cdist(part, manifold) <= radii).any(dim=1) for part in points.split(1000)])
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """For each of N images, the training image that is nearest to it, as it is or mirrored."""
-
-    closeness: Tensor  # (N,) float32 in [0, 1]: the distance to it, over the mean distance to the 50 nearest
-    rows: Tensor  # (N,) int64
-
-
-def nearest(pixels: Tensor, training: Tensor, left_out: bool = False) -> Nearest:
-    """The nearest of training images (M, C, H, W) to pixels (N, C, H, W), both uint8.
-
-    Closeness is near 0 for a near-duplicate, even of an image that has many neighbours (Carlini et al. 2023,
-    https://arxiv.org/abs/2301.13188, Section 5.1). With `left_out`, each image is the training image of its own
-    number, and is held against the others.
-    """
-    known = to_unit_range(training.cpu()).flatten(1)
-    parts = []
-    for start, part in enumerate(to_unit_range(pixels).split(BLOCK)):
-        found = []
-        for image in (part, part.flip(-1)):
-            distances = torch.cdist(image.flatten(1), known)
-            if left_out:
-                distances.diagonal(start * BLOCK).fill_(torch.inf)
-            values, rows = distances.topk(min(NEAREST, len(known) - left_out), dim=1, largest=False)
-            found.append((values[:, 0] / values.mean(dim=1).clamp(min=1e-6), rows[:, 0]))
-        ratios, rows = (torch.stack(values) for values in zip(*found))
-        best = ratios.argmin(dim=0, keepdim=True)
-        parts.append((ratios.gather(0, best)[0], rows.gather(0, best)[0]))
-    return Nearest(*(torch.cat(values) for values in zip(*parts)))
 
 
 def spread(features: Tensor, labels: Tensor) -> float:

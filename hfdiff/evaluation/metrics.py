@@ -21,25 +21,22 @@ from hfdiff.evaluation.distances import (
     frechet,
     inception_features,
     kernel_distances,
-    nearest,
     part_size,
     spread,
 )
+from hfdiff.evaluation.memorisation import memorisation
 from hfdiff.evaluation.metric import Metric, MetricInputs, Result
 from hfdiff.evaluation.reference_images import (
     ClipReference,
     JudgedImages,
     ReferenceSet,
     class_accuracy,
-    in_random_order,
     reference_images,
 )
 from hfdiff.evaluation.statistics import GROUPS, T95, Z95, jackknife, share_true, wilson
 from hfdiff.evaluation.style_metrics import style_fidelity
 
 BESIDE = 1000  # held-out real images that are damaged, beside which a score is read
-RARE = 0.01  # share of real images that count as near-duplicates, by definition of the threshold
-FEW_HELD_OUT = 200  # of fewer held-out images, that share is no image
 
 
 @dataclass(frozen=True)
@@ -170,28 +167,6 @@ def _recall(inputs: MetricInputs) -> Result:
     return Result(recall(torch.arange(n)), n, real, jackknife(recall, n), "judge", details=details)
 
 
-def _memorisation(inputs: MetricInputs) -> Result:
-    """The share of samples that are nearer to a training image than 99% of real images are: held-out ones, or where
-    those are few, the training images themselves, each held against the others."""
-    training, held_out = inputs.real.copied.pixels, inputs.real.reference.pixels
-    few = len(held_out) < FEW_HELD_OUT
-    if few:
-        training = in_random_order(inputs.real.copied, 0).pixels
-    closeness = nearest(training if few else held_out, training, left_out=few).closeness
-    half = len(closeness) // 2
-    threshold = closeness[:half].quantile(RARE)
-    hits = nearest(inputs.samples.pixels, training).closeness < threshold
-    real = share_true(closeness[half:] < threshold)
-    details = {
-        "searched": inputs.real.copied.name,
-        "searched_n": len(training),
-        "threshold": threshold.item(),
-        "threshold_n": half,
-        "threshold_of": "training images, each against the others" if few else "held-out real images",
-    }
-    return Result(share_true(hits), len(hits), real, wilson(hits), "pixels", len(closeness) - half, details)
-
-
 def _diversity(inputs: MetricInputs) -> Result:
     n = min(len(inputs.samples), len(inputs.real.others))
     samples, others = inputs.samples[:n], inputs.real.others[:n]
@@ -226,7 +201,7 @@ METRICS: Mapping[str, Metric] = {
     "recall": Metric("share of real images that samples come near to", "higher", _recall, 100),
     "diversity": Metric("distance between two samples of one class", "as real", _diversity, 100, per_class=3),
     "memorisation": Metric(
-        "share of samples nearer to a training image than 99% of real ones", "lower", _memorisation, 200, beside=False
+        "share of samples nearer to a training image than 99% of real ones", "lower", memorisation, 200, beside=False
     ),
 }
 

@@ -15,8 +15,8 @@ from PIL import Image
 from hfdiff.core.errors import first_line
 from hfdiff.core.files import write_file
 from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
-from hfdiff.evaluation.distances import nearest
 from hfdiff.evaluation.judge import Judge, predict, right_scores
+from hfdiff.evaluation.memorisation import nearest
 from hfdiff.evaluation.trajectory import (
     Recognised,
     Reverse,
@@ -240,7 +240,8 @@ def near_duplicates(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
         "nearest.png",
         labelled_grid(blocks.transpose(0, 1).flatten(0, 2), rows, [""], count),
         f"Rows in pairs: generated images, {listed([inputs.class_names[i] for i in ids])}, and below each the "
-        f"nearest of {len(training):,} training images, mirrored or not. A near-duplicate would stand out.",
+        f"nearest of {len(training):,} training images, shifted, mirrored, brighter or not. A near-duplicate would "
+        "stand out.",
         {"seed": inputs.seed, "closeness": found.closeness.tolist()} | guidance_of(inputs.pipeline, inputs.guidance),
     )
 

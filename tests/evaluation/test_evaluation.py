@@ -12,7 +12,7 @@ from hfdiff.core.errors import BadInput
 from hfdiff.data.styles import apply_styles
 from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation.clip import image_features, load_clip
-from hfdiff.evaluation.distances import cmmd, covered, frechet, kernel_distances, nearest, spread
+from hfdiff.evaluation.distances import cmmd, covered, frechet, kernel_distances, spread
 from hfdiff.evaluation.judge import Judge, independent, load_judge, unseen
 from hfdiff.evaluation.judge_training import make_judge
 from hfdiff.evaluation.metric import MetricInputs
@@ -129,52 +129,6 @@ def test_real_images_reach_the_real_value_of_every_metric(real):
     )
     for result in (METRICS["kernel_judge"].measure(held_out), METRICS["cmmd"].measure(by_clip)):
         assert result.ci95[0] < 0 < result.ci95[1]
-
-
-def test_copies_raise_memorisation_by_their_share(inputs):
-    """Held-out images with a tenth of near-duplicates of training images; without, about 1% by definition."""
-    samples = inputs.real.reference[len(inputs.real.reference) // 2 :]  # those that the real value is measured on
-    held_out = samples.pixels
-    clean = METRICS["memorisation"].measure(replace(inputs, samples=samples))
-    assert clean.value == clean.real < 0.05
-    copied = held_out.clone()
-    copied[::10] = inputs.real.training.pixels[: len(held_out[::10])]
-    fresh = judge_images(inputs.real.judge, copied, samples.labels)
-    result = METRICS["memorisation"].measure(replace(inputs, samples=fresh))
-    assert result.value == pytest.approx(clean.value + 0.1, abs=0.01)
-
-
-def test_a_mirrored_copy_is_a_copy(inputs):
-    training = inputs.real.training.pixels
-    found = nearest(training[:50].flip(-1), training)
-    assert found.closeness.max() < 0.01
-    assert torch.equal(training[found.rows], training[:50])
-
-
-def test_a_darker_copy_is_nearer_than_any_new_image(inputs):
-    training = inputs.real.training.pixels
-    copies = (training[:50].float() * 0.95).byte()
-    new = nearest(inputs.real.reference.pixels, training).closeness
-    assert nearest(copies, training).closeness.max() < new.quantile(0.05)
-
-
-def test_an_image_that_is_left_out_is_not_its_own_neighbour():
-    training = torch.randint(0, 256, (600, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    training[599] = training[3].flip(-1)
-    found = nearest(training, training, left_out=True)
-    assert found.rows[3] == 599
-    assert found.rows[599] == 3
-    assert (found.rows != torch.arange(600)).all()
-    assert (found.closeness[4:599] > 0.5).all()
-
-
-def test_few_held_out_images_leave_the_threshold_to_the_training_images(inputs):
-    few = replace(inputs.real, reference=inputs.real.reference[:15])
-    assert missing_inputs("memorisation", few, 200, 0) is None
-    fresh = METRICS["memorisation"].measure(MetricInputs(few, inputs.real.reference))
-    assert fresh.details["threshold_of"] == "training images, each against the others"
-    assert fresh.value < 0.05
-    assert METRICS["memorisation"].measure(MetricInputs(few, inputs.samples)).value == 1  # which are near-duplicates
 
 
 def test_shuffled_labels_move_accuracy_alone(inputs):
