@@ -39,6 +39,7 @@ COMMANDS = {
         "EvaluateFlags", "Measure how good a model is, against real images and by a judge that never chose any."
     ),
     "show": Command("ShowFlags", "Explain a model in figures: noise, its reverse, when a judge sees the class."),
+    "ema": Command("EmaFlags", "Save a run's pipeline with EMA weights of another length, after training."),
     "card": Command("CardFlags", "Write a model's card, README.md, from the files of its run."),
     "push": Command("PushFlags", "Publish a model on the Hub: list its files, send them, load it back, compare."),
     "demo": Command("DemoFlags", "Serve a page on this machine to play with a model."),

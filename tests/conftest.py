@@ -248,6 +248,10 @@ def newest_tensors(run: Path) -> dict[str, torch.Tensor]:
     return {f"{file.stem}/{k}": v for file in newest.glob("*.safetensors") for k, v in load_file(file).items()}
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 CATS = ("cat", "dog")
 
 

@@ -133,6 +133,16 @@ class ShowFlags(Drawing):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EmaFlags:
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of a run that was trained with --ema_profiles."""
+    sigma_rel: float
+    """Length of the EMA: the standard deviation of its profile, as a share of the run; 0.01 to 0.25."""
+    output_dir: str
+    """A new folder for the pipeline."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CardFlags:
     model: Model
     """A run's folder, or a pipeline's."""

@@ -4,7 +4,6 @@ import copy
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.augmentation import NUM_AUGMENTS
@@ -12,6 +11,7 @@ from hfdiff.data.table import ImageTable
 from hfdiff.models.learned_schedule import LearnedSchedule
 from hfdiff.models.unet import ClassStyleUNet2DModel
 from hfdiff.training.config import OptimisationConfig, TrainConfig
+from hfdiff.training.ema import PowerEMA, gamma_of_age, gamma_of_width
 from hfdiff.training.state import TrainState
 
 SCHEDULE_LEARNING_RATE = 1e-2  # of a learned schedule, at the peak
@@ -58,11 +58,8 @@ def make_state(
 ) -> TrainState:
     """Optimizer, EMA weights and scaler around a UNet, and an optimizer for a schedule that is learned."""
     unet = unet.to(accelerator.device).train()
-    # A power-function average (Karras et al. 2024, https://arxiv.org/abs/2312.02696, Equation 127): its mean age grows
-    # in proportion to the run; diffusers' warm-up with power 1 is that average.
-    ema = EMAModel(
-        unet.parameters(), decay=1.0, use_ema_warmup=True, inv_gamma=1 / config.ema_share - 1, power=1.0, foreach=True
-    )
+    ema = PowerEMA(unet.parameters(), gamma_of_age(config.ema_share))
+    profiles = {width: PowerEMA(unet.parameters(), gamma_of_width(width)) for width in config.ema_profiles}
     optimizer = torch.optim.AdamW(
         unet.parameters(),
         lr=config.learning_rate,
@@ -73,7 +70,9 @@ def make_state(
     ema_unet = copy.deepcopy(unet).requires_grad_(False)
     prepared, optimizer = accelerator.prepare(unet, optimizer)
     num_micro_batches = config.gradient_accumulation_steps
-    state = TrainState(prepared, ema_unet, ema, optimizer, accelerator.scaler, num_micro_batches=num_micro_batches)
+    state = TrainState(
+        prepared, ema_unet, ema, profiles, optimizer, accelerator.scaler, num_micro_batches=num_micro_batches
+    )
     if learned is not None:
         state.learned = learned.to(accelerator.device)
         state.learned_optimizer = torch.optim.Adam(learned.parameters(), lr=SCHEDULE_LEARNING_RATE)

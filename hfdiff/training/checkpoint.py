@@ -90,7 +90,7 @@ def recover_run(run: RunFolder) -> None:
         recover_folder(run.checkpoints / match[1])
     for path in run.checkpoints.glob(".step-*.gone"):
         shutil.rmtree(path)
-    for folder in (run.path, run.checkpoints, run.samples):
+    for folder in (run.path, run.checkpoints, run.snapshots, run.samples):
         clear_unfinished(folder)
 
 

@@ -30,6 +30,8 @@ RANGES = (
     ("weight_decay", 0, 10),
     ("style_share augment drop_class drop_style drop_both dropout lr_decay_share", 0, 1),
     ("ema_share adam_beta2", 1e-6, 1 - 1e-6),
+    ("ema_profiles", 0.01, 0.25),
+    ("guide_share", 0, 0.9),
     ("flow_shift min_snr_gamma", 0.01, 1000),
     ("seed", 0, 2**63 - 1),
 )

@@ -43,6 +43,10 @@ class OptimisationConfig:
     """Gradients are clipped to this norm."""
     ema_share: float = 0.04
     """Mean age of the EMA weights, as a share of the run so far."""
+    ema_profiles: tuple[float, ...] = ()
+    """Keep snapshots of EMAs of these lengths too (sigma_rel: 0.05 0.1), of which `hfdiff ema` makes any other."""
+    guide_share: float = 0.0
+    """Keep the EMA weights of this share of the run (0.06; by images or the clock) as guide_unet for autoguidance."""
     mixed_precision: Precision = "auto"
     """auto: bf16 where the hardware has it, else fp16 on a GPU; no: float32."""
     seed: int = 0

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from hfdiff.core.errors import TrainingFailed
@@ -23,7 +22,7 @@ from hfdiff.training.batch import Inputs, draw_batch, make_inputs
 from hfdiff.training.build import SCHEDULE_LEARNING_RATE
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.memory import Attempt, fitting_micro_batches, is_out_of_memory, micro_batches_after_failure
-from hfdiff.training.progress import agreed_seconds, decays_by_time, lr_factor, out_of_time
+from hfdiff.training.progress import agreed_seconds, decays_by_time, lr_factor, out_of_time, share_done
 from hfdiff.training.state import TrainState
 
 MAX_SKIPPED_STEPS = 40  # fp16 halves its loss scale at each: from 65,536 to far below 1
@@ -38,6 +37,8 @@ class Step:
     loss: Tensor  # scalar on the device, the mean over the batch; read it seldom
     learning_rate: float
     data_seconds: float  # spent preparing the batch
+    share_before: float  # of the run's length, done before this step
+    share: float  # and with it
 
 
 def train(
@@ -59,7 +60,7 @@ def train(
     started = time.monotonic() - state.seconds
     skipped = 0
     while state.step < config.num_steps and not out_of_time(config, state):
-        images = state.step * config.batch_size
+        images, share_before = state.step * config.batch_size, share_done(config, state)
         learning_rate = config.learning_rate * lr_factor(config, images, state.seconds, bool(state.decays_by_time))
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -88,9 +89,10 @@ def train(
         state.step += 1
         state.loss_sum += loss
         state.loss_steps += 1
-        update_ema(state.ema, accelerator.unwrap_model(state.unet))
         state.decays_by_time = decays_by_time(config, state)
-        yield Step(state.step, state.step * config.batch_size, loss, learning_rate, data_seconds)
+        share = share_done(config, state)
+        _average(config, state, share, accelerator)
+        yield Step(state.step, state.step * config.batch_size, loss, learning_rate, data_seconds, share_before, share)
 
 
 def _gradients(
@@ -150,12 +152,12 @@ def _attempt(
     return attempt
 
 
-@torch.no_grad()
-def update_ema(ema: EMAModel, unet: torch.nn.Module) -> None:
-    """`ema.step` in one pass over the weights, where the library's takes three."""
-    ema.optimization_step += 1
-    weight = 1 - ema.get_decay(ema.optimization_step)
-    torch._foreach_lerp_(ema.shadow_params, list(unet.parameters()), weight)
+def _average(config: TrainConfig, state: TrainState, share: float, accelerator: Accelerator) -> None:
+    """Take the weights into the averages, and keep the guide where that is due."""
+    for ema in state.averages:
+        ema.update(accelerator.unwrap_model(state.unet).parameters(), state.step)
+    if state.guide is None and 0 < config.guide_share <= share:
+        state.keep_guide()
 
 
 def _optimizer_step(state: TrainState) -> bool:

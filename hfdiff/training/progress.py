@@ -28,6 +28,12 @@ def lr_factor(config: OptimisationConfig, images: int, seconds: float = 0.0, dec
     return warmup * decay
 
 
+def share_done(config: OptimisationConfig, state: TrainState) -> float:
+    """How much of the run is done, 0 to 1: by images or by the clock, whichever is nearer to its end."""
+    by_clock = state.seconds / (60 * config.max_minutes) if config.max_minutes else 0.0
+    return min(1.0, max(state.step / config.num_steps, by_clock))
+
+
 def out_of_time(config: OptimisationConfig, state: TrainState) -> bool:
     return config.max_minutes is not None and state.seconds >= 60 * config.max_minutes
 

@@ -17,6 +17,7 @@ from hfdiff.training.checkpoint import Checkpoint, check_resume, newest_checkpoi
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.log import RunLog, write_record
 from hfdiff.training.loop import Step
+from hfdiff.training.posthoc_ema import drop_later, is_due, save_snapshot
 from hfdiff.training.progress import is_finished
 from hfdiff.training.run_folder import RunFolder, save_config, saved_config
 from hfdiff.training.session import Session, open_session
@@ -57,7 +58,7 @@ class Run:
     def export(self) -> None:
         """Save the pipeline, with all that it needs elsewhere."""
         pipeline = self.session.pipeline()
-        pipeline.register_modules(**self.components)
+        pipeline.register_modules(guide_unet=self.session.state.guide, **self.components)
         export_pipeline(pipeline, self.folder.pipeline)
 
     def save(self) -> None:
@@ -120,6 +121,9 @@ def train_run(run: Run) -> int:
                 log.print(f"stopped by signal {stopping} after {step.images:,} images; the same command resumes")
                 return 128 + stopping
     run.print(f"done: {state.step * config.batch_size:,} images, best {config.best_by} {state.best_score:.4f}")
+    if state.guide and state.best_step <= state.guide_step:
+        best, guide = (step * config.batch_size for step in (state.best_step, state.guide_step))
+        run.print(f"warning: its weights, of {best:,} images, are no later than those to guide them, of {guide:,}")
     for what in (folder.pipeline, folder.samples, folder.losses, folder.metrics):
         run.print(f"  {what}")
     return 0
@@ -130,17 +134,20 @@ def begin(run: Run) -> None:
     if run.session.state.best_score < float("inf") and not (run.folder.pipeline / MODEL_INDEX).is_file():
         run.print("warning: its pipeline is gone; the next weights that are measured for best_by take its place")
         run.session.state.forget_best()
+    drop_later(run.folder.snapshots, run.session.state.step)
     save_config(run.folder, run.session.config)
 
 
 def due_after(run: Run, step: Step, stopping: bool) -> frozenset[str]:
-    """The intervals that end with this step: all at the end of the run, checkpointing before it stops."""
+    """What is to be done after this step: all at the end of the run, checkpointing before it stops."""
     config = run.session.config
 
     def ends(interval: int) -> bool:
         return run.is_finished or step.images // interval > (step.images - config.batch_size) // interval
 
     due = {name for name in INTERVALS if ends(getattr(config, f"{name}_images"))}
+    if config.ema_profiles and is_due(step.share_before, step.share):
+        due.add("snapshot")
     return frozenset(due | {"checkpointing"} if stopping else due)
 
 
@@ -159,6 +166,8 @@ def after_step(run: Run, step: Step, log: RunLog, due: Collection[str]) -> None:
     keep_best(run, step, val_loss if session.config.best_by == "val_loss" else quality.get("frechet_judge"))
     if val_loss is not None or "logging" in due:
         log.write(step, val_loss, quality)
+    if run.is_main and "snapshot" in due:  # before a checkpoint that goes on without it
+        save_snapshot(run.folder.snapshots, step.step, session.state.profile_tensors())
     if run.is_main and "checkpointing" in due:  # before what is only to be looked at
         run.save()
     if run.is_main:

@@ -35,6 +35,10 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    @property
     def samples(self) -> Path:
         return self.path / "samples"
 

@@ -1,5 +1,6 @@
 """All that changes while training."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +8,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from torch import Tensor
 
 from hfdiff.core.errors import TrainingFailed
 from hfdiff.models.learned_schedule import LearnedSchedule
 from hfdiff.models.unet import ClassStyleUNet2DModel
+from hfdiff.training.ema import PowerEMA
 
 
 @dataclass
@@ -21,11 +22,14 @@ class TrainState:
 
     unet: torch.nn.Module  # as prepared by accelerate
     ema_unet: ClassStyleUNet2DModel  # the EMA weights as a model, refreshed by `ema_model`
-    ema: EMAModel
+    ema: PowerEMA
+    profiles: dict[float, PowerEMA]  # by sigma_rel: those that snapshots are kept of
     optimizer: Any
     scaler: torch.amp.GradScaler | None
     learned: LearnedSchedule | None = None
     learned_optimizer: torch.optim.Optimizer | None = None
+    guide: ClassStyleUNet2DModel | None = None  # the EMA weights of an early step, for autoguidance
+    guide_step: int = 0
     step: int = 0
     best_score: float = math.inf  # of `config.best_by`, the lowest so far
     best_step: int = 0  # that it was reached at
@@ -43,19 +47,40 @@ class TrainState:
         self.ema.copy_to(self.ema_unet.parameters())
         return self.ema_unet.eval()
 
+    @property
+    def averages(self) -> list[PowerEMA]:
+        return [self.ema, *self.profiles.values()]
+
+    def keep_guide(self) -> None:
+        """Keep the EMA weights of now as the guide."""
+        self.guide, self.guide_step = copy.deepcopy(self.ema_model()), self.step
+
+    def profile_tensors(self) -> dict[str, Tensor]:
+        """The averages that snapshots are kept of, as SIGMA_REL/NAME."""
+        names = [name for name, _ in self.ema_unet.named_parameters()]
+        return {
+            f"{width}/{name}": value
+            for width, ema in self.profiles.items()
+            for name, value in zip(names, ema.weights, strict=True)
+        }
+
     def forget_best(self) -> None:
         """Go on as if no weights had been kept: the ones of this step are all that there is."""
         self.best_score, self.best_step = math.inf, self.step
 
     def tensors(self, accelerator: Accelerator) -> dict[str, dict[str, Tensor]]:
-        """Weights, EMA weights and optimizer moments by name, in groups; two more for a learned schedule."""
+        """Weights, EMA weights and optimizer moments by name, in groups; more for what else there is."""
         model = accelerator.unwrap_model(self.unet)
         names = [name for name, _ in model.named_parameters()]
         groups = {
             "unet": dict(model.state_dict()),
-            "ema": dict(zip(names, self.ema.shadow_params)),
+            "ema": dict(zip(names, self.ema.weights)),
             "optimizer": get_moments(self.optimizer, names),
         }
+        if self.profiles:
+            groups["profiles"] = self.profile_tensors()
+        if self.guide is not None:
+            groups["guide"] = dict(self.guide.state_dict())
         if self.learned is not None:
             groups["schedule"] = dict(self.learned.state_dict())
             groups["schedule_optimizer"] = get_moments(self.learned_optimizer, list(groups["schedule"]))
@@ -66,13 +91,13 @@ class TrainState:
             "step": self.step,
             "best_score": self.best_score if math.isfinite(self.best_score) else None,
             "best_step": self.best_step,
+            "guide_step": self.guide_step,
             "quality_n": self.quality_n,
             "quality_seconds": self.quality_seconds,
             "loss_sum": float(self.loss_sum),
             "loss_steps": self.loss_steps,
             "seconds": self.seconds,
             "decays_by_time": self.decays_by_time,
-            "ema_step": self.ema.optimization_step,
             "scaler": self.scaler.state_dict() if self.scaler else None,
         }
 
@@ -81,13 +106,18 @@ class TrainState:
         model = accelerator.unwrap_model(self.unet)
         model.load_state_dict(tensors["unet"])
         names = [name for name, _ in model.named_parameters()]
-        for shadow, name in zip(self.ema.shadow_params, names):
-            shadow.copy_(tensors["ema"][name])
+        for value, name in zip(self.ema.weights, names):
+            value.copy_(tensors["ema"][name])
+        for key, value in self.profile_tensors().items():
+            value.copy_(tensors["profiles"][key])
+        if "guide" in tensors:
+            self.guide = copy.deepcopy(self.ema_unet)
+            self.guide.load_state_dict(tensors["guide"])
+        self.guide_step = numbers.get("guide_step", 0)  # absent in older checkpoints
         set_moments(self.optimizer, names, tensors["optimizer"])
         if self.learned is not None:
             self.learned.load_state_dict(tensors["schedule"])
             set_moments(self.learned_optimizer, list(self.learned.state_dict()), tensors["schedule_optimizer"])
-        self.ema.optimization_step = numbers["ema_step"]
         self.step = numbers["step"]
         self.best_score = math.inf if numbers["best_score"] is None else numbers["best_score"]
         self.best_step = numbers.get("best_step", 0)  # absent in older checkpoints
@@ -119,6 +149,6 @@ def check_finite(state: TrainState, loss: Tensor) -> None:
     if not torch.isfinite(loss):
         raise TrainingFailed(f"step {state.step}: the loss is {loss.item()}; nothing of it is saved")
     schedule = () if state.learned is None else state.learned.parameters()
-    weights = [*state.unet.parameters(), *state.ema.shadow_params, *schedule]
+    weights = [*state.unet.parameters(), *(value for ema in state.averages for value in ema.weights), *schedule]
     if not torch.isfinite(torch.nn.utils.get_total_norm(weights)):
         raise TrainingFailed(f"step {state.step}: the weights are not finite; nothing of them is saved")

@@ -247,7 +247,8 @@ def at_every_call(kind: str, root: Path, case: str, keep: int) -> dict[str, int]
 
 TINY = (
     "--block_out_channels 8 16 --norm_num_groups 4 --attention_head_dim 8 --patch_size 4 --batch_size 8 --dropout 0.1 "
-    "--mixed_precision no --logging_images 16 --validation_images 80 --sample_images 100000 --checkpointing_images 16"
+    "--mixed_precision no --logging_images 16 --validation_images 80 --sample_images 100000 --checkpointing_images 16 "
+    "--ema_profiles 0.05 0.1 --guide_share 0.3"
 ).split()
 
 
@@ -303,10 +304,11 @@ def finish(script: dict, flags: list[str], output: Path, world: int = 1) -> list
 
 
 def final(run: Path) -> dict[str, str]:
-    """What a run ends with: the hashes of its newest checkpoint's tensors, and its losses."""
+    """What a run ends with: the hashes of its newest checkpoint's tensors and its snapshots', and its losses."""
     newest = list_checkpoints(run / "checkpoints")[0]
     points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    kept = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in newest.glob("*.safetensors")}
+    tensors = [*newest.glob("*.safetensors"), *(run / "snapshots").iterdir()]
+    kept = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in tensors}
     return kept | {str(point["step"]): f"{point['loss']!r} {point['val_loss']!r} {point['lr']!r}" for point in points}
 
 

@@ -77,7 +77,7 @@ def poisoned_unet(state) -> None:
 
 
 def poisoned_average(state) -> None:
-    state.ema.shadow_params[0].fill_(math.inf)
+    state.ema.weights[0].fill_(math.inf)
 
 
 def poisoned_moments(state) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, SCRIPT, SHARED_DATA, TINY_FLAGS, class_folders, lines, newest_tensors
+from conftest import ROOT, SCRIPT, SHARED_DATA, TINY_FLAGS, class_folders, files, lines, newest_tensors
 
 import hfdiff.commands.train as train_command
 import hfdiff.training.run as run_module
@@ -104,6 +104,7 @@ def test_no_judge_to_go_by(start, tmp_path):
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(start, tmp_path, monkeypatch, images):
     """Killed after `images`: between two checkpoints, or in the middle of a validation interval."""
     flags = ("--max_train_images", "80", "--dropout", "0.1", "--gradient_accumulation_steps", "2", "--flip")
+    flags += ("--ema_profiles", "0.05", "0.1", "--guide_share", "0.3")
     start("whole", *flags)
 
     class Killed(Exception):
@@ -121,9 +122,11 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(start, tmp_path, monkey
     start("parts", *flags)
     whole, parts = newest_tensors(tmp_path / "whole"), newest_tensors(tmp_path / "parts")
     assert whole.keys() == parts.keys()
-    assert any(name.startswith("optimizer/") for name in whole)
+    assert {name.partition("/")[0] for name in whole} == {"unet", "ema", "profiles", "guide", "optimizer"}
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+    for place in ("snapshots", "pipeline/guide_unet"):
+        assert files(tmp_path / "whole" / place) == files(tmp_path / "parts" / place)
 
 
 def test_a_longer_run_goes_on(start, tmp_path):

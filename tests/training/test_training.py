@@ -173,7 +173,7 @@ def test_an_overflow_moves_nothing(tiny_config, table, fp16_on_cpu):
     with pytest.raises(TrainingFailed, match="not finite at any loss scale"):
         next(steps)  # forty halvings of 2^100 are not enough
     assert state.step == 0
-    assert state.ema.optimization_step == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, state.ema.weights, strict=True))
     after = fp16_on_cpu.unwrap_model(state.unet).parameters()
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -185,7 +185,6 @@ def test_after_overflows_the_same_batch_is_taken_again(tiny_config, table, fp16_
     fp16_on_cpu.scaler._init_scale = 2.0**30
     steps = [step.step for step in session.steps()]
     assert steps == [1, 2]
-    assert state.ema.optimization_step == 2
     assert state.numbers()["scaler"]["scale"] < 2.0**30
 
 
