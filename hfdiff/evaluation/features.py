@@ -39,13 +39,19 @@ def fixed_number(*counts: int) -> int:
 def random_order(images: JudgedImages, seed: int) -> Tensor:
     """A permutation (N,) int64 by a hash of each image and the seed: whatever order they come in, the shuffled images
     are the same. Equal images are numbered, so that they lie apart as all others do."""
+    pixels, asked = (
+        [_content(*row) for row in zip(*of)] for of in ([images.pixels], [images.labels, images.strengths])
+    )
     repeats: Counter[bytes] = Counter()
-    keys = []
-    for pixels, label, strengths in zip(images.pixels, images.labels, images.strengths):
-        content = b"".join(value.contiguous().numpy().tobytes() for value in (pixels, label, strengths))
-        keys.append(blake2b(content, digest_size=16, key=f"{seed} {repeats[content]}".encode()).digest())
-        repeats[content] += 1
-    return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__), dtype=torch.int64)
+    keys = {}
+    for row in sorted(range(len(images)), key=lambda row: (pixels[row], asked[row])):
+        keys[row] = blake2b(pixels[row], digest_size=16, key=f"{seed} {repeats[pixels[row]]}".encode()).digest()
+        repeats[pixels[row]] += 1
+    return torch.tensor(sorted(keys, key=keys.__getitem__), dtype=torch.int64)
+
+
+def _content(*values: Tensor) -> bytes:
+    return b"".join(value.contiguous().numpy().tobytes() for value in values)
 
 
 def shuffled_samples(inputs: MetricInputs) -> JudgedImages:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hfdiff.evaluation.statistics import around
 
-PER_CLASS = (50, 10)  # images of each class that are counted: the score grows with their number
+PER_CLASS = (50, 25, 10)  # images of each class that are counted: the score grows with their number
 SPARE = 2  # times as many on average, so that hardly a class of random samples has too few
 WIDTH = 0.5  # of the kernel, over the median distance between real images of the class
 
