@@ -249,7 +249,7 @@ METRICS: Mapping[str, Metric] = {
     "cmmd": Metric(
         "kernel distance in CLIP's features", "lower", partial(_kernel, "clip"), LEAST, clip=True, depends_on_n=True
     ),
-    "clip_score": Metric("mean cosine with the prompt of what was asked for", "higher", _clip_score, 1, clip=True),
+    "clip_score": Metric("mean cosine with the prompt of what was asked for", "as real", _clip_score, 1, clip=True),
     "frechet_inception": Metric(
         "distance in Inception's features",
         "lower",
