@@ -33,7 +33,9 @@ BESIDE = 1000  # held-out real images that are damaged, beside which a score is 
 RARE = 0.01  # share of real images that count as near-duplicates, by definition of the threshold
 FEW_HELD_OUT = 200  # of fewer held-out images, that share is no image
 LEAST_INFINITE = 2000  # samples; of fewer, the extrapolation to infinite n errs by as much as what it takes away
-WIDE, WIDE_SPLITS = 512, 5  # features, from which on a Frechet distance takes seconds, and is split less often
+INFINITE_ERROR = 1.2  # of the extrapolation, over that of the value: measured, see docs/metrics.md
+ROWS_PER_FEATURE = 8  # of them: covariances of the smallest parts must have full rank
+WIDE, WIDE_SPLITS = 512, 2  # features, from which on a Frechet distance takes seconds, and is split less often
 LEAST = min(FIXED_NUMBERS)
 NEAR_BLACK = 16  # values of 255 below it look black
 
@@ -67,9 +69,9 @@ def _frechet(extractor: str, inputs: MetricInputs) -> Result:
     splits = SPLITS if f.samples.shape[1] < WIDE else WIDE_SPLITS
     value, error = distance(f.samples), split_error(lambda rows, _: distance(f.samples[rows]), n, splits)
     details: dict[str, Any] = {"reference_n": len(f.reference)}
-    if n >= LEAST_INFINITE:
+    if n >= max(LEAST_INFINITE, ROWS_PER_FEATURE * f.samples.shape[1]):
         infinite = at_infinite_n(distance, f.samples)
-        details |= {"infinite": infinite, "infinite_ci95": list(around(infinite, error))}
+        details |= {"infinite": infinite, "infinite_ci95": list(around(infinite, INFINITE_ERROR * error))}
         details["real_infinite"] = at_infinite_n(distance, f.others)
     return Result(value, n, distance(f.others), around(value, error, low=0), extractor, details=details)
 
