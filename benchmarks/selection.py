@@ -24,8 +24,9 @@ from hfdiff.core.config import command_line
 from hfdiff.core.errors import BadInput, run_program
 from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation.clip import caption, load_clip
-from hfdiff.evaluation.distances import covered, frechet
+from hfdiff.evaluation.distances import frechet
 from hfdiff.evaluation.judge import Judge, independent, load_judge, predict, right_scores
+from hfdiff.evaluation.neighbours import Neighbourhood
 from hfdiff.models.sampling import TensorImages, sample_tensors
 from hfdiff.pipelines import (
     SCORE_WEIGHTS,
@@ -91,7 +92,8 @@ class Bench:
         wrong = (output.classes != labels).double()
         spread = 1.96 * (wrong.mean() * (1 - wrong.mean()) / len(wrong)) ** 0.5
         part = self.real[: len(wrong)]
-        distance, recall = frechet(output.features, part), covered(part, output.features).double().mean()
+        distance = frechet(output.features, part)
+        recall = Neighbourhood.of(output.features, part).recalled().double().mean()
         return f"| {name} | {wrong.mean():.3f} ± {spread:.3f} | {distance:.2f} | {recall:.3f} | {cost:g} |"
 
 

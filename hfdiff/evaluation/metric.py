@@ -1,9 +1,10 @@
 """What a metric is, what it looks at, and what it gives."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hfdiff.core.errors import BadInput
 from hfdiff.evaluation.reference_images import JudgedImages, ReferenceSet
 
 
@@ -33,6 +34,14 @@ class MetricInputs:
     real: ReferenceSet
     samples: JudgedImages  # plain drawings, of the classes of real images
     styled: JudgedImages | None = None  # drawings in styles
+    seed: int = 0  # decides which samples are taken where a metric takes a part of them
+    _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def kept(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What `compute` gives, computed once for all metrics that share it."""
+        if name not in self._kept:
+            self._kept[name] = compute()
+        return self._kept[name]
 
 
 @dataclass(frozen=True)
@@ -49,3 +58,15 @@ class Metric:
     clip: bool = False  # does it need a CLIP model?
     beside: bool = True  # does it need as many real images that the judge never saw?
     default: bool = True
+    depends_on_n: bool = False  # do values at different n differ for the same model?
+
+
+def check_comparable(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    """BadInput where two reports' entries of a metric whose value depends on n, as `Result.as_dict` gives them, come
+    from different numbers of samples or of reference images."""
+    for key, what in (("n", "samples"), ("reference_n", "reference images")):
+        if a.get(key) != b.get(key):
+            raise BadInput(
+                f"{name} of {a.get(key)} and of {b.get(key)} {what} do not compare, because its value depends on "
+                "their number; measure both at the same number"
+            )

@@ -5,71 +5,37 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.image.kid import poly_mmd
 
 from hfdiff.core.names import unknown
 from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation.clip import caption, image_features
-from hfdiff.evaluation.distances import (
-    cmmd,
-    covered,
-    frechet,
-    inception_features,
-    kernel_distances,
-    part_size,
-    spread,
-)
+from hfdiff.evaluation.distances import Kernels, at_infinite_n, frechet_to
+from hfdiff.evaluation.features import EXTRACTORS, FIXED_NUMBERS, shuffled_samples
 from hfdiff.evaluation.memorisation import memorisation
 from hfdiff.evaluation.metric import Metric, MetricInputs, Result
+from hfdiff.evaluation.neighbours import Neighbourhood
 from hfdiff.evaluation.reference_images import (
     ClipReference,
-    JudgedImages,
     ReferenceSet,
     class_accuracy,
     reference_images,
 )
-from hfdiff.evaluation.statistics import GROUPS, T95, Z95, jackknife, share_true, wilson
+from hfdiff.evaluation.statistics import SPLITS, around, mean_interval, share_true, split_error, wilson
 from hfdiff.evaluation.style_metrics import style_fidelity
+from hfdiff.evaluation.vendi import PER_CLASS, SPARE, kernel_widths, number_per_class, variety
 
 BESIDE = 1000  # held-out real images that are damaged, beside which a score is read
-
-
-@dataclass(frozen=True)
-class Features:
-    """Features of samples and of real images that stand for samples, as many; and of the reference."""
-
-    samples: Tensor  # (n, F)
-    others: Tensor  # (n, F)
-    reference: Tensor  # (m, F)
-
-
-def _seen(extract: Callable[[JudgedImages], Tensor], inputs: MetricInputs) -> Features:
-    """`extract` of the samples and of the real images that the judge never saw."""
-    samples, real = inputs.samples, inputs.real
-    n = min(len(samples), len(real.others))
-    return Features(*map(extract, (samples[:n], real.others[:n], real.reference)))
-
-
-def _by_clip(inputs: MetricInputs) -> Features:
-    """With real images of its own: those that the judge never saw are those that it was trained on."""
-    clip_reference, samples = inputs.real.clip_reference, inputs.samples.clip
-    assert clip_reference is not None  # see `missing_inputs`
-    assert samples is not None
-    n = min(len(samples), len(clip_reference.others))
-    return Features(samples[:n], clip_reference.others[:n], clip_reference.reference)
-
-
-# Name -> the features that distances are measured in.
-EXTRACTORS: Mapping[str, Callable[[MetricInputs], Features]] = {
-    "judge": partial(_seen, lambda images: images.output.features),
-    "inception": partial(_seen, lambda images: inception_features(images.pixels)),
-    "clip": _by_clip,
-}
+LEAST_INFINITE = 2000  # samples; of fewer, the extrapolation to infinite n errs by as much as what it takes away
+INFINITE_ERROR = 1.2  # of the extrapolation, over that of the value: measured, see docs/metrics.md
+ROWS_PER_FEATURE = 8  # of them: covariances of the smallest parts must have full rank
+WIDE, WIDE_SPLITS = 512, 2  # features, from which on a Frechet distance takes seconds, and is split less often
+LEAST = min(FIXED_NUMBERS)
+NEAR_BLACK = 16  # values of 255 below it look black
 
 
 def _class_accuracy(inputs: MetricInputs) -> Result:
@@ -97,20 +63,25 @@ def _class_accuracy(inputs: MetricInputs) -> Result:
 
 def _frechet(extractor: str, inputs: MetricInputs) -> Result:
     f = EXTRACTORS[extractor](inputs)
-    interval = jackknife(lambda rows: frechet(f.samples[rows], f.reference), len(f.samples))
-    real = frechet(f.others, f.reference)
-    details = {"reference_n": len(f.reference)}
-    return Result(frechet(f.samples, f.reference), len(f.samples), real, interval, extractor, details=details)
+    distance, n = frechet_to(f.reference), len(f.samples)
+    splits = SPLITS if f.samples.shape[1] < WIDE else WIDE_SPLITS
+    value, error = distance(f.samples), split_error(lambda rows, _: distance(f.samples[rows]), n, splits)
+    details: dict[str, Any] = {"reference_n": len(f.reference)}
+    if n >= max(LEAST_INFINITE, ROWS_PER_FEATURE * f.samples.shape[1]):
+        infinite = at_infinite_n(distance, f.samples)
+        details |= {"infinite": infinite, "infinite_ci95": list(around(infinite, INFINITE_ERROR * error))}
+        details["real_infinite"] = at_infinite_n(distance, f.others)
+    return Result(value, n, distance(f.others), around(value, error, low=0), extractor, details=details)
 
 
-def _kernel(extractor: str, mmd: Callable[[Tensor, Tensor], Tensor], inputs: MetricInputs) -> Result:
-    f = EXTRACTORS[extractor](inputs)
-    parts = kernel_distances(mmd, f.samples, f.reference)
-    value, error = parts.mean().item(), (parts.std() / len(parts) ** 0.5).item()
-    real = kernel_distances(mmd, f.others, f.reference).mean().item()
-    interval = (value - T95 * error, value + T95 * error)
-    n = GROUPS * part_size(f.samples, f.reference)
-    return Result(value, n, real, interval, extractor, details={"reference_n": n})
+def _kernel(extractor: str, inputs: MetricInputs) -> Result:
+    f = EXTRACTORS[extractor](inputs).at_fixed_number()
+    n = len(f.samples)
+    every = torch.arange(n)
+    kernels, others = Kernels.of(f.samples, f.reference), Kernels.of(f.others, f.reference)
+    value = kernels.distance(every, every)
+    interval = around(value, split_error(kernels.distance, n))
+    return Result(value, n, others.distance(every, every), interval, extractor, details={"reference_n": n})
 
 
 def _clip_score(inputs: MetricInputs) -> Result:
@@ -134,9 +105,9 @@ def _clip_score(inputs: MetricInputs) -> Result:
         for name, images in reference_images(to_unit_range(few.pixels)).items()
         if name != "real"
     }
-    value, error = cosines.mean().item(), Z95 * cosines.std().item() / len(cosines) ** 0.5
+    value = cosines.mean().item()
     details = {"beside": {name: values.mean().item() for name, values in beside.items()} | {"n": len(few)}}
-    interval = (value - error, value + error)
+    interval = mean_interval(cosines)
     return Result(value, len(cosines), reference.mean().item(), interval, "clip", len(reference), details)
 
 
@@ -149,57 +120,147 @@ def _cosines(
     return (features * clip_reference.scorer.texts(texts).cpu()).sum(dim=1).double()
 
 
+def _neighbourhoods(inputs: MetricInputs) -> tuple[Neighbourhood, Neighbourhood]:
+    """Of the samples, and of the real images in their place, both in the judge's features at the fixed number."""
+
+    def compute() -> tuple[Neighbourhood, Neighbourhood]:
+        f = EXTRACTORS["judge"](inputs).at_fixed_number()
+        return Neighbourhood.of(f.samples, f.reference), Neighbourhood.of(f.others, f.reference)
+
+    return inputs.kept("neighbourhoods", compute)
+
+
 def _precision(inputs: MetricInputs) -> Result:
-    f = EXTRACTORS["judge"](inputs)
-    hits, others = covered(f.samples, f.reference), covered(f.others, f.reference)
-    details = {"reference_n": len(f.reference)}
-    return Result(share_true(hits), len(hits), share_true(others), wilson(hits), "judge", details=details)
+    hits, others = (near.precise() for near in _neighbourhoods(inputs))
+    n = len(hits)
+    return Result(share_true(hits), n, share_true(others), wilson(hits), "judge", details={"reference_n": n})
 
 
-def _recall(inputs: MetricInputs) -> Result:
-    f = EXTRACTORS["judge"](inputs)
-
-    def recall(rows: Tensor) -> float:
-        return share_true(covered(f.reference, f.samples[rows]))
-
-    n, real = len(f.samples), share_true(covered(f.reference, f.others))
-    details = {"reference_n": len(f.reference)}
-    return Result(recall(torch.arange(n)), n, real, jackknife(recall, n), "judge", details=details)
+def _density(inputs: MetricInputs) -> Result:
+    counts, others = (near.densities() for near in _neighbourhoods(inputs))
+    value, real, n = counts.mean().item(), others.mean().item(), len(counts)
+    return Result(value, n, real, mean_interval(counts), "judge", details={"reference_n": n})
 
 
-def _diversity(inputs: MetricInputs) -> Result:
-    n = min(len(inputs.samples), len(inputs.real.others))
-    samples, others = inputs.samples[:n], inputs.real.others[:n]
+def _share_of_reference(found: Callable[[Neighbourhood], Tensor], inputs: MetricInputs) -> Result:
+    """The share of reference images that are found among the samples: of all, of each class."""
+    near, near_others = _neighbourhoods(inputs)
+    hits, others = found(near), found(near_others)
+    n, value = len(hits), share_true(hits)
+    error = split_error(lambda *rows: share_true(found(near.part(*rows))), n)
+    per_class, real_per_class = (_per_class(values, inputs.real) for values in (hits, others))
+    worst = min(per_class, key=per_class.__getitem__)
+    details = {
+        "reference_n": n,
+        "per_class": per_class,
+        "real_per_class": real_per_class,
+        "worst_class": {"name": worst, "value": per_class[worst], "real": real_per_class[worst]},
+    }
+    return Result(value, n, share_true(others), around(value, error, 0, 1), "judge", details=details)
 
-    def of(images: JudgedImages, rows: Tensor) -> float:
-        return spread(images.output.features[rows], images.labels[rows])
 
-    value, real = (of(images, torch.arange(n)) for images in (samples, others))
-    return Result(value, n, real, jackknife(partial(of, samples), n), "judge")
+def _per_class(hits: Tensor, real: ReferenceSet) -> dict[str, float]:
+    """Class -> share of true values in hits (m,) bool, of the reference's first images."""
+    labels = real.reference.labels[: len(hits)]
+    return {real.judge.class_names[i]: share_true(hits[labels == i]) for i in labels.unique().tolist()}
+
+
+def _vendi(inputs: MetricInputs) -> Result:
+    samples, real = shuffled_samples(inputs), inputs.real
+    n, names = min(len(samples), len(real.others)), real.judge.class_names
+    number = number_per_class(n, num_classes=len(names))
+    widths = kernel_widths(real.others.output.features[:n], real.others.labels[:n])
+    own, others = (
+        variety(images.output.features[:n], images.labels[:n], widths, number) for images in (samples, real.others)
+    )
+    details = {
+        "n_per_class": number,
+        "per_class": {names[i]: score for i, score in own.per_class.items()},
+        "real_per_class": {names[i]: score for i, score in others.per_class.items()},
+    }
+    return Result(own.value, number * len(widths), others.value, own.ci95, "judge", details=details)
+
+
+def _near_black(inputs: MetricInputs) -> Result:
+    samples, others = (_dust(images.pixels) for images in (inputs.samples, inputs.real.others))
+    value, n = _ratio(samples), len(samples)
+    # The ratio's error from its residuals (Cochran 1977, Equation 6.13).
+    residuals = (samples[:, 0] - value * samples[:, 1]) / samples[:, 1].mean().clamp(min=1e-9)
+    interval = around(value, residuals.std().item() / n**0.5, 0, 1)
+    return Result(value, n, _ratio(others), interval, "pixels", len(others))
+
+
+def _dust(pixels: Tensor) -> Tensor:
+    """Of each image: how many values lie in 1 to 15, and how many in 0 to 15; pixels (N, C, H, W) uint8 -> (N, 2)."""
+    values = pixels.flatten(1)
+    dark = values < NEAR_BLACK
+    return torch.stack([(dark & (values > 0)).sum(dim=1), dark.sum(dim=1)], dim=1).double()
+
+
+def _ratio(counts: Tensor) -> float:
+    """Of the sums of two columns (N, 2); 0 where there is nothing to count."""
+    part, whole = counts.sum(dim=0).tolist()
+    return part / whole if whole else 0.0
 
 
 METRICS: Mapping[str, Metric] = {
     "class_accuracy": Metric(
-        "share of plain samples that the judge puts into the class asked for", "higher", _class_accuracy, 1
+        "share of plain samples that the judge puts into the class asked for", "as real", _class_accuracy, 1
     ),
     "style_fidelity": Metric(
         "do measured strengths follow those asked for?", "higher", style_fidelity, 100, per_style=12, styled=True
     ),
-    "frechet_judge": Metric("distance of Gaussians in the judge's features", "lower", partial(_frechet, "judge"), 256),
+    "frechet_judge": Metric(
+        "distance of Gaussians in the judge's features", "lower", partial(_frechet, "judge"), 256, depends_on_n=True
+    ),
     "kernel_judge": Metric(
-        "kernel distance in the judge's features", "lower", partial(_kernel, "judge", poly_mmd), 200
+        "kernel distance in the judge's features", "lower", partial(_kernel, "judge"), LEAST, depends_on_n=True
     ),
     "frechet_clip": Metric(
-        "distance of Gaussians in CLIP's features", "lower", partial(_frechet, "clip"), 256, clip=True
+        "distance of Gaussians in CLIP's features",
+        "lower",
+        partial(_frechet, "clip"),
+        256,
+        clip=True,
+        depends_on_n=True,
     ),
-    "cmmd": Metric("kernel distance in CLIP's features", "lower", partial(_kernel, "clip", cmmd), 200, clip=True),
-    "clip_score": Metric("mean cosine with the prompt of what was asked for", "higher", _clip_score, 1, clip=True),
+    "cmmd": Metric(
+        "kernel distance in CLIP's features", "lower", partial(_kernel, "clip"), LEAST, clip=True, depends_on_n=True
+    ),
+    "clip_score": Metric("mean cosine with the prompt of what was asked for", "as real", _clip_score, 1, clip=True),
     "frechet_inception": Metric(
-        "distance in Inception's features", "lower", partial(_frechet, "inception"), 4096, default=False
+        "distance in Inception's features",
+        "lower",
+        partial(_frechet, "inception"),
+        4096,
+        default=False,
+        depends_on_n=True,
     ),
-    "precision": Metric("share of samples that lie among real images", "higher", _precision, 100),
-    "recall": Metric("share of real images that samples come near to", "higher", _recall, 100),
-    "diversity": Metric("distance between two samples of one class", "as real", _diversity, 100, per_class=3),
+    "precision": Metric("share of samples that lie among real images", "as real", _precision, LEAST, depends_on_n=True),
+    "density": Metric("how densely real images lie around samples", "as real", _density, LEAST, depends_on_n=True),
+    "recall": Metric(
+        "share of real images that lie among samples",
+        "higher",
+        partial(_share_of_reference, Neighbourhood.recalled),
+        LEAST,
+        depends_on_n=True,
+    ),
+    "coverage": Metric(
+        "share of real images that have a sample near to them",
+        "higher",
+        partial(_share_of_reference, Neighbourhood.covered),
+        LEAST,
+        depends_on_n=True,
+    ),
+    "vendi": Metric(
+        "number of different images in a class, in effect",
+        "as real",
+        _vendi,
+        100,
+        per_class=SPARE * min(PER_CLASS),
+        depends_on_n=True,
+    ),
+    "near_black": Metric("share of pixels in 1 to 15 of 255 among those under 16", "as real", _near_black, 100),
     "memorisation": Metric(
         "share of samples nearer to a training image than 99% of real ones", "lower", memorisation, 200, beside=False
     ),

@@ -1,25 +1,29 @@
 """Metrics against closed forms, known mixtures, and damage that must move one number and no other."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from kornia.filters import gaussian_blur2d
-from torchmetrics.image.kid import poly_mmd
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.styles import apply_styles
 from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation.clip import image_features, load_clip
-from hfdiff.evaluation.distances import cmmd, covered, frechet, kernel_distances, spread
+from hfdiff.evaluation.distances import SCALES, Kernels, at_infinite_n, frechet
+from hfdiff.evaluation.features import fixed_number
 from hfdiff.evaluation.judge import Judge, independent, load_judge, unseen
 from hfdiff.evaluation.judge_training import make_judge
-from hfdiff.evaluation.metric import MetricInputs
+from hfdiff.evaluation.metric import MetricInputs, check_comparable
 from hfdiff.evaluation.metrics import METRICS, missing_inputs
+from hfdiff.evaluation.neighbours import Neighbourhood
 from hfdiff.evaluation.reference_images import JudgedImages, ReferenceSet, check_judge, judge_images
 from hfdiff.evaluation.report import read_report
-from hfdiff.evaluation.statistics import jackknife, wilson
+from hfdiff.evaluation.statistics import jackknife, split_error, wilson
+from hfdiff.evaluation.vendi import kernel_widths, variety, vendi_score
 from hfdiff.pipelines import Scorer
 
 pytestmark = pytest.mark.slow
@@ -58,37 +62,107 @@ def test_frechet_distance_of_a_stretched_and_shifted_set_in_closed_form():
 def test_identical_sets_have_no_distance():
     a = normal(500, 6)
     assert frechet(a, a) == pytest.approx(0, abs=1e-6)
-    # The unbiased estimate of identical parts is short of 0 by 2 (k(x, x) - k(x, y)) / m.
-    assert kernel_distances(poly_mmd, a, a).abs().max() < 2 * 30 / 50
+
+
+def test_frechet_distance_is_that_of_torchmetrics():
+    a, b = normal(300, 6), normal(200, 6, seed=1) @ normal(6, 6, seed=2)
+    distance = FrechetInceptionDistance(feature=Given(6), sync_on_compute=False).set_dtype(torch.float64)
+    distance.update(a, real=False)
+    distance.update(b, real=True)
+    assert frechet(a, b) == pytest.approx(distance.compute().item(), rel=1e-6)
+
+
+class Given(torch.nn.Identity):
+    """Stands for the network of torchmetrics' distance: features are given."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
+
+
+def test_extrapolation_finds_the_limit_of_what_is_linear_in_1_over_n():
+    assert at_infinite_n(lambda rows: 3 + 50 / len(rows), torch.zeros(2400, 1)) == pytest.approx(3)
+
+
+def test_extrapolation_takes_away_the_bias_of_n():
+    a, b = normal(2000, 16), normal(50_000, 16, seed=1)
+    plain = frechet(a, b)
+    assert plain > 0.03
+    assert abs(at_infinite_n(lambda rows: frechet(rows, b), a)) < plain / 4
+
+
+def test_kernel_distance_is_the_unbiased_sum_over_pairs():
+    a, b = normal(7, 3), normal(5, 3, seed=1)
+    median = torch.pdist(b).median()
+
+    def kernel(x, y):
+        return sum(torch.exp(-((x - y) ** 2).sum() / (2 * (scale * median) ** 2)) for scale in SCALES)
+
+    inside = sum(
+        sum(kernel(x[i], x[j]) for i in range(len(x)) for j in range(len(x)) if i != j) / (len(x) * (len(x) - 1))
+        for x in (a, b)
+    )
+    across = sum(kernel(x, y) for x in a for y in b) / 35
+    found = Kernels.of(a, b).distance(torch.arange(7), torch.arange(5))
+    assert found == pytest.approx(1000 * (inside - 2 * across).item(), rel=1e-9)
 
 
 def test_kernel_distance_of_shifted_gaussians_in_closed_form():
-    """One dimension: k(x, y) = (xy + 1)^3, so the distance is a sum over the differences of the first moments."""
-    a, b = normal(100_000, 1), normal(100_000, 1, seed=1) + 1
-    moments = [(0.0, 1.0), (1.0, 2.0), (0.0, 4.0)]  # E x, E x^2, E x^3 of N(0, 1) and of N(1, 1)
-    expected = sum(weight * (p - q) ** 2 for weight, (p, q) in zip((3, 3, 1), moments))
-    values = kernel_distances(poly_mmd, a, b)
-    assert values.mean().item() == pytest.approx(expected, abs=4 * values.std().item() / 10**0.5)
-
-
-def test_cmmd_is_the_unbiased_sum_over_pairs():
-    a, b = (torch.nn.functional.normalize(normal(7, 3, seed=seed), dim=1) for seed in (0, 1))
-
-    def kernel(x, y):
-        return torch.exp(-((x - y) ** 2).sum() / 200)
-
-    inside = sum(kernel(x[i], x[j]) for x in (a, b) for i in range(7) for j in range(7) if i != j) / (7 * 6)
-    across = sum(kernel(x, y) for x in a for y in b) / 49
-    assert cmmd(a, b).item() == pytest.approx(1000 * (inside - 2 * across).item(), rel=1e-9)
+    """E exp(-(x - y)^2 / 2 w^2) = w / sqrt(w^2 + 2) exp(-(shift)^2 / 2 (w^2 + 2)) for unit normals."""
+    a, b = normal(1500, 1) + 1, normal(1500, 1, seed=1)
+    widths = [scale * torch.pdist(b).median().item() for scale in SCALES]
+    expected = sum(2 * w / (w**2 + 2) ** 0.5 * (1 - math.exp(-1 / (2 * (w**2 + 2)))) for w in widths)
+    every = torch.arange(1500)
+    assert Kernels.of(a, b).distance(every, every) == pytest.approx(1000 * expected, rel=0.1)
 
 
 def test_precision_and_recall_of_mixtures():
     """Half of the samples fall on one of the two real clusters, half beside both."""
     clusters = {name: normal(200, 4, seed=i) + 100 * i for i, name in enumerate("abc")}
-    reference = torch.cat([clusters["a"], clusters["b"]])
-    samples = torch.cat([clusters["a"] + 1e-3, clusters["c"]])
-    assert covered(samples, reference).double().mean() == 0.5  # precision
-    assert covered(reference, samples).double().mean() == 0.5  # recall
+    near = Neighbourhood.of(torch.cat([clusters["a"] + 1e-3, clusters["c"]]), torch.cat([clusters["a"], clusters["b"]]))
+    assert near.precise().double().mean() == 0.5
+    assert near.recalled().double().mean() == 0.5
+    assert near.covered().double().mean() == 0.5
+    assert near.densities()[200:].max() == 0
+
+
+def test_density_and_coverage_of_one_distribution():
+    """Density is 1 on average, coverage 1 - (n - 1) ... (n - 5) / (2 n - 1) ... (2 n - 5) (Naeem et al. 2020, Lemmas 1
+    and 2)."""
+    n = 200
+    found = [Neighbourhood.of(normal(n, 4, seed=2 * i), normal(n, 4, seed=2 * i + 1)) for i in range(40)]
+    expected = 1 - math.prod((n - k) / (2 * n - k) for k in range(1, 6))
+    assert torch.stack([near.densities().mean() for near in found]).mean().item() == pytest.approx(1, abs=0.03)
+    assert torch.stack([near.covered().double().mean() for near in found]).mean().item() == pytest.approx(
+        expected, abs=0.01
+    )
+
+
+def test_a_part_of_a_neighbourhood_is_that_of_the_part():
+    a, b = normal(30, 4), normal(20, 4, seed=1)
+    rows, columns = torch.arange(3, 25), torch.arange(0, 20, 2)
+    part, direct = Neighbourhood.of(a, b).part(rows, columns), Neighbourhood.of(a[rows], b[columns])
+    for name in ("precise", "recalled", "densities", "covered"):
+        assert torch.equal(getattr(part, name)(), getattr(direct, name)()), name
+
+
+def test_vendi_score_counts_what_differs():
+    assert vendi_score(torch.eye(9, dtype=torch.float64)) == pytest.approx(9)
+    assert vendi_score(torch.ones(9, 9, dtype=torch.float64)) == pytest.approx(1)
+    groups = torch.block_diag(*[torch.ones(3, 3, dtype=torch.float64)] * 4)
+    assert vendi_score(groups) == pytest.approx(4)
+    a, b, c = 1 / 3 * (1 + 0.5), 1 / 3 * (1 - 0.5), 1 / 3  # eigenvalues of two images of similarity 0.5 and one apart
+    pair = torch.tensor([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 1]], dtype=torch.float64)
+    assert vendi_score(pair) == pytest.approx(math.exp(-sum(x * math.log(x) for x in (a, b, c))))
+
+
+def test_a_class_without_samples_has_no_variety():
+    features, labels = normal(60, 4), torch.arange(60) % 2
+    widths = kernel_widths(features, labels)
+    both = variety(features, labels, widths, 20)
+    one = variety(features[labels == 0], labels[labels == 0], widths, 20)
+    assert one.per_class == {0: both.per_class[0], 1: 0.0}
+    assert one.value == pytest.approx(both.per_class[0] / 2)
 
 
 def test_wilson_interval():
@@ -105,30 +179,35 @@ def test_jackknife_of_a_mean_is_the_interval_of_the_mean_of_groups():
     assert jackknife(lambda rows: values[rows].mean().item(), 500) == pytest.approx(expected)
 
 
-def test_spread_of_classes():
-    labels = torch.tensor([0, 0, 1, 1])
-    features = torch.tensor([[0.0], [2.0], [5.0], [9.0]])
-    assert spread(features, labels) == pytest.approx((2 + 4) / 2)
+def test_split_error_of_a_mean_and_of_a_degenerate_sum_of_pairs():
+    """The variances of both orders, of centred values in 50 dimensions: 1 / n for the mean of one, 100 / n (n - 1)
+    for the mean product of pairs."""
+    n, width = 400, 50
+    x = normal(n, width)
+
+    def of_pairs(rows, _):
+        return ((x[rows].sum(dim=0).square().sum() - x[rows].square().sum()) / (len(rows) * (len(rows) - 1))).item()
+
+    assert split_error(lambda rows, _: x[rows, 0].mean().item(), n) == pytest.approx(n**-0.5, rel=0.25)
+    assert split_error(of_pairs, n) == pytest.approx((2 * width / (n * (n - 1))) ** 0.5, rel=0.25)
 
 
 def test_real_images_reach_the_real_value_of_every_metric(real):
-    """Held-out images in place of samples, against the other held-out ones: as good as the training images are."""
-    half = len(real.reference) // 2
-    held_out = MetricInputs(replace(real, reference=real.reference[:half]), real.reference[half:])
-    for name in ("class_accuracy", "frechet_judge", "precision", "recall", "diversity"):
-        result = METRICS[name].measure(held_out)
+    """Half of the training images in place of samples: as good as the other half."""
+    clip_reference, n = real.clip_reference, min(len(real.others), len(real.clip_reference.others)) // 2
+    halves = replace(
+        real, others=real.others[:n], clip_reference=replace(clip_reference, others=clip_reference.others[:n])
+    )
+    inputs = MetricInputs(halves, replace(real.others[n : 2 * n], clip=clip_reference.others[n : 2 * n]))
+    for name in "class_accuracy frechet_judge precision density recall coverage vendi near_black".split():
+        result = METRICS[name].measure(inputs)
         assert result.value != result.real, name
-        near = {"rel": 0.5} if name == "frechet_judge" else {"abs": 0.1} if result.value < 1 else {"rel": 0.1}
+        near = {"rel": 0.5} if name == "frechet_judge" else {"abs": 0.1} if result.value < 1 else {"rel": 0.15}
         assert result.value == pytest.approx(result.real, **near), name
         assert result.ci95[0] <= result.value <= result.ci95[1], name
-    clip_reference = real.clip_reference
-    count = len(clip_reference.reference) // 2
-    few = replace(real.reference[:count], clip=clip_reference.reference[-count:])
-    by_clip = MetricInputs(
-        replace(real, clip_reference=replace(clip_reference, reference=clip_reference.reference[:count])), few
-    )
-    for result in (METRICS["kernel_judge"].measure(held_out), METRICS["cmmd"].measure(by_clip)):
-        assert result.ci95[0] < 0 < result.ci95[1]
+    for name in ("kernel_judge", "cmmd"):
+        result = METRICS[name].measure(inputs)
+        assert abs(result.value) < result.ci95[1] - result.ci95[0], name
 
 
 def test_shuffled_labels_move_accuracy_alone(inputs):
@@ -137,7 +216,7 @@ def test_shuffled_labels_move_accuracy_alone(inputs):
     assert METRICS["class_accuracy"].measure(shuffled).value < 0.2
     score = METRICS["clip_score"].measure(shuffled)
     assert score.value < score.real - 0.2
-    for name in ("frechet_judge", "kernel_judge", "frechet_clip", "cmmd", "precision", "recall"):
+    for name in ("frechet_judge", "kernel_judge", "frechet_clip", "cmmd", "precision", "density", "recall", "coverage"):
         assert METRICS[name].measure(shuffled).value == METRICS[name].measure(inputs).value
 
 
@@ -174,6 +253,45 @@ def styled(real: ReferenceSet, shuffle: bool) -> JudgedImages:
     return judge_images(real.judge, to_bytes(pixels), real.others.labels[:600], told)
 
 
+def test_a_permutation_of_the_samples_changes_no_value(inputs):
+    """Sorted by class, as class folders are read, with an image that comes three times in two classes."""
+    samples = inputs.samples[torch.cat([torch.arange(700), torch.tensor([3, 3])])]
+    samples = replace(samples, labels=samples.labels.index_fill(0, torch.tensor([700]), 9))
+    for name, row in METRICS.items():
+        if row.default and not row.styled:
+            values = [
+                row.measure(MetricInputs(inputs.real, samples[order], seed=4)).value
+                for order in (torch.arange(len(samples)), samples.labels.argsort())
+            ]
+            assert values[0] == pytest.approx(values[1], rel=1e-9), name
+
+
+def test_the_seed_decides_which_samples_are_taken(inputs):
+    values = [METRICS["precision"].measure(replace(inputs, seed=seed)).value for seed in (0, 0, 1)]
+    assert values[0] == values[1] != values[2]
+
+
+def test_samples_beyond_the_fixed_number_change_no_n(inputs):
+    """The reference of some 300 images decides."""
+    for count in (300, 700):
+        for name in ("precision", "density", "recall", "coverage", "kernel_judge", "cmmd"):
+            result = METRICS[name].measure(replace(inputs, samples=inputs.samples[:count]))
+            assert (result.n, result.details["reference_n"]) == (250, 250), name
+    assert fixed_number(10_000, 1000) == 1000
+    assert fixed_number(999, 1000) == 500
+
+
+def test_values_at_different_n_are_not_compared(inputs):
+    few, many = (
+        METRICS["frechet_judge"].measure(replace(inputs, samples=inputs.samples[:n])).as_dict() for n in (260, 500)
+    )
+    check_comparable("frechet_judge", few, few)
+    with pytest.raises(BadInput, match="frechet_judge of 260 and of 500 samples do not compare"):
+        check_comparable("frechet_judge", few, many)
+    with pytest.raises(BadInput, match=f"of {few['reference_n']} and of 7 reference images"):
+        check_comparable("frechet_judge", few, few | {"reference_n": 7})
+
+
 def test_style_fidelity_of_true_and_of_shuffled_strengths(inputs):
     true, shuffled = (
         METRICS["style_fidelity"].measure(replace(inputs, styled=styled(inputs.real, shuffle)))
@@ -206,7 +324,7 @@ def test_what_is_too_small_is_said(inputs):
     assert missing_inputs("class_accuracy", real, 50, 0) is None
     assert missing_inputs("style_fidelity", real, 500, 0) == "style_fidelity needs 100 samples in styles; there are 0"
     few = replace(real, reference=real.reference[:90])
-    assert missing_inputs("recall", few, 500, 0) == "recall needs 100 held-out real images; there are 90"
+    assert missing_inputs("recall", few, 500, 0) == "recall needs 250 held-out real images; there are 90"
     with pytest.raises(BadInput, match="unknown metric 'fid'.*frechet_judge"):
         missing_inputs("fid", real, 50, 0)
 

@@ -1,0 +1,82 @@
+"""Real images damaged step by step: what claims variety falls, what claims likeness does not rise, and what nobody sees
+moves nothing."""
+
+from itertools import pairwise
+
+import pytest
+from conftest import full_data
+from damages import DAMAGES, INVISIBLE, Bench
+
+from hfdiff.evaluation.clip import load_clip
+from hfdiff.evaluation.judge import load_judge
+from hfdiff.evaluation.metrics import METRICS
+from hfdiff.pipelines import Scorer
+
+pytestmark = pytest.mark.slow
+
+VARIETY = ("recall", "coverage", "vendi")
+DISTANCES = ("frechet_judge", "kernel_judge", "frechet_clip", "cmmd")
+NAMES = (*VARIETY, *DISTANCES, "class_accuracy", "precision", "density")
+N = 500
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    table = full_data("fashion_mnist")[1].part(slice(0, 4 * N))
+    return Bench.of(table, load_judge("fashion_mnist_12k"), Scorer(*load_clip(dataset="fashion_mnist_12k")), N)
+
+
+@pytest.fixture(scope="module")
+def undamaged(bench):
+    return bench.measured(bench.pool[: bench.n], NAMES)
+
+
+def worse(name: str, after: float, before: float, slack: float = 0.0) -> bool:
+    """Has it moved away from real images?"""
+    return after > before - slack if METRICS[name].better == "lower" else after < before + slack
+
+
+def half_width(result) -> float:
+    return (result.ci95[1] - result.ci95[0]) / 2
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_makes_nothing_better(bench, undamaged, kind):
+    """What is as real in a good model says so, and may rise; the others get worse from step to step."""
+    last = undamaged
+    for what, damage in DAMAGES[kind].items():
+        found = bench.measured(damage(bench), NAMES)
+        for name in NAMES:
+            if METRICS[name].better != "as real":
+                assert worse(name, found[name].value, last[name].value, half_width(undamaged[name])), (what, name)
+        last = found
+
+
+def test_variety_falls_with_repeats_and_with_lost_modes(bench, undamaged):
+    for kind, names in {"repeats": VARIETY, "lost classes": ("coverage",), "typical": VARIETY}.items():
+        steps = [undamaged] + [bench.measured(damage(bench), VARIETY) for damage in DAMAGES[kind].values()]
+        for before, after in pairwise(steps):
+            for name in names:
+                assert after[name].value < before[name].value or after[name].value == 0, (kind, name)
+
+
+def test_collapse_to_a_twentieth_is_seen_by_all_that_claim_variety(bench, undamaged):
+    found = bench.measured(DAMAGES["repeats"]["each image 20 times"](bench), (*VARIETY, *DISTANCES))
+    for name in VARIETY:
+        assert found[name].value < 0.6 * found[name].real, name
+    for name in DISTANCES:
+        assert found[name].value > undamaged[name].ci95[1], name
+
+
+def test_a_lost_class_is_the_worst_class(bench):
+    found = bench.measured(DAMAGES["lost classes"]["a class lost"](bench), ("coverage", "recall"))
+    for result in found.values():
+        assert result.details["worst_class"]["name"] == bench.real.judge.class_names[-1]
+        assert result.details["worst_class"]["value"] < 0.5 * result.details["worst_class"]["real"]
+
+
+@pytest.mark.parametrize("what", INVISIBLE)
+def test_what_nobody_sees_moves_nothing(bench, undamaged, what):
+    found = bench.measured(INVISIBLE[what](bench), NAMES)
+    for name in NAMES:
+        assert abs(found[name].value - undamaged[name].value) <= 2 * half_width(undamaged[name]), name
