@@ -172,7 +172,8 @@ def checked_output(flags: EvaluateFlags) -> Path:
 def check_source(flags: EvaluateFlags) -> None:
     """BadInput unless there is one thing to measure, with the flags that go with it."""
     if (flags.images is None) == (not flags.model):
-        raise BadInput(f"give {'one of' if flags.model else 'either'} MODEL and --images FOLDER: that is measured")
+        choice = "one of MODEL and" if flags.model else "MODEL or"
+        raise BadInput(f"give {choice} --images FOLDER, which is measured")
     if flags.images is None:
         extra = [name for name in ("image_column", "label_column") if getattr(flags, name) is not None]
         if extra:

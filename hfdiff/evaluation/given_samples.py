@@ -27,7 +27,9 @@ def read_samples(
     """
     opened = open_dataset(str(folder.expanduser().resolve()), replace(read_options, style_columns=("none",)))
     if len(opened.splits) > 1:
-        raise BadInput(f"{folder} holds the splits {', '.join(opened.splits)}; give a folder with the samples alone")
+        raise BadInput(
+            f"{folder} holds the splits {', '.join(sorted(opened.splits))}; give a folder with the samples alone"
+        )
     table = _with_shape(opened.decode(opened.training_split()), real)
     ids = torch.tensor(class_ids(table.class_names, real.class_names, str(folder)))
     if most is not None and len(table) < most:
@@ -42,12 +44,13 @@ def class_ids(found: Sequence[str], class_names: Sequence[str], where: str) -> l
     BadInput for what is none, or for one class under two names.
     """
     ids = [_named(name, class_names) for name in found]
-    numbers = [int(name) if name.isdecimal() else -1 for name in found]
-    if None in ids and all(0 <= number < len(class_names) for number in numbers):
-        ids = list(numbers)
+    numbers = [int(name) if name.isdecimal() and int(name) < len(class_names) else None for name in found]
+    if None in ids and None not in numbers:
+        ids = numbers
     known = [i for i in ids if i is not None]
     if len(known) < len(ids):
-        error = unknown("class", found[ids.index(None)], map(shown, class_names))
+        neither = [name for name, i, number in zip(found, ids, numbers) if i is None and number is None]
+        error = unknown("class", (neither or found)[0], map(shown, class_names))
         raise BadInput(f"{where}: {error}, their slugs, or the numbers 0 to {len(class_names) - 1}")
     label, count = Counter(known).most_common(1)[0]
     if count > 1:

@@ -105,6 +105,7 @@ class Question:
     it lies below, near and above the value of real images."""
 
     name: str
+    about: str
     metrics: tuple[str, ...]
     below: str
     near: str
@@ -114,6 +115,7 @@ class Question:
 FIRST_SCREEN = (
     Question(
         "right class",
+        "share of samples that the judge, a classifier, puts into the class asked for",
         ("class_accuracy",),
         "Fewer show the class asked for than real images do: train longer, or raise guidance_scale.",
         "As many show the class asked for as real images do.",
@@ -121,6 +123,7 @@ FIRST_SCREEN = (
     ),
     Question(
         "variety",
+        "share of real images with a sample near them",
         ("coverage", "recall"),
         "A part of the real images has no sample near it: lower guidance_scale, then train longer.",
         "As varied as real images.",
@@ -128,6 +131,7 @@ FIRST_SCREEN = (
     ),
     Question(
         "distance",
+        "Frechet distance in the judge's features, 0 for the same distribution",
         ("frechet_judge",),
         "Nearer than other real images are: see whether the samples are training images.",
         "As near as other real images.",
@@ -135,6 +139,7 @@ FIRST_SCREEN = (
     ),
     Question(
         "style",
+        "do measured strengths follow those asked for?",
         ("style_fidelity",),
         "Strengths are followed less than by the styles' own transforms: raise style_guidance_scale, or train longer.",
         "Strengths are followed as by the styles' own transforms.",
@@ -142,6 +147,7 @@ FIRST_SCREEN = (
     ),
     Question(
         "copies",
+        "share of samples next to a training image",
         ("memorisation",),
         "Fewer than of other real images lie next to a training image.",
         "As few as of other real images lie next to a training image.",
@@ -156,6 +162,7 @@ class Headline:
     """One of the five numbers of the first screen; without a value where it was not measured."""
 
     name: str
+    about: str
     metric: str  # its key in the report
     value: float | None
     ci95: Sequence[float] | None
@@ -164,7 +171,7 @@ class Headline:
     advice: str  # what it says, and what to do
 
     @property
-    def cells(self) -> tuple[str, str, str, str, str, str]:
+    def cells(self) -> tuple[str, ...]:
         """Name, value, interval, real images, n and advice, as text; empty for what is not known."""
         interval = "" if self.ci95 is None else f"{number(self.ci95[0])} to {number(self.ci95[1])}"
         n = "" if self.n is None else f"{self.n:,}"
@@ -180,11 +187,13 @@ def _headline(question: Question, report: Mapping[str, Any]) -> Headline:
     metrics = report["metrics"]
     key = next((key for key in question.metrics if key in metrics), None)
     if key is None:
-        return Headline(question.name, question.metrics[0], None, None, None, None, _how_to_measure(question, report))
+        key = next(key for key in question.metrics if key in METRICS)
+        return Headline(question.name, question.about, key, None, None, None, None, _how_to_measure(key, report))
     metric = metrics[key]
     parts = [_compared(question, metric), _weakest_style(metric), _search(metric)]
     advice = " ".join(filter(None, parts))
-    return Headline(question.name, key, metric["value"], metric["ci95"], metric["real"], metric["n"], advice)
+    numbers = (metric["value"], metric["ci95"], metric["real"], metric["n"])
+    return Headline(question.name, question.about, key, *numbers, advice)
 
 
 def _compared(question: Question, metric: Mapping[str, Any]) -> str:
@@ -197,9 +206,8 @@ def _compared(question: Question, metric: Mapping[str, Any]) -> str:
     return question.near if abs(difference) <= margin else question.above if difference > 0 else question.below
 
 
-def _how_to_measure(question: Question, report: Mapping[str, Any]) -> str:
+def _how_to_measure(name: str, report: Mapping[str, Any]) -> str:
     """What a metric lacked, as the protocol says it, and the command that measures it."""
-    name = question.metrics[0]
     lack = next((line for line in report["protocol"].get("missing", ()) if line.startswith(name)), None)
     asked = "--num_styled 1000" if METRICS[name].styled else "--num_images 2000"
     return f"Not measured{f': {lack}' if lack else ''}. hfdiff evaluate MODEL --metrics {name} {asked} measures it."

@@ -148,7 +148,7 @@ def first_screen_table(report: Mapping[str, Any]) -> str:
     rows = []
     for headline in first_screen(report):
         name, *cells = map(plain, headline.cells)
-        rows.append([f"**{name}**: {METRICS[headline.metric].about}", *cells])
+        rows.append([f"**{name}**: {headline.about}", *cells])
     return table(["", "samples", "95%", "real images", "n", "what it says"], rows)
 
 
