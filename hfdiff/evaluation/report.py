@@ -189,11 +189,13 @@ def _headline(question: Question, report: Mapping[str, Any]) -> Headline:
     if key is None:
         key = next(key for key in question.metrics if key in METRICS)
         return Headline(question.name, question.about, key, None, None, None, None, _how_to_measure(key, report))
-    metric = metrics[key]
-    parts = [_compared(question, metric), _weakest_style(metric), _search(metric)]
-    advice = " ".join(filter(None, parts))
+    metric, about = metrics[key], question.about
+    if "infinite" in metric:
+        own = {"value": metric["infinite"], "ci95": metric["infinite_ci95"], "real": metric["real_infinite"]}
+        metric, about = metric | own, f"{about}; extrapolated to infinite n"
+    parts = [_compared(question, metric), _worst_class(metric), _weakest_style(metric), _search(metric)]
     numbers = (metric["value"], metric["ci95"], metric["real"], metric["n"])
-    return Headline(question.name, question.about, key, *numbers, advice)
+    return Headline(question.name, about, key, *numbers, " ".join(filter(None, parts)))
 
 
 def _compared(question: Question, metric: Mapping[str, Any]) -> str:
@@ -204,6 +206,16 @@ def _compared(question: Question, metric: Mapping[str, Any]) -> str:
     margin = (high - low) / 2 * math.sqrt(1 + metric["n"] / metric["real_n"])
     difference = metric["value"] - metric["real"]
     return question.near if abs(difference) <= margin else question.above if difference > 0 else question.below
+
+
+def _worst_class(metric: Mapping[str, Any]) -> str:
+    """Of coverage: the class of which the least is covered."""
+    worst = metric.get("worst_class")
+    return (
+        f"Least of all of {worst['name']} ({number(worst['value'])}, real images {number(worst['real'])})."
+        if worst
+        else ""
+    )
 
 
 def _how_to_measure(name: str, report: Mapping[str, Any]) -> str:
@@ -228,15 +240,17 @@ def _search(metric: Mapping[str, Any]) -> str:
     """Of memorisation: what was searched, and what share of planted near-duplicates that finds."""
     if "searched_n" not in metric:
         return ""
-    power = metric.get("power")
-    found = f"finds {number(power)} of planted near-duplicates" if power is not None else "has a power not measured yet"
-    return f"The search of {metric['searched_n']:,} training images {found}."
+    searched, power = f"The search of {metric['searched_n']:,} training images", metric.get("power")
+    if not power:
+        return f"{searched} has a power not measured yet."
+    kind = min(power, key=power.__getitem__)
+    return f"{searched} finds {number(power[kind])} or more of planted near-duplicates (least: {kind})."
 
 
 def rest_of(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics that are not on the first screen."""
+    """The metrics that are not on the first screen, and plain values of those that are extrapolated there."""
     shown = {headline.metric for headline in first_screen(report)}
-    return {name: metric for name, metric in report["metrics"].items() if name not in shown}
+    return {name: row for name, row in report["metrics"].items() if name not in shown or "infinite" in row}
 
 
 def number(value: float | None) -> str:

@@ -82,37 +82,31 @@ def style_levels(report: Mapping[str, Any]) -> list[tuple[str, list[dict[str, An
 def style_strengths(report: Mapping[str, Any]) -> Figure:
     """Measured over asked strength of samples and of real images, with 95% intervals: a panel for each style."""
     levels = style_levels(report)
-    across = min(4, len(levels))
+    across = len(levels) if len(levels) <= 4 else min(4, -(-len(levels) // 2))
     down = -(-len(levels) // across)
     figure = Figure(figsize=(1 + 1.8 * across, 0.8 + 1.8 * down), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
-    for axes, (name, rows) in zip(panels, levels):
+    for i, (axes, (name, rows)) in enumerate(zip(panels, levels)):
         axes.plot([0, 1], [0, 1], ":", color="0.7")
-        for key, interval, style, label in (
-            ("real", "real_ci95", "s--", "real images"),
-            ("measured", "ci95", "o-", "samples"),
-        ):
-            _with_intervals(axes, rows, key, interval, fmt=style, label=label)
+        _with_intervals(axes, rows, "measured", "ci95", "o-", color="black", label="samples")
+        _with_intervals(axes, rows, "real", "real_ci95", "s--", color="tab:blue", label="real images")
         axes.set_title(name, fontsize=9, **LITERAL)
-        axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        axes.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), ylabel="" if i % across else "strength measured")
+        if i + across >= len(levels):  # nothing below
+            axes.set_xlabel("strength asked for")
+            axes.tick_params(labelbottom=True)
     for axes in panels[len(levels) :]:
         axes.set_visible(False)
-    figure.supxlabel("strength asked for", fontsize=9)
-    figure.supylabel("strength measured", fontsize=9)
     legend_below(figure, panels[0])
     return figure
 
 
-def _with_intervals(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, interval: str, **style: Any) -> None:
+def _with_intervals(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, interval: str, fmt: str, **k: Any) -> None:
     """The values of levels over the strengths asked for, each with its 95% interval, where there is one."""
     points = [(row["asked"], row[key], row[interval] or (row[key], row[key])) for row in rows if row[key] is not None]
-    asked, values, ends = zip(*points) if points else ((), (), ())
-    errors = [
-        [value - low for value, (low, _) in zip(values, ends)],
-        [high - value for value, (_, high) in zip(values, ends)],
-    ]
-    colour = "0.45" if key == "real" else "black"
-    axes.errorbar(asked, values, yerr=errors, color=colour, markersize=4, linewidth=1, capsize=2, **style)
+    lower, upper = [value - low for _, value, (low, _) in points], [high - value for _, value, (_, high) in points]
+    asked, values = [point[0] for point in points], [point[1] for point in points]
+    axes.errorbar(asked, values, yerr=[lower, upper], fmt=fmt, markersize=4, linewidth=1, capsize=2, **k)
 
 
 def legend_below(figure: Figure, *axes: Axes) -> None:

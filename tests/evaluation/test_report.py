@@ -66,8 +66,25 @@ def test_copies_come_with_the_power_of_the_search():
     found = metric(0.0, searched_n=59_000)
     advice = line(report_with(memorisation=found), "copies").advice
     assert advice.endswith("The search of 59,000 training images has a power not measured yet.")
-    advice = line(report_with(memorisation=found | {"power": 0.97}), "copies").advice
-    assert advice.endswith("The search of 59,000 training images finds 0.97 of planted near-duplicates.")
+    powers = {"shifted by 1 pixel": 1.0, "mirrored": 0.97, "10% brighter": 0.99}
+    advice = line(report_with(memorisation=found | {"power": powers}), "copies").advice
+    assert advice.endswith(" finds 0.97 or more of planted near-duplicates (least: mirrored).")
+
+
+def test_a_distance_is_that_at_infinite_n_and_its_plain_value_stands_below():
+    """The plain values of 2,000 images lie above those that do not depend on n."""
+    at_n = metric(1.0, 0.9, infinite=0.6, infinite_ci95=[0.5, 0.7], real_infinite=0.1)
+    headline = line(report_with(frechet_judge=at_n), "distance")
+    assert headline.cells[1:5] == ("0.6", "0.5 to 0.7", "0.1", "100")
+    assert headline.about.endswith("extrapolated to infinite n")
+    assert headline.advice.startswith("Further away than other real images")
+    assert rest_of(report_with(frechet_judge=at_n)) == {"frechet_judge": at_n}
+
+
+def test_the_class_that_is_covered_least_is_named():
+    worst = {"name": "Shirt", "value": 0.2, "real": 0.9}
+    advice = line(report_with(coverage=metric(0.4, worst_class=worst)), "variety").advice
+    assert advice.endswith("Least of all of Shirt (0.2, real images 0.9).")
 
 
 def test_what_is_missing_says_how_to_measure_it():

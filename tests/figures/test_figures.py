@@ -195,7 +195,7 @@ def test_strengths_of_styles_in_a_panel_each():
     figure = style_strengths({"metrics": {"style_fidelity": {"per_style": styles}}})
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title() for axes in panels] == [f"${i}_" for i in range(1, 6)]
-    real, samples = panels[4].containers
+    samples, real = panels[4].containers
     assert samples.lines[0].get_ydata() == pytest.approx([0.05, 0.25, 0.45, 0.65, 0.85])
     ends = samples.lines[2][0].get_segments()[2]
     assert ends[:, 1] == pytest.approx([0.4, 0.55])
