@@ -17,6 +17,7 @@ COMMANDS = {
     "select": f"select {MODEL} --output_dir {{out}}",
     "show": f"show {MODEL} --output_dir {{out}}",
     "evaluate": f"evaluate {MODEL} {DATA} --output {{out}}",
+    "evaluate --images": f"evaluate --images {MODEL} {DATA} --output {{out}}",
     "card": "card {model} --output_dir {out}",
     "train-judge": f"train-judge {DATA} --output_dir {{out}}",
     "train-clip": f"train-clip {DATA} --output_dir {{out}}",
