@@ -36,7 +36,8 @@ COMMANDS = {
     "sample": Command("SampleFlags", "Draw images from a trained model."),
     "select": Command("SelectFlags", "Draw candidates of each class and keep the best by CLIP, beside real images."),
     "evaluate": Command(
-        "EvaluateFlags", "Measure how good a model is, against real images and by a judge that never chose any."
+        "EvaluateFlags",
+        "Measure how good a model is, or images are, beside real ones, by a judge that never chose any.",
     ),
     "show": Command("ShowFlags", "Explain a model in figures: noise, its reverse, when a judge sees the class."),
     "ema": Command("EmaFlags", "Save a run's pipeline with EMA weights of another length, after training."),

@@ -11,6 +11,8 @@ from huggingface_hub import constants
 from hfdiff.commands.flags import DemoFlags
 from hfdiff.core.errors import BadInput, check_range
 from hfdiff.models.loading import load_pipeline
+from hfdiff.pipelines import ClassStylePipeline
+from hfdiff.publish.records import ModelRecords
 from hfdiff.training.run_folder import home_of
 
 HOSTS = ("127.0.0.1", "localhost")
@@ -32,10 +34,21 @@ def main(flags: DemoFlags) -> int:
         pipeline.to(device)
     print(f"http://127.0.0.1:{flags.port}   (ctrl-C ends it)", flush=True)
     name = (home_of(flags.model) or Path(flags.model)).resolve().name
+    measured = first_screen_of(flags.model, pipeline)
     drop_tokens()
     address = {"server_name": HOSTS[0], "server_port": flags.port, "root_path": ""}
-    serve(pipeline, name, () if COLAB in os.environ else HOSTS, **address, quiet=True)
+    serve(pipeline, name, () if COLAB in os.environ else HOSTS, measured, **address, quiet=True)
     return 0
+
+
+def first_screen_of(model: str, pipeline: ClassStylePipeline) -> list[tuple[str, ...]]:
+    """The five numbers of the report beside a model, as texts; none where it is absent or damaged, which is said."""
+    home = home_of(model)
+    try:
+        return ModelRecords(model, home, pipeline).first_screen if home else []
+    except BadInput as error:
+        print(f"warning: {error}")
+        return []
 
 
 def drop_settings(*prefixes: str) -> None:

@@ -94,20 +94,28 @@ class SelectFlags(Drawing):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateFlags(Drawing):
+    model: Model = ""
+    """A pipeline's folder, a run's folder, or a Hub id; or none, with --images."""
+    images: str | None = None
+    """Measure these images in place of a model's: a folder for each class (its name, slug or number), or parquet."""
+    image_column: str | None = None
+    """Column of --images that holds the images, where there are several."""
+    label_column: str | None = None
+    """Column of --images that holds the classes, where there are several."""
     dataset: str | None = None
     """The real images; by default those that the run was trained on."""
     output: str | None = None
     """JSON of the report; by default metrics.json, in the run's folder where there is one."""
-    num_images: int = 2_000
-    """Plain samples."""
-    num_styled: int = 1_000
-    """Samples in styles, where the model has styles."""
+    num_images: int | None = None
+    """Plain samples; by default 2,000, of --images all."""
+    num_styled: int | None = None
+    """Samples in styles, where the model has styles; by default 1,000."""
     minutes: float | None = None
     """Draw only as many images as fit into this time."""
     metrics: tuple[str, ...] = ()
     """Names from the table of metrics; by default all that need nothing but hfdiff."""
     resolution: int | None = None
-    """Resize the real images to this many pixels a side."""
+    """Resize the real images, and --images, to this many pixels a side."""
     judge: str | None = None
     """Folder of a judge, the evaluation classifier; by default the dataset's own, trained where there is none."""
     clip: str | None = None

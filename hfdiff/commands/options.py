@@ -73,6 +73,16 @@ def open_judge(given: str | None, training: ImageTable, held_out: ImageTable, de
     return load_judge(given).to(device) if given else judge_for(training, held_out, device=device)
 
 
+def open_scorer(given: str | None, training: ImageTable, device: torch.device) -> Scorer | None:
+    """The CLIP model asked for, by default the dataset's own, where no pipeline carries one."""
+    name = find_clip(training) if given is None else given
+    if name is None:
+        return None
+    model, processor = load_clip(name)
+    with as_bad_input():
+        return Scorer(model.to(device), processor)
+
+
 def open_clip(given: str | None, pipeline: ClassStylePipeline, training: ImageTable | None) -> Scorer | None:
     """The CLIP model asked for becomes the pipeline's; by default that which it carries, else the dataset's own."""
     if given is None and pipeline.clip_model is None and training is not None:

@@ -1,9 +1,10 @@
 """What an evaluation draws, and how.
 
 Each image has its own noise, a function of (seed, number of the image), so that the number of processes and the
-size of batches change nothing.
+size of batches change nothing. The samples are measured in an order that their content and the seed decide.
 """
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -138,9 +139,20 @@ def within(minutes: float, pipeline: ClassStylePipeline, protocol: Protocol) -> 
     return replace(protocol, n=n, num_styled=num_styled)
 
 
+def content_order(pixels: Tensor, labels: Tensor, seed: int) -> Tensor:
+    """A random order (N,) int64 of images (N, C, H, W) uint8 of classes (N,), whatever order they come in: folders come
+    sorted by class, and metrics take the first n or cut parts."""
+    salt = seed.to_bytes(8, "little")
+    rows = zip(labels.tolist(), pixels.cpu().contiguous(), strict=True)
+    keys = [
+        hashlib.blake2b(repr(label).encode() + image.numpy().tobytes(), salt=salt).digest() for label, image in rows
+    ]
+    return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__), dtype=torch.int64)
+
+
 @dataclass(frozen=True)
 class EvaluationSamples:
-    """The samples of a report, as the judge saw them, and the seconds that they took."""
+    """The samples of a report, as the judge saw them, in `content_order`, and the seconds that they took."""
 
     samples: JudgedImages
     styled: JudgedImages | None
@@ -161,4 +173,5 @@ def draw_samples(
             pixels = draw_request(pipeline, request, derive_seed(protocol.seed, number), bar.update, **protocol.given)
             strengths = strengths_of(request, real.judge)
             images.append(judge_images(real.judge, pixels, request.labels, strengths, scorer))
-    return EvaluationSamples(images[0], images[1] if len(images) > 1 else None, time.perf_counter() - started)
+    plain = images[0][content_order(images[0].pixels, images[0].labels, protocol.seed)]
+    return EvaluationSamples(plain, images[1] if len(images) > 1 else None, time.perf_counter() - started)

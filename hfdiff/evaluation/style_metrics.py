@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics.functional import concordance_corrcoef, spearman_corrcoef
 from torchmetrics.functional.classification import binary_auroc
 
+from hfdiff.core.errors import BadInput
 from hfdiff.data.styles import LEVELS, STYLES, apply_styles
 from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation.judge import Judge
@@ -85,6 +86,10 @@ def style_fidelity(inputs: MetricInputs) -> Result:
     blind = [judge.style_names[i] for i, scale in found.items() if not scale]
     scales = {i: scale for i, scale in found.items() if scale}
     asked = list(scales)
+    if not asked:
+        raise BadInput(
+            f"style_fidelity needs a style that the judge reads from real images; it reads none of {', '.join(blind)}"
+        )
     per_style = {judge.style_names[i]: _style(images, real, i, scales, judge.style_names) for i in asked}
 
     def mean(rows: Tensor) -> float:

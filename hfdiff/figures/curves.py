@@ -1,12 +1,15 @@
 """Curves over a run; they differ by line and marker, and nothing depends on colour."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
+
+from hfdiff.figures.grids import LITERAL
 
 
 def loss_curves(metrics: Path) -> Figure:
@@ -67,6 +70,43 @@ def quality_curves(points: Sequence[dict[str, float]]) -> Figure:
         against_loss.set(xlabel="validation loss", ylabel="Frechet distance", title=title)
     legend_below(figure)
     return figure
+
+
+def style_levels(report: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Style -> what was measured at each strength asked for, of the styles of a report that were measured at several;
+    none in older reports."""
+    styles = report["metrics"].get("style_fidelity", {}).get("per_style", {})
+    return [(name, row["levels"]) for name, row in styles.items() if row.get("levels")]
+
+
+def style_strengths(report: Mapping[str, Any]) -> Figure:
+    """Measured over asked strength of samples and of real images, with 95% intervals: a panel for each style."""
+    levels = style_levels(report)
+    across = len(levels) if len(levels) <= 4 else min(4, -(-len(levels) // 2))
+    down = -(-len(levels) // across)
+    figure = Figure(figsize=(1 + 1.8 * across, 0.8 + 1.8 * down), layout="constrained")
+    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
+    for i, (axes, (name, rows)) in enumerate(zip(panels, levels)):
+        axes.plot([0, 1], [0, 1], ":", color="0.7")
+        _with_intervals(axes, rows, "measured", "ci95", "o-", color="black", label="samples")
+        _with_intervals(axes, rows, "real", "real_ci95", "s--", color="tab:blue", label="real images")
+        axes.set_title(name, fontsize=9, **LITERAL)
+        axes.set(xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), ylabel="" if i % across else "strength measured")
+        if i + across >= len(levels):  # nothing below
+            axes.set_xlabel("strength asked for")
+            axes.tick_params(labelbottom=True)
+    for axes in panels[len(levels) :]:
+        axes.set_visible(False)
+    legend_below(figure, panels[0])
+    return figure
+
+
+def _with_intervals(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, interval: str, fmt: str, **k: Any) -> None:
+    """The values of levels over the strengths asked for, each with its 95% interval, where there is one."""
+    points = [(row["asked"], row[key], row[interval] or (row[key], row[key])) for row in rows if row[key] is not None]
+    lower, upper = [value - low for _, value, (low, _) in points], [high - value for _, value, (_, high) in points]
+    asked, values = [point[0] for point in points], [point[1] for point in points]
+    axes.errorbar(asked, values, yerr=[lower, upper], fmt=fmt, markersize=4, linewidth=1, capsize=2, **k)
 
 
 def legend_below(figure: Figure, *axes: Axes) -> None:

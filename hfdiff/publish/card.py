@@ -16,6 +16,8 @@ from hfdiff.core.errors import BadInput, as_bad_input
 from hfdiff.core.files import file_to_write, folder_to_write, slug, write_file
 from hfdiff.core.locks import write_lock
 from hfdiff.evaluation.protocol import SETTINGS
+from hfdiff.evaluation.report import number, rest_of
+from hfdiff.figures.curves import style_levels, style_strengths
 from hfdiff.figures.gallery import MAX_CLASSES, GalleryFigure, classes_and_styles, curves
 from hfdiff.models.loading import find_pipeline
 from hfdiff.publish.records import IMAGES, ModelRecords, check_image, read_card
@@ -23,6 +25,7 @@ from hfdiff.publish.sections import (
     code,
     data_section,
     findings,
+    first_screen_table,
     hub_id,
     metrics_table,
     plain,
@@ -36,6 +39,7 @@ from hfdiff.publish.sections import (
 )
 
 TEMPLATE = Path(__file__).parent / "templates" / "card.md"
+STRENGTHS = "style_strengths.png"
 TASK = "unconditional-image-generation"  # the Hub has no word for drawing by class
 TAGS = ("diffusers", "hfdiff", "image-generation", "class-conditional", "style")
 NEEDS = ("diffusers>=0.42.1", "torch>=2.11", "transformers>=5.18", "safetensors", "numpy", "pillow>=12.3")  # to draw
@@ -82,10 +86,23 @@ def draw_figures(records: ModelRecords) -> Iterator[GalleryFigure]:
         pipeline.to(device)
     yield classes_and_styles(pipeline, range(min(MAX_CLASSES, len(pipeline.class_names))), seed=0)
     yield from curves(records.home / "metrics.jsonl", lambda text: None)
+    with records.damage_named():
+        yield from strengths(records.report)
+
+
+def strengths(report: Mapping[str, Any] | None) -> Iterator[GalleryFigure]:
+    """The figure of the styles' strengths, where the report holds them at several levels."""
+    if report and (levels := style_levels(report)):
+        alt = "Strength measured over the strength asked for, of samples and of real images, with 95% intervals. "
+        ends = (
+            f"{plain(name)} {number(rows[0]['measured'])} to {number(rows[-1]['measured'])}" for name, rows in levels
+        )
+        yield GalleryFigure(STRENGTHS, style_strengths(report), f"{alt}Samples: {', '.join(ends)}.", dict(levels))
 
 
 def render(records: ModelRecords, images: Sequence[GalleryFigure], name: str, chosen: bool) -> ModelCard:
-    """The card; the first figure is the grid, the others are curves. `chosen`: is there one of CLIP's choice?"""
+    """The card; the first figure is the grid, the others are curves and the strengths of styles. `chosen`: is there one
+    of CLIP's choice?"""
     pipeline, training, report, selection = records.pipeline, records.training, records.report, records.selection
     title = Path(name).name
     title = records.name if title in ("", "pipeline") else title
@@ -96,7 +113,8 @@ def render(records: ModelRecords, images: Sequence[GalleryFigure], name: str, ch
         summary=summary(pipeline),
         grid=images[0],
         alt=plain(images[0].alt),
-        curves=images[1:],
+        curves=[shown for shown in images[1:] if shown.file != STRENGTHS],
+        strengths=next((shown for shown in images if shown.file == STRENGTHS), None),
         needs=" ".join(map(code, NEEDS)),
         name=code(name),
         some_classes=code(pipeline.class_names[:2]),
@@ -111,7 +129,8 @@ def render(records: ModelRecords, images: Sequence[GalleryFigure], name: str, ch
         command=training and training["command"],
         versions=training and plain(", ".join(f"{key} {value}" for key, value in training["versions"].items())),
         protocol=report and protocol_sentence(report),
-        metrics=report and metrics_table(report),
+        headlines=report and first_screen_table(report),
+        metrics=report and rest_of(report) and metrics_table(report),
         per_style=report and style_table(report),
         selection=selection and selection_table(selection),
         selection_protocol=selection and selection_line(selection),

@@ -35,6 +35,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 MOST_IMAGES = 64  # of one request
 MOST_STEPS = 100
 MOST_WAITING = 16  # requests in the queue
+NOT_MEASURED = "How good these images are was not measured: hfdiff evaluate MODEL writes metrics.json beside the model."
 SHOWN_SIDE = 112  # pixels that an image takes on the sheet that is watched
 ROUTES = (  # of Gradio's, as it writes them: what the page needs, and all that is answered
     "GET /",
@@ -247,13 +248,23 @@ def traceback_wanted() -> bool:
     return "HFDIFF_TRACEBACK" in os.environ
 
 
-def build(pipe: DiffusionPipeline, model: str, turns: Turns) -> gr.Blocks:
-    """The page for a pipeline; `model` is its name on it and in the settings."""
+def measured_table(rows: Sequence[Sequence[str]]) -> str:
+    """HTML of the five numbers of a report: name, value, 95% interval, real images, n, what that says."""
+    heads = ("", "samples", "95%", "real images", "n", "what it says")
+    lines = [[f"<td>{html.escape(cell)}</td>" for cell in row] for row in rows]
+    table = "".join(f"<tr>{''.join(cells)}</tr>" for cells in ([f"<th>{head}</th>" for head in heads], *lines))
+    return f"<table>{table}</table>"
+
+
+def build(pipe: DiffusionPipeline, model: str, turns: Turns, measured: Sequence[Sequence[str]] = ()) -> gr.Blocks:
+    """The page for a pipeline; `model` is its name on it and in the settings, `measured` the five numbers of its
+    report."""
     pipe.set_progress_bar_config(disable=True)
     scored, styles = pipe.clip_model is not None, pipe.style_names
     with Page(title=f"{model}: draw by class and style", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(f"<h1>{html.escape(model)}</h1>")
         gr.Markdown("Images by class and by style. Move a style above 0 to ask for it; several act at once.")
+        gr.HTML(measured_table(measured) if measured else NOT_MEASURED)
         with gr.Row():
             with gr.Column(scale=1):
                 classes = gr.CheckboxGroup(pipe.class_names, value=pipe.class_names[:3], label="classes")
@@ -321,10 +332,17 @@ def is_foreign(headers: Headers) -> bool:
     return headers.get("origin", own) != own or not (same or headers.get("sec-fetch-dest") == "document")
 
 
-def serve(pipe: DiffusionPipeline, model: str, hosts: Sequence[str] = (), **given: Any) -> None:
+def serve(
+    pipe: DiffusionPipeline,
+    model: str,
+    hosts: Sequence[str] = (),
+    measured: Sequence[Sequence[str]] = (),
+    **given: Any,
+) -> None:
     """Serve the page until it is stopped: no file but its own outputs, no tunnel, no uploads, no history.
 
     hosts: the names that this machine's own page answers to, and to no other site; without, any, as a Space does.
+    measured: the five numbers of the model's report, a row of texts each.
     """
 
     @contextlib.asynccontextmanager
@@ -338,7 +356,7 @@ def serve(pipe: DiffusionPipeline, model: str, hosts: Sequence[str] = (), **give
         os.environ["GRADIO_TEMP_DIR"] = cache  # the only files that are given away
         turns = Turns()
         try:
-            build(pipe, model, turns).launch(
+            build(pipe, model, turns, measured).launch(
                 share=False,
                 allowed_paths=[cache],  # were it empty, the environment's would count
                 run_history=False,

@@ -18,7 +18,7 @@ from hfdiff.core.config import to_mapping
 from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import existing_folder, is_inside, link_out
 from hfdiff.data.decoding import open_image
-from hfdiff.evaluation.report import read_report
+from hfdiff.evaluation.report import first_screen, read_report
 from hfdiff.models.loading import find_pipeline, load_pipeline, weights_fingerprint
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.publish.redaction import public, public_path
@@ -101,6 +101,12 @@ class ModelRecords:
         found = self.measured("metrics.json", lambda found: found["protocol"]["weights"])
         return found and read_report(found)
 
+    @property
+    def first_screen(self) -> list[tuple[str, ...]]:
+        """The five numbers of the report, as texts; none where it is absent."""
+        with self.damage_named():
+            return [headline.cells for headline in first_screen(self.report)] if self.report else []
+
     @cached_property
     def selection(self) -> dict[str, Any] | None:
         return self.measured("selection.json", lambda found: found["weights"])
@@ -126,6 +132,8 @@ class ModelRecords:
     def digest(self) -> str:
         """Of what the records and the configuration say: 16 hexadecimal digits."""
         said = {**self.by_name, "config": self.config and to_mapping(self.config)}
+        if self.report:  # its version says nothing of the model
+            said["metrics.json"] = {key: value for key, value in self.report.items() if key != "version"}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     @contextlib.contextmanager

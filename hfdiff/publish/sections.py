@@ -2,13 +2,11 @@
 
 import inspect
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -16,7 +14,7 @@ from hfdiff.core.errors import ESCAPES, BadInput
 from hfdiff.data.registry import DATASETS
 from hfdiff.evaluation.metrics import METRICS
 from hfdiff.evaluation.protocol import SETTINGS
-from hfdiff.evaluation.report import chosen_by, doubts
+from hfdiff.evaluation.report import chosen_by, doubts, first_screen, number, rest_of
 from hfdiff.models.objectives import resolve_objective
 from hfdiff.models.samplers import sampler_of
 from hfdiff.pipelines import ClassStylePipeline
@@ -145,9 +143,19 @@ def settings_line(protocol: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {protocol[key]}" for key in default if key in usual or protocol[key] != default[key])
 
 
-def metrics_table(report: Mapping[str, Any]) -> str:
+def first_screen_table(report: Mapping[str, Any]) -> str:
+    """The five numbers that a person can act on."""
     rows = []
-    for name, metric in report["metrics"].items():
+    for headline in first_screen(report):
+        name, *cells = map(plain, headline.cells)
+        rows.append([f"**{name}**: {headline.about}", *cells])
+    return table(["", "samples", "95%", "real images", "n", "what it says"], rows)
+
+
+def metrics_table(report: Mapping[str, Any]) -> str:
+    """The metrics that are not on the first screen."""
+    rows = []
+    for name, metric in rest_of(report).items():
         interval = "" if metric["ci95"] is None else f"{number(metric['ci95'][0])} to {number(metric['ci95'][1])}"
         shown, about, better = plain(name), "", ""
         if name in METRICS:
@@ -222,29 +230,13 @@ def findings(records: ModelRecords) -> Iterator[str]:
         worst = sorted(accuracy["per_class"].items(), key=lambda item: item[1])[:3]
         said = [f"{plain(name)} {number(share)}{mistaken(records, accuracy, name)}" for name, share in worst]
         yield f"Classes that come out right least often: {', '.join(said)}."
-    if fidelity := metrics.get("style_fidelity"):
-        style, row = min(fidelity["per_style"].items(), key=lambda item: item[1]["spearman"])
-        yield f"The style that is followed least: {plain(style)}, Spearman {number(row['spearman'])}."
     if precision := metrics.get("precision"):
         weak = "Low quality: only " if precision["value"] < precision["real"] / 2 else ""
         yield (
             f"{weak}{number(precision['value'])} of samples lie among real images in the judge's features (of other "
             f"real ones {number(precision['real'])}): a judge is easier to please than an eye."
         )
-    if recall := metrics.get("recall"):
-        weak = "Low variety" if recall["value"] < recall["real"] / 2 else "Variety"
-        yield (
-            f"{weak}: samples come near to {number(recall['value'])} of real images (other real ones: "
-            f"{number(recall['real'])}); stronger guidance makes this worse."
-        )
-    if copied := metrics.get("memorisation"):
-        others = plain(copied.get("threshold_of", "real images"))
-        yield (
-            f"Memorisation: {number(copied['value'])} of {copied['n']:,} samples are nearer to one of "
-            f"{copied['searched_n']:,} training images than 99% of {others} are "
-            f"(other real ones: {number(copied['real'])})."
-        )
-    else:
+    if not metrics:
         yield "Whether the model repeats training images was not measured."
     if records.training:
         yield (
@@ -262,13 +254,6 @@ def mistaken(records: ModelRecords, accuracy: Mapping[str, Any], name: str) -> s
     others = counts | {name: 0}
     other = max(others, key=lambda key: others[key])
     return f" (n {sum(counts.values())}{f', most often taken for {plain(other)}' if others[other] else ''})"
-
-
-def number(value: float | None) -> str:
-    """Four significant digits and no exponent; nothing for what is not known."""
-    if value is None or not math.isfinite(value):
-        return ""
-    return np.format_float_positional(value, precision=4, fractional=False, trim="-")
 
 
 def code(value: Any) -> str:

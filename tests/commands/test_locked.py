@@ -18,6 +18,7 @@ COMMANDS = {
     "show": f"show {MODEL} --output_dir {{out}}",
     "evaluate": f"evaluate {MODEL} {DATA} --output {{out}}",
     "ema": "ema {model} --sigma_rel 0.07 --output_dir {out}",
+    "evaluate --images": f"evaluate --images {MODEL} {DATA} --output {{out}}",
     "card": "card {model} --output_dir {out}",
     "train-judge": f"train-judge {DATA} --output_dir {{out}}",
     "train-clip": f"train-clip {DATA} --output_dir {{out}}",

@@ -7,14 +7,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from kornia.filters import gaussian_blur2d
+from PIL import Image
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from hfdiff.core.errors import BadInput
+from hfdiff.core.files import slug
+from hfdiff.data.config import ReadOptions
 from hfdiff.data.styles import apply_styles
 from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation.clip import image_features, load_clip
 from hfdiff.evaluation.distances import SCALES, Kernels, at_infinite_n, frechet
 from hfdiff.evaluation.features import fixed_number
+from hfdiff.evaluation.given_samples import read_samples
 from hfdiff.evaluation.judge import Judge, independent, load_judge, unseen
 from hfdiff.evaluation.judge_training import make_judge
 from hfdiff.evaluation.metric import MetricInputs, check_comparable
@@ -349,12 +353,36 @@ def test_a_judge_that_saw_everything(fashion):
         ReferenceSet.of(make_judge(table, widths=(4, 8, 8)), table, fashion[1].part(slice(0, 50)))
 
 
+def test_real_images_in_class_folders_are_measured_as_real(real, tmp_path):
+    """Held-out images that another program saved, against the other held-out ones."""
+    half = len(real.reference) // 2
+    held_out = MetricInputs(replace(real, reference=real.reference[:half]), real.reference[half:])
+    for i, (image, label) in enumerate(zip(held_out.samples.pixels, held_out.samples.labels.tolist())):
+        folder = tmp_path / "real" / slug(real.training.class_names[label])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).convert("RGB").save(folder / f"{i}.png")
+    table = read_samples(tmp_path / "real", real.training, ReadOptions(), seed=0)
+    given = replace(held_out, samples=judge_images(real.judge, table.pixels, table.labels))
+    for name in ("class_accuracy", "frechet_judge", "precision", "recall", "diversity", "memorisation"):
+        result, own = METRICS[name].measure(given), METRICS[name].measure(held_out)
+        assert result.value == pytest.approx(own.value, rel=1e-6, abs=1e-9), name
+        assert result.real == pytest.approx(own.real, rel=1e-6, abs=1e-9), name
+        assert result.ci95[0] <= result.real <= result.ci95[1] or name in ("recall", "precision"), name
+
+
 def test_a_report_of_version_1_is_read_as_one_of_today():
     """Classes and styles may be called as they like."""
     own = {"value": 0.7, "per_class": {"floor": 0.5}}
     old = {**own, "floor": 0.8, "floor_n": 10, "per_style": {"floor_tiles": {"floor_spearman": None, "n": 3}}}
     now = {**own, "real": 0.8, "real_n": 10, "per_style": {"floor_tiles": {"real_spearman": None, "n": 3}}}
-    assert read_report({"seconds": {}, "metrics": {"any": old}}) == {"seconds": {}, "metrics": {"any": now}}
-    assert read_report({"metrics": {"any": now}}) == {"metrics": {"any": now}}
-    for damaged in ({"protocol": {}}, {"metrics": None}, {"metrics": {"any": 1}}):
+    assert read_report({"seconds": {}, "metrics": {"any": old}}) == {
+        "version": 2,
+        "seconds": {},
+        "metrics": {"any": now},
+    }
+    for version in ({}, {"version": 1}, {"version": 2}):
+        assert read_report({**version, "metrics": {"any": now}}) == {"version": 2, "metrics": {"any": now}}
+    with pytest.raises(BadInput, match="a report of version 3; this hfdiff reads 1 and 2"):
+        read_report({"version": 3, "metrics": {}})
+    for damaged in ({"protocol": {}}, {"metrics": None}, {"version": 2, "metrics": {"any": 1}}):
         assert read_report(damaged) == damaged

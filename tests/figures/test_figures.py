@@ -5,6 +5,7 @@ import json
 import math
 
 import numpy as np
+import pytest
 import torch
 from hostile_names import HOSTILE
 from matplotlib import rcParams
@@ -12,7 +13,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from hfdiff.evaluation.trajectory import Recognised, Reverse, score_histogram
-from hfdiff.figures.curves import loss_curves, quality_curves, quality_points
+from hfdiff.figures.curves import loss_curves, quality_curves, quality_points, style_levels, style_strengths
 from hfdiff.figures.evolution import evolution
 from hfdiff.figures.grids import STRENGTHS, class_style_grid, headed, labelled_grid, save_figure, style_sweep
 from hfdiff.figures.selection import selection_figure
@@ -180,3 +181,26 @@ def test_quality_curves_hold_each_distance_against_the_loss_of_the_same_weights(
     for point in points:
         del point["frechet_judge"]
     assert len(quality_curves(points).axes) == 1
+
+
+def test_strengths_of_styles_in_a_panel_each():
+    def levels(shift: float) -> list[dict]:
+        return [
+            {"asked": a, "measured": a * 0.8 + shift, "ci95": [a * 0.8, a * 0.8 + 3 * shift], "n": 20}
+            | {"real": a, "real_ci95": None}
+            for a in (0, 0.25, 0.5, 0.75, 1)
+        ]
+
+    styles = {f"${i}_": {"levels": levels(0.01 * i), "slope": 0.8} for i in range(1, 6)} | {"own": {"slope": None}}
+    figure = style_strengths({"metrics": {"style_fidelity": {"per_style": styles}}})
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == [f"${i}_" for i in range(1, 6)]
+    samples, real = panels[4].containers
+    assert samples.lines[0].get_ydata() == pytest.approx([0.05, 0.25, 0.45, 0.65, 0.85])
+    ends = samples.lines[2][0].get_segments()[2]
+    assert ends[:, 1] == pytest.approx([0.4, 0.55])
+    assert real.lines[0].get_ydata() == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    figure.canvas.draw()
+    assert (
+        style_levels({"metrics": {}}) == style_levels({"metrics": {"style_fidelity": {"per_style": {"a": {}}}}}) == []
+    )

@@ -16,6 +16,7 @@ from test_hub import run
 
 from hfdiff.core.errors import ESCAPES
 from hfdiff.evaluation.clip import load_clip
+from hfdiff.evaluation.report import first_screen, number
 from hfdiff.models.loading import export_pipeline, load_pipeline
 from hfdiff.publish.card import write_card
 from hfdiff.publish.folder import write_model_folder
@@ -24,9 +25,9 @@ from hfdiff.publish.redaction import public_command
 from hfdiff.publish.sections import (
     code,
     findings,
+    first_screen_table,
     hub_id,
     metrics_table,
-    number,
     plain,
     protocol_sentence,
     selection_line,
@@ -100,10 +101,17 @@ def rows_of(text: str, heading: str) -> list[list[str]]:
 def test_every_number_of_the_tables_equals_the_files(measured):
     text = card_of(measured).text
     report = json.loads((measured / "metrics.json").read_text())
-    rows = {row[0].strip("`"): row for row in rows_of(text, "metric")}
+    rows = {row[0].strip("`"): row[3:] for row in rows_of(text, "metric")}
+    for headline, row in zip(first_screen(report), rows_of(text, ""), strict=True):
+        assert row[0] == f"**{headline.name}**: {headline.about}"
+        assert row[-1] == plain(headline.advice)
+        assert headline.metric not in rows
+        value, interval, real, n = row[1:5]
+        rows[headline.metric] = [value, interval, n, f"{real} (n {report['metrics'][headline.metric]['real_n']:,})"]
+    assert text.index("| **right class**") < text.index("## How to use") < text.index("| metric |")
     assert rows.keys() == report["metrics"].keys()
     for name, metric in report["metrics"].items():
-        value, interval, n, real = rows[name][3:]
+        value, interval, n, real = rows[name]
         real, _, real_n = real.partition(" ")
         assert real_n == f"(n {metric['real_n']:,})"
         assert float(value) == pytest.approx(metric["value"], rel=1e-3)
@@ -238,16 +246,60 @@ def test_records_that_lack_what_a_card_needs(clothes, capsys, content):
 
 def test_a_weak_model_is_called_so():
     for value, weak in ((0.3, True), (0.5, False)):
-        report = {"metrics": {key: {"value": value, "real": 0.8} for key in ("precision", "recall")}}
+        report = {"metrics": {"precision": {"value": value, "real": 0.8}}}
         said = "\n".join(findings(SimpleNamespace(report=report, training=None, selection=None)))
         assert ("Low quality: only 0.3 of samples lie among real images" in said) == weak
-        assert ("Low variety: samples come near to 0.3 of real" in said) == weak
 
 
-def test_numbers_keep_four_digits():
-    assert [number(value) for value in (0.94, 3.14159e-5, -2e-6, 12345.6, None, 0.0)] == [
-        "0.94", "0.00003142", "-0.000002", "12350", "", "0"
-    ]  # fmt: skip
+def with_levels(folder: Path, style: str | None = None) -> None:
+    """A report as one is that measures each style at five strengths; `style` is what thick is called."""
+    report = json.loads((folder / "metrics.json").read_text())
+    rows = report["metrics"]["style_fidelity"]["per_style"]
+    for name, row in rows.items():
+        row["levels"] = [
+            {"asked": asked, "measured": 0.1 + 0.8 * asked, "ci95": [0.8 * asked, 0.2 + 0.8 * asked], "real": asked}
+            | {"real_ci95": [asked - 0.05, asked + 0.05], "n": 20}
+            for asked in (0, 0.25, 0.5, 0.75, 1)
+        ]
+        row |= {"slope": 0.8 if name == "thick" else 0.9, "real_slope": 1.0}
+    if style:
+        rows[style] = rows.pop("thick")
+    (folder / "metrics.json").write_text(json.dumps(report))
+
+
+def test_the_strengths_of_styles_are_shown_where_they_were_measured(clothes, tmp_path):
+    with_levels(clothes)
+    assert run("card", str(clothes)) == 0
+    text = card_of(clothes).text
+    assert "Samples: thick 0.1 to 0.9, slanted 0.1 to 0.9.](card/style_strengths.png)" in text
+    assert text.index("A sample may carry several styles") < text.index("style_strengths.png")
+    assert (clothes / "card" / "style_strengths.png").is_file()
+    assert "Followed least: thick (slope 0.8, real images 1)." in text
+    write_model_folder(ModelRecords.of(str(clothes)), tmp_path / "sent", "ann/clothes")
+    assert (tmp_path / "sent" / "card" / "style_strengths.png").is_file()
+
+
+def test_the_name_of_a_style_in_the_figure_of_strengths_is_text(clothes):
+    with_levels(clothes, "a](b) $x_")
+    assert run("card", str(clothes)) == 0
+    names = [text for text in seen_in(card_of(clothes).text) if "a](b) $x_ 0.1 to 0.9" in text]
+    assert len(names) == 1
+
+
+def test_a_card_does_not_grow_old_by_the_version_of_its_report(clothes):
+    report = json.loads((clothes / "metrics.json").read_text())
+    assert report.pop("version") == 2
+    (clothes / "metrics.json").write_text(json.dumps(report))
+    assert ModelRecords.of(str(clothes)).has_current_card
+
+
+def test_a_report_of_images_is_none_of_a_model(clothes, capsys):
+    report = json.loads((clothes / "metrics.json").read_text())
+    report["protocol"] |= {"weights": None, "sampler": None, "images": "samples/"}
+    (clothes / "metrics.json").write_text(json.dumps(report))
+    assert run("card", str(clothes)) == 0
+    assert "metrics.json is of other weights than this model's, and left out" in capsys.readouterr().out
+    assert "Nothing was measured" in card_of(clothes).text
 
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -315,8 +367,8 @@ def test_names_in_tables_and_findings_are_text(measured, name):
         selection["prompts"]["quality"] |= {name: True}
         known = SimpleNamespace(class_names=[name, "dog"])
         told = SimpleNamespace(report=report, selection=selection, training=None, pipeline=known)
-        parts = [protocol_sentence(report), metrics_table(report), style_table(report), selection_line(selection)]
-        return "\n\n".join([*parts, selection_table(selection), *findings(told)])
+        parts = [first_screen_table(report), protocol_sentence(report), metrics_table(report), style_table(report)]
+        return "\n\n".join([*parts, selection_line(selection), selection_table(selection), *findings(told)])
 
     assert structure_of(sections(name)) == structure_of(sections("name"))
 

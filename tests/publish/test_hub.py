@@ -261,7 +261,7 @@ def test_a_report_of_version_1_is_known_as_one_of_today(records):
 
 @pytest.mark.parametrize("half", [False, True])
 def test_a_published_folder_is_a_model_that_is_published_again(records, tmp_path, half):
-    report = {"protocol": {"weights": records.fingerprint}, "metrics": {}}
+    report = {"version": 2, "protocol": {"weights": records.fingerprint}, "metrics": {}}
     (records.home / "metrics.json").write_text(json.dumps(report))
     records.readme.write_text(re.sub("records: .*\n", "", records.readme.read_text()))  # a card of one's own
     for name, source in (("first", records), ("second", None)):

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
+import gradio as gr
 import pytest
 import torch
 from conftest import ROOT, tiny_unet
@@ -30,9 +31,9 @@ import hfdiff.publish.page as page_module
 from hfdiff.commands import demo
 from hfdiff.evaluation.clip import load_clip
 from hfdiff.models.config import ObjectiveConfig
-from hfdiff.models.loading import export_pipeline, make_pipeline
+from hfdiff.models.loading import export_pipeline, make_pipeline, weights_fingerprint
 from hfdiff.models.objectives import make_objective
-from hfdiff.publish.page import MOST_IMAGES, PageRequest, Turns, draw_images, pack, painting, sheet
+from hfdiff.publish.page import MOST_IMAGES, PageRequest, Turns, build, draw_images, pack, painting, sheet
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.run_folder import RunFolder, save_config
 
@@ -159,7 +160,34 @@ def test_only_the_proxy_of_colab_may_have_another_name(pipeline, tmp_path, monke
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     assert run("demo", str(tmp_path / "model"), "--port", str(port)) == 0
-    assert [given[1:] for given in asked] == [("model", hosts)]
+    assert [given[1:] for given in asked] == [("model", hosts, [])]
+
+
+def test_the_page_shows_the_five_numbers_of_the_report_as_text(pipeline, tmp_path, capsys):
+    model = str(tmp_path / "model")
+    export_pipeline(pipeline, tmp_path / "model")
+    assert demo.first_screen_of(model, pipeline) == []
+    assert "was not measured: hfdiff evaluate MODEL" in page_of(pipeline, [])
+    style = {"value": 0.5, "ci95": [0.4, 0.6], "real": 0.9, "n": 100, "real_n": 100, "extractor": "judge"}
+    style["per_style"] = {"<img src=x>": {"spearman": 0.5}}
+    report = {"protocol": {"weights": weights_fingerprint(pipeline.unet)}, "metrics": {"style_fidelity": style}}
+    (tmp_path / "model" / "metrics.json").write_text(json.dumps(report))
+    rows = demo.first_screen_of(model, pipeline)
+    assert [row[0] for row in rows] == ["right class", "variety", "distance", "style", "copies"]
+    shown = page_of(pipeline, rows)
+    for cell in ("style", "0.5", "0.4 to 0.6", "0.9", "100", "raise style_guidance_scale", "&lt;img src=x&gt;"):
+        assert cell in shown
+    assert "<img" not in shown
+    assert shown.count("Not measured. hfdiff evaluate MODEL --metrics") == 4
+    (tmp_path / "model" / "metrics.json").write_text("{")
+    assert demo.first_screen_of(model, pipeline) == []
+    assert "metrics.json is damaged" in capsys.readouterr().out
+
+
+def page_of(pipe, measured) -> str:
+    """The HTML of a page that is no field."""
+    page = build(pipe, "model", Turns(), measured)
+    return "".join(block.value for block in page.blocks.values() if isinstance(block, gr.HTML))
 
 
 @pytest.fixture
@@ -322,6 +350,7 @@ def test_a_space_serves_the_model_that_was_pushed(hub, clothes, tmp_path, monkey
         "app.py",
         ["ann/clothes"],
     )
+    assert json.loads(files["measured.json"]) == []  # no report was there
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     environment = {"GRADIO_ALLOWED_PATHS": f"/etc,{tmp_path}", "GRADIO_MCP_SERVER": "true", "GRADIO_NUM_WORKERS": "1"}
