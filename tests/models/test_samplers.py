@@ -11,7 +11,7 @@ from hfdiff.core.errors import BadInput
 from hfdiff.models.config import ObjectiveConfig
 from hfdiff.models.objectives import OBJECTIVES, make_objective
 from hfdiff.models.samplers import make_scheduler, process_of, sampler_of, valid_samplers
-from hfdiff.pipelines import noise_levels, predicted_clean, set_timesteps, timestep_at
+from hfdiff.pipelines import predicted_clean, set_timesteps
 
 RECIPES = [
     ObjectiveConfig(objective="flow"),
