@@ -1068,10 +1068,11 @@ class RepaintSampler:
 
 def noise_nodes(process: SchedulerMixin, count: int, strength: float) -> torch.Tensor:
     """Noise levels (count,) float64 from the most to the least, within what the process knows."""
-    high = min(SIGMA_MAX, strength / (1 - strength) if strength < 1 else SIGMA_MAX)
-    wanted = torch.tensor([high, min(high, LEAST_NOISE)], dtype=torch.float64)
+    most = min(SIGMA_MAX, strength / (1 - strength) if strength < 1 else SIGMA_MAX)
+    wanted = torch.tensor([most, min(most, LEAST_NOISE)], dtype=torch.float64)
     alpha, sigma = noise_levels(process, timestep_at(process, wanted))
-    return even_logs(*(sigma / alpha), count)
+    high, low = sigma / alpha
+    return even_logs(high, low, count)
 
 
 class Branch(NamedTuple):

@@ -1,5 +1,6 @@
 """Samplers, with the exact denoiser of a mixture of Gaussians in place of a model."""
 
+import math
 from functools import cache
 
 import mixture
@@ -34,6 +35,11 @@ def label(value: object) -> str:
         return str(value)
     words = [value.objective, value.schedule if OBJECTIVES[value.objective].kind == "discrete" else ""]
     return "-".join([word for word in words if word] + ["zero"] * value.zero_terminal_snr)
+
+
+def ends_in_noise(recipe: ObjectiveConfig, name: str) -> bool:
+    """Does the process end in noise, and the sampler bring none of its own?"""
+    return recipe.schedule != "scaled_linear" and (recipe.flow_shift or 1) == 1 and name != "ddpm"
 
 
 def normal(count: int) -> torch.Tensor:
@@ -129,18 +135,40 @@ def test_the_process_of_a_foreign_scheduler():
 
 
 def test_spacings_space():
-    process = make_objective(ObjectiveConfig(objective="epsilon", schedule="linear")).process()
+    """From EDM's most noise to the table's least, evenly in s^(1/7) or ln s."""
+    process = make_objective(ObjectiveConfig(objective="v_prediction", schedule="cosine")).process()
+    least = math.tan(mixture.angles(process.betas)[0])
     for name in ("dpmpp_2m", "unipc", "euler", "heun"):
-        nodes = []
-        for spacing in ("auto", "karras", "exponential"):
+        for spacing, even in (("karras", lambda s: s ** (1 / 7)), ("exponential", torch.log)):
             scheduler = make_scheduler(process, name, spacing)
-            scheduler.set_timesteps(10)
-            nodes.append(scheduler.sigmas[: 2 * 10 : 2 if name == "heun" else 1])
-        karras = nodes[1][nodes[1] > 0] ** (1 / 7)
-        assert torch.allclose(karras.unique().diff(), karras.unique().diff().mean(), atol=2e-3)
-        ratios = nodes[2][nodes[2] > 0].unique().log().diff()
-        assert torch.allclose(ratios, ratios.mean(), atol=1e-3)
-        assert not torch.allclose(nodes[0], nodes[1])
+            set_timesteps(scheduler, 10)
+            nodes = scheduler.sigmas[:-1].unique().double()
+            assert len(nodes) == 10
+            assert torch.allclose(even(nodes).diff(), even(nodes).diff().mean(), rtol=1e-3)
+            assert nodes[[0, -1]].tolist() == pytest.approx([least, 80.0], rel=1e-4)
+
+
+# Sampler -> evaluations, and the error in thousandths that the exact model may have then where components are close.
+CLOSE_BOUNDS = {
+    "ddim": (50, 20),
+    "euler": (50, 20),
+    "heun": (50, 40),
+    "dpmpp_2m": (20, 14),
+    "unipc": (20, 14),
+    "ipndm": (20, 20),
+}
+
+
+@pytest.mark.parametrize(("recipe", "name"), [pair for pair in PAIRS if ends_in_noise(*pair)], ids=label)
+def test_close_components_stay_apart(recipe, name):
+    """What ends too early, or with a corrector, or at a rounded time, lies between components."""
+    objective, (evaluations, bound) = make_objective(recipe), CLOSE_BOUNDS[name]
+    process = objective.process()
+    steps = (evaluations + 1) // 2 if name == "heun" else evaluations
+    x = mixture.sample(objective, process, make_scheduler(process, name), steps, normal(256), mixture.CLOSE)
+    exact = mixture.sample(objective, process, make_scheduler(process, "ipndm"), 200, normal(256), mixture.CLOSE)
+    assert mixture.CLOSE.between(x) <= 0.04
+    assert (x - exact).abs().mean() < bound / 1000
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "heun", "unipc"])
