@@ -19,12 +19,15 @@ from .images import read_images as read_images
 from .images import to_8bit as to_8bit
 from .multistep import MultistepScheduler as MultistepScheduler
 from .noise_levels import SIGMA_DATA as SIGMA_DATA
+from .noise_levels import SIGMA_MAX as SIGMA_MAX
+from .noise_levels import SIGMA_MIN as SIGMA_MIN
 from .noise_levels import TARGETS as TARGETS
 from .noise_levels import Target as Target
 from .noise_levels import noise_levels as noise_levels
 from .noise_levels import predicted_clean as predicted_clean
 from .noise_levels import prediction_type as prediction_type
 from .noise_levels import solve_clean as solve_clean
+from .noise_levels import timestep_at as timestep_at
 from .pipeline import ClassStylePipeline as ClassStylePipeline
 from .pipeline import ClassStylePipelineOutput as ClassStylePipelineOutput
 from .pipeline import StepCallback as StepCallback
@@ -41,3 +44,4 @@ from .scores import SURVIVING_SHARE as SURVIVING_SHARE
 from .scores import Choice as Choice
 from .scores import Scorer as Scorer
 from .scores import score_images as score_images
+from .timesteps import set_timesteps as set_timesteps

@@ -8,7 +8,7 @@ import torch
 from diffusers import SchedulerMixin
 
 from .checks import check_interval, number
-from .noise_levels import TARGETS, noise_levels, prediction_type, solve_clean
+from .noise_levels import TARGETS, moved, noise_levels, prediction_type, solve_clean
 from .scores import Scorer
 
 
@@ -72,14 +72,27 @@ class Guidance:
         alpha, sigma = noise_levels(scheduler, timesteps)
         return [self.branches(styled) if low <= level <= high else [Branch(1.0)] for level in (sigma / alpha).tolist()]
 
-    def rescale(self, guided: torch.Tensor, conditional: torch.Tensor) -> torch.Tensor:
-        """Bring the contrast of a guided prediction (B, C, H, W) back towards that of v(c,s).
+    def rescale(
+        self,
+        scheduler: SchedulerMixin,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        guided: torch.Tensor,
+        conditional: torch.Tensor,
+    ) -> torch.Tensor:
+        """The guided prediction (B, C, H, W) at the network's inputs x with the contrast of the clean image that it
+        means brought back towards that of v(c,s)'s, whatever the model predicts.
 
-        Lin et al. 2023, https://arxiv.org/abs/2305.08891, Equations 15 and 16.
+        Lin et al. 2024, https://arxiv.org/abs/2305.08891, Equations 15 and 16, on x_0.
         """
-        before, after = (p.std(dim=(1, 2, 3), keepdim=True) for p in (conditional, guided))  # (B, 1, 1, 1)
-        rescaled = guided * (before / after.clamp_min(torch.finfo(after.dtype).tiny))
-        return self.guidance_rescale * rescaled + (1 - self.guidance_rescale) * guided
+        alpha, sigma = (level.to(x) for level in noise_levels(scheduler, t))
+        if alpha == 0 or sigma == 0:  # no image is predicted, or none can be changed
+            return guided
+        target = TARGETS[prediction_type(scheduler)]
+        clean, plain = (solve_clean(target, x, p, alpha, sigma) for p in (guided, conditional))
+        before, after = (p.std(dim=(1, 2, 3), keepdim=True) for p in (plain, clean))  # (B, 1, 1, 1)
+        rescaled = clean * (before / after.clamp_min(torch.finfo(after.dtype).tiny))
+        return moved(target, guided, self.guidance_rescale * (rescaled - clean), alpha, sigma)
 
 
 @dataclass(frozen=True)
@@ -118,5 +131,4 @@ class ClipGuidance:
             cosines = (scorer.images(clean / 2 + 0.5) * wanted).sum()
             (slope,) = torch.autograd.grad(cosines, clean)
         size = slope.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-        a, b = target(alpha, sigma)  # a x_0 + b e, where e = (x - alpha x_0) / sigma
-        return prediction + (a - b * alpha / sigma) * self.scale * sigma * slope / size.clamp_min(1e-12)
+        return moved(target, prediction, self.scale * sigma * slope / size.clamp_min(1e-12), alpha, sigma)

@@ -8,10 +8,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from diffusers import SchedulerMixin
 
-SIGMA_DATA = 0.5  # Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Table 1
+# Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Table 1: the data's deviation, and noise levels sigma / alpha.
+SIGMA_DATA = 0.5
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 Coefficient: TypeAlias = torch.Tensor | float
 Target: TypeAlias = Callable[[Any, Any], tuple[Coefficient, Coefficient]]
 
@@ -34,13 +37,12 @@ def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> t
     """
     t = torch.as_tensor(timestep).detach().cpu().double()
     config = scheduler.config
-    kind = _kind(scheduler)
+    kind = kind_of(scheduler)
     if kind == "flow":
         sigma = (t / config.num_train_timesteps).clamp(0, 1)
         return 1 - sigma, sigma
     if kind == "discrete":
-        alpha_bar = scheduler.alphas_cumprod.cpu().double()
-        angle = torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())  # alpha = cos, sigma = sin, even at alpha = 0
+        angle = table_angles(scheduler)  # alpha = cos, sigma = sin, even at alpha = 0
         t = t.clamp(0, len(angle) - 1)
         angle = torch.lerp(angle[t.floor().long()], angle[t.ceil().long()], t.frac())
         return angle.cos(), angle.sin()
@@ -51,17 +53,37 @@ def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> t
     raise ValueError(f"noise levels of {type(scheduler).__name__} are unknown; valid: discrete, flow or EDM schedulers")
 
 
+def timestep_at(scheduler: SchedulerMixin, level: torch.Tensor) -> torch.Tensor:
+    """The timesteps, of any shape, at which the network's input has these noise levels: `noise_levels` inverted.
+
+    level: sigma / alpha, 0 to infinity; float64 on the CPU. A table of betas gives fractions, within its own ends.
+    """
+    level, kind = level.cpu().double(), kind_of(scheduler)
+    if kind == "flow":
+        return scheduler.config.num_train_timesteps * (1 - 1 / (1 + level))
+    if kind == "edm":
+        return level.log() / 4
+    angle = table_angles(scheduler).numpy()
+    return torch.from_numpy(np.interp(level.arctan().numpy(), angle, np.arange(len(angle))))
+
+
+def table_angles(scheduler: SchedulerMixin) -> torch.Tensor:
+    """arctan(sigma / alpha) of each timestep of a table of betas, (T,) float64; between two it is a straight line."""
+    alpha_bar = scheduler.alphas_cumprod.cpu().double()
+    return torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())
+
+
 def _own(scheduler: SchedulerMixin, setting: str) -> Any:
     """A setting that this kind of scheduler obeys: `from_config` keeps those of the other kind, too."""
     return scheduler.config.get(setting) if setting in inspect.signature(type(scheduler)).parameters else None
 
 
-def _is_a(scheduler: SchedulerMixin, kind: str) -> bool:
+def is_a(scheduler: SchedulerMixin, kind: str) -> bool:
     return any(base.__name__.startswith(kind) for base in type(scheduler).__mro__)
 
 
-def _kind(scheduler: SchedulerMixin) -> str | None:
-    if _own(scheduler, "prediction_type") == "flow_prediction" or _is_a(scheduler, "FlowMatch"):
+def kind_of(scheduler: SchedulerMixin) -> str | None:
+    if _own(scheduler, "prediction_type") == "flow_prediction" or is_a(scheduler, "FlowMatch"):
         return "flow"
     if getattr(scheduler, "alphas_cumprod", None) is not None:
         return "discrete"
@@ -71,9 +93,9 @@ def _kind(scheduler: SchedulerMixin) -> str | None:
 def reversed_process(scheduler: SchedulerMixin) -> dict[str, Any]:
     """What a scheduler takes a model to predict, and the share of noise, sigma^2 / (alpha^2 + sigma^2), that it takes
     there to be at three timesteps; the name alone of a scheduler whose noise levels are unknown."""
-    if _kind(scheduler) is None:
+    if kind_of(scheduler) is None:
         return {"prediction_type": type(scheduler).__name__}
-    if _kind(scheduler) == "edm":
+    if kind_of(scheduler) == "edm":
         timesteps = torch.tensor([-0.5, 0.0, 0.5])
     else:
         timesteps = torch.tensor([0.25, 0.5, 0.75]) * scheduler.config.get("num_train_timesteps", 1000)
@@ -99,7 +121,7 @@ def prediction_type(scheduler: SchedulerMixin) -> str:
     given = _own(scheduler, "prediction_type")
     if given not in (*TARGETS, None):
         raise ValueError(f"unknown prediction_type {given!r}; valid: {', '.join(TARGETS)}")
-    return "flow_prediction" if _is_a(scheduler, "FlowMatch") else "edm" if _is_a(scheduler, "EDM") else str(given)
+    return "flow_prediction" if is_a(scheduler, "FlowMatch") else "edm" if is_a(scheduler, "EDM") else str(given)
 
 
 def predicted_clean(
@@ -119,3 +141,12 @@ def solve_clean(
     """Solve x_t = alpha x_0 + sigma e, target = a x_0 + b e for x_0."""
     a, b = target(alpha, sigma)
     return (b * sample - sigma * prediction) / (alpha * b - sigma * a)
+
+
+def moved(
+    target: Target, prediction: torch.Tensor, change: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
+) -> torch.Tensor:
+    """The prediction (B, C, H, W), at the same input, that means clean images with this `change`: as
+    e = (x_t - alpha x_0) / sigma, the target a x_0 + b e grows by (a - b alpha / sigma) of x_0's."""
+    a, b = target(alpha, sigma)
+    return prediction + (a - b * alpha / sigma) * change

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,9 +14,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from .grammar import UNSPECIFIED
 from .guidance import Branch, ClipGuidance, Guidance
 from .images import ImageInput, one_for_each, read_images, split_images
+from .inpainting import RepaintSampler
 from .noise_levels import noise_levels, predicted_clean
 from .prompts import PromptTarget
 from .scores import STOPPING_SHARE, Choice, Scorer, score_images
+from .timesteps import set_timesteps
 
 # Called after every evaluation: index, timestep, tensors by name -> tensors that replace them, or None.
 Watcher = Callable[[int, torch.Tensor, dict[str, torch.Tensor]], Mapping | None]
@@ -29,7 +32,7 @@ class SamplingRequest:
     noise: torch.Tensor  # (B, C, H, W), the e of the whole trajectory
     class_ids: torch.Tensor  # (B,)
     weights: torch.Tensor  # (B, S)
-    generator: torch.Generator | list[torch.Generator] | None
+    generators: list[torch.Generator]  # B, of each image's further noise
     image: torch.Tensor | None = None  # (B, C, H, W) float32 in [0, 1]
     mask: torch.Tensor | None = None  # (B, 1, H, W) bool: True where the image is drawn anew
     wanted: torch.Tensor | None = None  # (B, D): unit vector of the prompt that each is steered to
@@ -44,9 +47,7 @@ class SamplingRequest:
         rowwise: dict[str, Any] = {
             name: v[rows.to(v.device)] for name, v in vars(self).items() if isinstance(v, torch.Tensor)
         }
-        if isinstance(self.generator, list):
-            rowwise["generator"] = [self.generator[row] for row in rows.tolist()]
-        return replace(self, **rowwise)
+        return replace(self, **rowwise, generators=[self.generators[row] for row in rows.tolist()])
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class SamplingPlan:
     guidance: Guidance
     num_inference_steps: int
     strength: float
+    num_resamples: int = 1
     choice: Choice | None = None
     clip_guidance: ClipGuidance | None = None
     scorer: Scorer | None = None  # for the two before it
@@ -98,6 +100,7 @@ class Denoiser:
         request: SamplingRequest,
         branches: list[Branch],
         guidance: Guidance,
+        scheduler: SchedulerMixin,
     ) -> torch.Tensor:
         """The weighted sum of the branches (B, C, H, W), by one forward of each UNet that they name."""
         main = [branch for branch in branches if not branch.by_guide]
@@ -106,7 +109,7 @@ class Denoiser:
             predictions += predict_branches(self.guide_unet, model_input, t, request, branches[len(main) :])
         prediction: Any = sum(branch.weight * p for branch, p in zip(branches, predictions, strict=True))
         if guidance.guidance_rescale and len(branches) > 1:
-            prediction = guidance.rescale(prediction, conditional=predictions[len(main) - 1])
+            prediction = guidance.rescale(scheduler, model_input, t, prediction, predictions[len(main) - 1])
         return prediction
 
 
@@ -126,13 +129,13 @@ def make_request(
     height, width = config.sample_size if isinstance(config.sample_size, Sequence) else [config.sample_size] * 2
     pixels = None if image is None else read_images("image", image, config.in_channels, height, width)
     repaint = None if mask is None else read_images("mask", split_images(mask), 1, height, width) >= 0.5
-    shape = (count, config.in_channels, height, width)
+    noise = draw_noise(generator, (count, config.in_channels, height, width), device, unet.dtype)
     return SamplingRequest(
         row=torch.arange(count, device=device),
-        noise=randn_tensor(shape, generator, device=device, dtype=unet.dtype),
+        noise=noise,
         class_ids=torch.tensor([config.num_classes if i is None else i for i in class_ids], device=device),
         weights=torch.tensor(strengths, device=device).reshape(count, config.num_styles),
-        generator=generator,
+        generators=[torch.Generator().manual_seed(zlib.crc32(e.tobytes())) for e in noise.float().cpu().numpy()],
         image=None if pixels is None else one_for_each("images", pixels, count, num_images_per_label).to(device),
         mask=None if repaint is None else one_for_each("masks", repaint, count, num_images_per_label).to(device),
     )
@@ -152,23 +155,18 @@ def check_generators(given: Any, count: int) -> torch.Generator | list[torch.Gen
     return generators
 
 
-def set_timesteps(
-    scheduler: SchedulerMixin, num_inference_steps: int, strength: float, device: torch.device
+def draw_noise(
+    generator: torch.Generator | list[torch.Generator] | None,
+    shape: tuple[int, int, int, int],
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Make the scheduler ready for the last `strength` of its steps (at least one); the timesteps of those."""
-    scheduler.set_timesteps(num_inference_steps, device=device)
-    if scheduler.timesteps[0] < scheduler.timesteps[-1]:
-        raise ValueError(f"the scheduler {type(scheduler).__name__} goes from images to noise; valid: one that draws")
-    # A second-order scheduler lists two timesteps for each step but one; some list fewer steps than were asked for.
-    order = getattr(scheduler, "order", 1)
-    listed = (len(scheduler.timesteps) + order - 1) // order
-    first = order * min(num_inference_steps - int(num_inference_steps * strength), listed - 1)
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(first)
-    return scheduler.timesteps[first:]
+    """Standard normal (B, C, H, W), each image by itself: how many come after it changes none of its bits."""
+    generators = generator if isinstance(generator, list) else [generator] * shape[0]
+    return torch.cat([randn_tensor((1, *shape[1:]), own, device=device, dtype=dtype) for own in generators])
 
 
-def scaled(scheduler: SchedulerMixin, sample: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def scaled(scheduler: SchedulerMixin | RepaintSampler, sample: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """The scheduler's state -> the network's input; the FlowMatch schedulers know no difference."""
     return scheduler.scale_model_input(sample, t) if hasattr(scheduler, "scale_model_input") else sample
 
@@ -176,8 +174,21 @@ def scaled(scheduler: SchedulerMixin, sample: torch.Tensor, t: torch.Tensor) -> 
 def noised(scheduler: SchedulerMixin, request: SamplingRequest, t: torch.Tensor) -> torch.Tensor:
     """The given images as the scheduler's state at t: the state that it scales to alpha x_0 + sigma e."""
     alpha, sigma = (float(level) for level in noise_levels(scheduler, t))
-    scale = float(scaled(scheduler, torch.ones(()), t))
-    return (alpha * request.clean + sigma * request.noise) / scale
+    return (alpha * request.clean + sigma * request.noise) / float(scaled(scheduler, torch.ones(()), t))
+
+
+def start(
+    request: SamplingRequest, plan: SamplingPlan, scheduler: SchedulerMixin
+) -> tuple[SchedulerMixin | RepaintSampler, torch.Tensor, torch.Tensor]:
+    """The sampler, ready; its timesteps; and the state (B, C, H, W) that it begins with."""
+    steps, device = plan.num_inference_steps, request.row.device
+    if request.mask is not None:
+        sampler = RepaintSampler(scheduler, request.clean, request.mask, steps, plan.num_resamples, plan.strength)
+        return sampler, sampler.timesteps, sampler.start(request.noise)
+    timesteps = set_timesteps(scheduler, steps, plan.strength, device)
+    if request.image is None:
+        return scheduler, timesteps, request.noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    return scheduler, timesteps, noised(scheduler, request, timesteps[0])
 
 
 def finished(request: SamplingRequest, clean: torch.Tensor) -> torch.Tensor:
@@ -201,32 +212,24 @@ def draw_part(
 ) -> Samples:
     """Finish a part of the images, or those of its candidates that are worth finishing."""
     choice = plan.choice
-    timesteps = set_timesteps(scheduler, plan.num_inference_steps, plan.strength, request.row.device)
-    accepted = {"generator"} & set(inspect.signature(scheduler.step).parameters)
-    if request.image is None:
-        sample = request.noise * getattr(scheduler, "init_noise_sigma", 1.0)
-    else:
-        sample = noised(scheduler, request, timesteps[0])
+    sampler, timesteps, sample = start(request, plan, scheduler)
+    random = "generator" in inspect.signature(sampler.step).parameters
     branches = plan.guidance.plan(scheduler, timesteps, styled=bool(denoiser.unet.config.num_styles))
     # Not at the first evaluation, where a model of the noise says nothing of the image.
     stop = max(1, math.ceil(STOPPING_SHARE * len(timesteps)) - 1) if choice and choice.early_stopping else None
     for index, (t, step_branches) in enumerate(zip(timesteps, branches, strict=True)):
-        # Between the two evaluations of a second-order step, the state belongs to the scheduler.
-        if request.mask is not None and getattr(scheduler, "state_in_first_order", True):
-            sample = torch.where(request.mask, sample, noised(scheduler, request, t))
-        x = scaled(scheduler, sample, t)
-        prediction = denoiser.predict(x, t, request, step_branches, plan.guidance)
+        x = scaled(sampler, sample, t)
+        prediction = denoiser.predict(x, t, request, step_branches, plan.guidance, scheduler)
         if plan.clip_guidance and plan.scorer and request.wanted is not None:
             prediction = plan.clip_guidance(plan.scorer, request.wanted, scheduler, x, prediction, t)
         if choice and index == stop:
             totals = score(request, plan, finished(request, predicted_clean(scheduler, x, prediction, t)))[:, -1]
             rows = choice.survivors((request.row // choice.num_candidates).cpu(), totals)
-            keep_rows(scheduler, rows, len(x))
+            keep_rows(sampler, rows, len(x))
             sample, x, prediction = (tensor[rows.to(tensor.device)] for tensor in (sample, x, prediction))
             request = request.part(rows)
-        sample = scheduler.step(
-            prediction, t, sample, **{name: getattr(request, name) for name in accepted}
-        ).prev_sample
+        more = {"generator": request.generators} if random else {}
+        sample = sampler.step(prediction, t, sample, **more, return_dict=False)[0]
         progress.update()
         if plan.watcher is not None:
             tensors = {"model_input": x, "prediction": prediction, "latents": sample}
@@ -250,7 +253,7 @@ def predict_branches(
     return list(unet(rows, t, class_ids, weights).sample.chunk(len(branches)))
 
 
-def keep_rows(scheduler: SchedulerMixin, rows: torch.Tensor, count: int) -> None:
+def keep_rows(scheduler: SchedulerMixin | RepaintSampler, rows: torch.Tensor, count: int) -> None:
     """Drop what a scheduler remembers of all but these of `count` images."""
 
     def kept(value: Any) -> Any:

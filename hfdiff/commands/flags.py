@@ -54,6 +54,8 @@ class SampleFlags(Drawing):
     """How far from the image to go: above 0, to 1. By default 0.6, with a mask 1."""
     mask: str | None = None
     """A mask image: white where the image is drawn anew, black where it is kept."""
+    num_resamples: int | None = None
+    """With a mask: how often each step is taken, so that what is drawn goes with what is kept. By default 20."""
     clip_guidance_scale: float | None = None
     """Push every step towards clip_prompt by CLIP's gradient: 0.5, for example; from 1 on classes suffer."""
     clip_prompt: str | None = None

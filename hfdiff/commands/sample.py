@@ -33,7 +33,7 @@ def main(flags: SampleFlags) -> int:
 def save_samples(flags: SampleFlags, out: Path, files: dict[str, str], given_images: dict[str, Image.Image]) -> int:
     """Draw what is asked for into the folder."""
     pipeline = open_model(flags)
-    own = ("strength", "clip_guidance_scale", "clip_prompt")
+    own = ("strength", "num_resamples", "clip_guidance_scale", "clip_prompt")
     arguments = settings_of(flags) | {key: getattr(flags, key) for key in own if getattr(flags, key) is not None}
     if flags.clip_guidance_scale is not None:
         open_clip(flags.clip, pipeline, None)

@@ -20,8 +20,8 @@ from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
 from hfdiff.models.config import ObjectiveConfig, Spacing
 from hfdiff.models.learned_schedule import LearnedSchedule, levels
-from hfdiff.models.samplers import NUM_TIMESTEPS, SIGMA_MAX, SIGMA_MIN, Process, make_scheduler
-from hfdiff.pipelines import SIGMA_DATA, TARGETS, Target, solve_clean
+from hfdiff.models.samplers import NUM_TIMESTEPS, Process, make_scheduler
+from hfdiff.pipelines import SIGMA_DATA, SIGMA_MAX, SIGMA_MIN, TARGETS, Target, solve_clean
 
 P_MEAN, P_STD = -1.2, 1.2  # of ln sigma in training (Karras et al. 2022, Table 1)
 LOG_SIGMA_MIN, LOG_SIGMA_MAX = math.log(SIGMA_MIN), math.log(SIGMA_MAX)
@@ -177,11 +177,13 @@ def _fraction(log_sigma: Tensor) -> Tensor:
 @cache
 def betas_of(schedule: str, zero_terminal_snr: bool = False) -> tuple[float, ...]:
     """The betas of a named schedule. Rescaled to no signal at the end (Lin et al. 2024, https://arxiv.org/abs/2305.08891,
-    Algorithm 1), 2^-24 of it is left, as in diffusers, so that the last noise level is finite."""
+    Algorithm 1), alpha_bar ends at 2^-24, as in diffusers, or at a quarter of the one before, where that is less: so
+    it falls strictly, and the last noise level is finite."""
     betas = DDPMScheduler(NUM_TIMESTEPS, **SCHEDULES[schedule]).betas
     if zero_terminal_snr:
         betas = rescale_zero_terminal_snr(betas)
-        betas[-1] = 1 - 2**-24 / (1 - betas[:-1].double()).prod()
+        before = (1 - betas[:-1].double()).prod()
+        betas[-1] = 1 - (2**-24 / before).clamp(max=0.25)
     return tuple(betas.tolist())
 
 

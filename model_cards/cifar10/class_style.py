@@ -31,6 +31,7 @@ import sys
 import torch
 import torch.nn.functional as F
 import unicodedata
+import zlib
 
 
 def number(name: str, value: Any, low: float, high: float, above: bool = False) -> float:
@@ -321,7 +322,9 @@ def one_for_each(what: str, images: torch.Tensor, count: int, num_images_per_lab
     return images.expand(count, -1, -1, -1)
 
 
-SIGMA_DATA = 0.5  # Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Table 1
+# Karras et al. 2022 (https://arxiv.org/abs/2206.00364), Table 1: the data's deviation, and noise levels sigma / alpha.
+SIGMA_DATA = 0.5
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
 Coefficient: TypeAlias = torch.Tensor | float
 Target: TypeAlias = Callable[[Any, Any], tuple[Coefficient, Coefficient]]
 
@@ -344,13 +347,12 @@ def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> t
     """
     t = torch.as_tensor(timestep).detach().cpu().double()
     config = scheduler.config
-    kind = _kind(scheduler)
+    kind = kind_of(scheduler)
     if kind == "flow":
         sigma = (t / config.num_train_timesteps).clamp(0, 1)
         return 1 - sigma, sigma
     if kind == "discrete":
-        alpha_bar = scheduler.alphas_cumprod.cpu().double()
-        angle = torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())  # alpha = cos, sigma = sin, even at alpha = 0
+        angle = table_angles(scheduler)  # alpha = cos, sigma = sin, even at alpha = 0
         t = t.clamp(0, len(angle) - 1)
         angle = torch.lerp(angle[t.floor().long()], angle[t.ceil().long()], t.frac())
         return angle.cos(), angle.sin()
@@ -361,17 +363,37 @@ def noise_levels(scheduler: SchedulerMixin, timestep: torch.Tensor | float) -> t
     raise ValueError(f"noise levels of {type(scheduler).__name__} are unknown; valid: discrete, flow or EDM schedulers")
 
 
+def timestep_at(scheduler: SchedulerMixin, level: torch.Tensor) -> torch.Tensor:
+    """The timesteps, of any shape, at which the network's input has these noise levels: `noise_levels` inverted.
+
+    level: sigma / alpha, 0 to infinity; float64 on the CPU. A table of betas gives fractions, within its own ends.
+    """
+    level, kind = level.cpu().double(), kind_of(scheduler)
+    if kind == "flow":
+        return scheduler.config.num_train_timesteps * (1 - 1 / (1 + level))
+    if kind == "edm":
+        return level.log() / 4
+    angle = table_angles(scheduler).numpy()
+    return torch.from_numpy(np.interp(level.arctan().numpy(), angle, np.arange(len(angle))))
+
+
+def table_angles(scheduler: SchedulerMixin) -> torch.Tensor:
+    """arctan(sigma / alpha) of each timestep of a table of betas, (T,) float64; between two it is a straight line."""
+    alpha_bar = scheduler.alphas_cumprod.cpu().double()
+    return torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())
+
+
 def _own(scheduler: SchedulerMixin, setting: str) -> Any:
     """A setting that this kind of scheduler obeys: `from_config` keeps those of the other kind, too."""
     return scheduler.config.get(setting) if setting in inspect.signature(type(scheduler)).parameters else None
 
 
-def _is_a(scheduler: SchedulerMixin, kind: str) -> bool:
+def is_a(scheduler: SchedulerMixin, kind: str) -> bool:
     return any(base.__name__.startswith(kind) for base in type(scheduler).__mro__)
 
 
-def _kind(scheduler: SchedulerMixin) -> str | None:
-    if _own(scheduler, "prediction_type") == "flow_prediction" or _is_a(scheduler, "FlowMatch"):
+def kind_of(scheduler: SchedulerMixin) -> str | None:
+    if _own(scheduler, "prediction_type") == "flow_prediction" or is_a(scheduler, "FlowMatch"):
         return "flow"
     if getattr(scheduler, "alphas_cumprod", None) is not None:
         return "discrete"
@@ -381,9 +403,9 @@ def _kind(scheduler: SchedulerMixin) -> str | None:
 def reversed_process(scheduler: SchedulerMixin) -> dict[str, Any]:
     """What a scheduler takes a model to predict, and the share of noise, sigma^2 / (alpha^2 + sigma^2), that it takes
     there to be at three timesteps; the name alone of a scheduler whose noise levels are unknown."""
-    if _kind(scheduler) is None:
+    if kind_of(scheduler) is None:
         return {"prediction_type": type(scheduler).__name__}
-    if _kind(scheduler) == "edm":
+    if kind_of(scheduler) == "edm":
         timesteps = torch.tensor([-0.5, 0.0, 0.5])
     else:
         timesteps = torch.tensor([0.25, 0.5, 0.75]) * scheduler.config.get("num_train_timesteps", 1000)
@@ -409,7 +431,7 @@ def prediction_type(scheduler: SchedulerMixin) -> str:
     given = _own(scheduler, "prediction_type")
     if given not in (*TARGETS, None):
         raise ValueError(f"unknown prediction_type {given!r}; valid: {', '.join(TARGETS)}")
-    return "flow_prediction" if _is_a(scheduler, "FlowMatch") else "edm" if _is_a(scheduler, "EDM") else str(given)
+    return "flow_prediction" if is_a(scheduler, "FlowMatch") else "edm" if is_a(scheduler, "EDM") else str(given)
 
 
 def predicted_clean(
@@ -429,6 +451,15 @@ def solve_clean(
     """Solve x_t = alpha x_0 + sigma e, target = a x_0 + b e for x_0."""
     a, b = target(alpha, sigma)
     return (b * sample - sigma * prediction) / (alpha * b - sigma * a)
+
+
+def moved(
+    target: Target, prediction: torch.Tensor, change: torch.Tensor, alpha: torch.Tensor, sigma: torch.Tensor
+) -> torch.Tensor:
+    """The prediction (B, C, H, W), at the same input, that means clean images with this `change`: as
+    e = (x_t - alpha x_0) / sigma, the target a x_0 + b e grows by (a - b alpha / sigma) of x_0's."""
+    a, b = target(alpha, sigma)
+    return prediction + (a - b * alpha / sigma) * change
 
 
 # Template of a prompt -> is it a positive prompt (or a negative one)? {} is the subject, "a thick sneaker".
@@ -595,6 +626,89 @@ def statement(kind: str, module: str, names: set[str]) -> str:
     if len(line) <= LONGEST_LINE:
         return line
     return "\n".join([f"from {module} import (", *(f"    {name}," for name in sorted(names)), ")"])
+
+
+RHO = 7.0  # Karras et al. 2022, Equation 5
+
+
+def set_timesteps(
+    scheduler: SchedulerMixin,
+    num_inference_steps: int,
+    strength: float = 1.0,
+    device: torch.device | None = None,
+) -> torch.Tensor:
+    """Make a scheduler ready, without memory; the timesteps of its evaluations, (n,), on the device.
+
+    `strength`: begin where the share of noise sigma / (alpha + sigma) is the nearest to it, whatever the process.
+    ValueError for a scheduler that does not draw.
+
+    diffusers' nodes are mended in three places. Its FlowMatch schedulers end with an evaluation at t = 0.001: here t
+    falls evenly to 1 / n, and the last step to 0 is Euler's (Karras et al. 2022, Algorithm 1). Spacings of a table of
+    betas begin where it is pure noise, or end far above its least noise: here they run from `SIGMA_MAX` to its own
+    end. Multistep solvers round the timestep that the network is given: here it is that of the noise level itself.
+    """
+    scheduler.set_timesteps(num_inference_steps, device=device, **_even(scheduler, num_inference_steps))
+    if scheduler.timesteps[0] < scheduler.timesteps[-1]:
+        raise ValueError(f"the scheduler {type(scheduler).__name__} goes from images to noise; valid: one that draws")
+    _place(scheduler, num_inference_steps)
+    first = _start(scheduler, strength)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    return scheduler.timesteps[first:]
+
+
+def _even(scheduler: SchedulerMixin, n: int) -> dict[str, Any]:
+    """t = 1, ..., 1 / n, where a flow's scheduler takes it; it adds its own shift."""
+    taken = is_a(scheduler, "FlowMatch") and "sigmas" in inspect.signature(scheduler.set_timesteps).parameters
+    return {"sigmas": np.linspace(1, 1 / n, n).tolist()} if taken else {}
+
+
+def _place(scheduler: SchedulerMixin, n: int) -> None:
+    """Put the nodes of diffusers' scheduler, and the timesteps, where they belong."""
+    kind, config = kind_of(scheduler), scheduler.config
+    spaced = config.get("use_karras_sigmas") or config.get("use_exponential_sigmas")
+    if is_a(scheduler, "FlowMatchHeun"):
+        t = torch.linspace(1, 1 / n, n, dtype=torch.float64)
+        _set_nodes(scheduler, config.shift * t / (1 + (config.shift - 1) * t))
+    elif kind == "discrete" and spaced and hasattr(scheduler, "sigmas"):
+        _set_nodes(scheduler, _spaced(scheduler, n))
+    elif kind != "flow" or scheduler.timesteps.is_floating_point():
+        return
+    nodes = scheduler.sigmas[: len(scheduler.timesteps)].double()
+    levels = nodes / (1 - nodes) if kind == "flow" else nodes
+    scheduler.timesteps = timestep_at(scheduler, levels).to(scheduler.timesteps.device, torch.float32)
+
+
+def _set_nodes(scheduler: SchedulerMixin, nodes: torch.Tensor) -> None:
+    """s_0 > ... > s_(n-1), then 0; a second-order scheduler evaluates twice at each but the first."""
+    order = getattr(scheduler, "order", 1)
+    evaluated = torch.cat([nodes[:1], nodes[1:].repeat_interleave(order)])
+    scheduler.sigmas = torch.cat([evaluated, nodes.new_zeros(1)]).to(scheduler.sigmas)
+    scheduler.timesteps = scheduler.timesteps[:1].expand(len(evaluated))
+
+
+def _spaced(scheduler: SchedulerMixin, n: int) -> torch.Tensor:
+    """Noise levels (n,) from the table's most noise to its least, even in s^(1/7) or in ln s."""
+    alpha, sigma = noise_levels(scheduler, torch.tensor([0.0, len(scheduler.alphas_cumprod) - 1.0]))
+    low, high = (sigma / alpha).clamp(SIGMA_MIN, SIGMA_MAX)
+    if scheduler.config.get("use_exponential_sigmas"):
+        return even_logs(high, low, n)
+    return torch.lerp(high ** (1 / RHO), low ** (1 / RHO), torch.linspace(0, 1, n, dtype=torch.float64)) ** RHO
+
+
+def even_logs(high: torch.Tensor, low: torch.Tensor, n: int) -> torch.Tensor:
+    """(n,) float64 from `high` to `low`, even in the logarithm."""
+    return torch.lerp(high.log(), low.log(), torch.linspace(0, 1, n, dtype=torch.float64)).exp()
+
+
+def _start(scheduler: SchedulerMixin, strength: float) -> int:
+    """The index of the evaluation that a step begins with, where the share of noise is nearest to `strength`."""
+    if strength == 1:  # whatever the scheduler
+        return 0
+    # A second-order scheduler lists two evaluations for each step but the last.
+    order = getattr(scheduler, "order", 1)
+    alpha, sigma = noise_levels(scheduler, scheduler.timesteps[::order])
+    return order * int((sigma / (alpha + sigma) - strength).abs().argmin())
 
 
 SURVIVING_SHARE, STOPPING_SHARE = 0.3, 0.3  # of the candidates, after this share of the evaluations
@@ -896,6 +1010,84 @@ def name_installed(cls: type, config: dict[str, Any]) -> None:
             config[name] = [INSTALLED[value[0]], value[1]]
 
 
+LEAST_NOISE = 0.01  # of the last step but the one to none: what is kept is seen with so much noise at the end
+RESAMPLED_NOISE = 5.0  # noise above it hides what is kept, and nothing is gained by taking a step again
+
+
+class RepaintSampler:
+    """A sampler, with the methods that a scheduler has, of y = x_0 + s e, s the noise level sigma / alpha.
+
+    A step from s to r < s draws from DDPM's posterior, x^ the predicted clean image and w = (r / s)^2:
+        y_r = x^ + w (y_s - x^) + r (1 - w)^(1/2) e    (Ho et al. 2020, Equation 7, in y);
+    where it is taken again, noise brings y_r back to s; and what the mask keeps is x_0 + s e with fresh e each time.
+    The network sees what is kept with noise, and noise hides what it says about the rest: the more often the steps
+    with little noise are taken, the nearer the drawn part comes to the conditional distribution.
+
+    Args:
+        process: the scheduler whose noise levels and predictions the network knows.
+        clean: the images, (B, C, H, W) in [-1, 1].
+        mask: (B, 1, H, W) bool, True where they are drawn.
+        num_inference_steps: noise levels, even in their logarithm.
+        num_resamples: how often the step from a level is taken, the last and those of much noise apart.
+        strength: the share of noise s / (1 + s) that is begun with.
+    """
+
+    def __init__(
+        self,
+        process: SchedulerMixin,
+        clean: torch.Tensor,
+        mask: torch.Tensor,
+        num_inference_steps: int,
+        num_resamples: int,
+        strength: float = 1.0,
+    ):
+        self.process, self.clean, self.mask = process, clean, mask
+        nodes = noise_nodes(process, num_inference_steps, strength)
+        last = len(nodes) - 1
+        times = [num_resamples if s <= RESAMPLED_NOISE and i < last else 1 for i, s in enumerate(nodes.tolist())]
+        repeats = torch.tensor(times)
+        self.levels = [*nodes.repeat_interleave(repeats).tolist(), 0.0]
+        self.ends = torch.cat([nodes[1:], nodes.new_zeros(1)]).repeat_interleave(repeats).tolist()
+        self.timesteps = timestep_at(process, torch.tensor(self.levels[:-1])).to(clean.device, torch.float32)
+        self.step_index = 0
+
+    def start(self, noise: torch.Tensor) -> torch.Tensor:
+        """The images with the most noise (B, C, H, W), from standard normal noise."""
+        return self.clean + self.levels[0] * noise
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """y -> the network's input alpha y."""
+        alpha, _ = noise_levels(self.process, timestep)
+        return float(alpha) * sample
+
+    def step(
+        self,
+        prediction: torch.Tensor,
+        timestep: torch.Tensor,
+        sample: torch.Tensor,
+        generator: list[torch.Generator],
+        return_dict: bool = False,
+    ) -> tuple[torch.Tensor]:
+        """(y at the next level,), from the network's prediction at y, the sample (B, C, H, W)."""
+        level, end, after = self.levels[self.step_index], self.ends[self.step_index], self.levels[self.step_index + 1]
+        self.step_index += 1
+        clean = predicted_clean(self.process, self.scale_model_input(sample, timestep), prediction, timestep)
+        noise = randn_tensor(sample.shape, generator, sample.device, sample.dtype)
+        w = (end / level) ** 2
+        # The posterior's variance, and what brings `end` back to `after`: end^2 (1 - w) + after^2 - end^2.
+        drawn = clean + w * (sample - clean) + (after**2 - w * end**2) ** 0.5 * noise
+        return (torch.where(self.mask, drawn, self.clean + after * noise),)
+
+
+def noise_nodes(process: SchedulerMixin, count: int, strength: float) -> torch.Tensor:
+    """Noise levels (count,) float64 from the most to the least, within what the process knows."""
+    most = min(SIGMA_MAX, strength / (1 - strength) if strength < 1 else SIGMA_MAX)
+    wanted = torch.tensor([most, min(most, LEAST_NOISE)], dtype=torch.float64)
+    alpha, sigma = noise_levels(process, timestep_at(process, wanted))
+    high, low = sigma / alpha
+    return even_logs(high, low, count)
+
+
 class Branch(NamedTuple):
     """One condition that a step evaluates: its share of the prediction, its conditions, and which UNet."""
 
@@ -956,14 +1148,27 @@ class Guidance:
         alpha, sigma = noise_levels(scheduler, timesteps)
         return [self.branches(styled) if low <= level <= high else [Branch(1.0)] for level in (sigma / alpha).tolist()]
 
-    def rescale(self, guided: torch.Tensor, conditional: torch.Tensor) -> torch.Tensor:
-        """Bring the contrast of a guided prediction (B, C, H, W) back towards that of v(c,s).
+    def rescale(
+        self,
+        scheduler: SchedulerMixin,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        guided: torch.Tensor,
+        conditional: torch.Tensor,
+    ) -> torch.Tensor:
+        """The guided prediction (B, C, H, W) at the network's inputs x with the contrast of the clean image that it
+        means brought back towards that of v(c,s)'s, whatever the model predicts.
 
-        Lin et al. 2023, https://arxiv.org/abs/2305.08891, Equations 15 and 16.
+        Lin et al. 2024, https://arxiv.org/abs/2305.08891, Equations 15 and 16, on x_0.
         """
-        before, after = (p.std(dim=(1, 2, 3), keepdim=True) for p in (conditional, guided))  # (B, 1, 1, 1)
-        rescaled = guided * (before / after.clamp_min(torch.finfo(after.dtype).tiny))
-        return self.guidance_rescale * rescaled + (1 - self.guidance_rescale) * guided
+        alpha, sigma = (level.to(x) for level in noise_levels(scheduler, t))
+        if alpha == 0 or sigma == 0:  # no image is predicted, or none can be changed
+            return guided
+        target = TARGETS[prediction_type(scheduler)]
+        clean, plain = (solve_clean(target, x, p, alpha, sigma) for p in (guided, conditional))
+        before, after = (p.std(dim=(1, 2, 3), keepdim=True) for p in (plain, clean))  # (B, 1, 1, 1)
+        rescaled = clean * (before / after.clamp_min(torch.finfo(after.dtype).tiny))
+        return moved(target, guided, self.guidance_rescale * (rescaled - clean), alpha, sigma)
 
 
 @dataclass(frozen=True)
@@ -1002,8 +1207,7 @@ class ClipGuidance:
             cosines = (scorer.images(clean / 2 + 0.5) * wanted).sum()
             (slope,) = torch.autograd.grad(cosines, clean)
         size = slope.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-        a, b = target(alpha, sigma)  # a x_0 + b e, where e = (x - alpha x_0) / sigma
-        return prediction + (a - b * alpha / sigma) * self.scale * sigma * slope / size.clamp_min(1e-12)
+        return moved(target, prediction, self.scale * sigma * slope / size.clamp_min(1e-12), alpha, sigma)
 
 
 # Called after every evaluation: index, timestep, tensors by name -> tensors that replace them, or None.
@@ -1018,7 +1222,7 @@ class SamplingRequest:
     noise: torch.Tensor  # (B, C, H, W), the e of the whole trajectory
     class_ids: torch.Tensor  # (B,)
     weights: torch.Tensor  # (B, S)
-    generator: torch.Generator | list[torch.Generator] | None
+    generators: list[torch.Generator]  # B, of each image's further noise
     image: torch.Tensor | None = None  # (B, C, H, W) float32 in [0, 1]
     mask: torch.Tensor | None = None  # (B, 1, H, W) bool: True where the image is drawn anew
     wanted: torch.Tensor | None = None  # (B, D): unit vector of the prompt that each is steered to
@@ -1033,9 +1237,7 @@ class SamplingRequest:
         rowwise: dict[str, Any] = {
             name: v[rows.to(v.device)] for name, v in vars(self).items() if isinstance(v, torch.Tensor)
         }
-        if isinstance(self.generator, list):
-            rowwise["generator"] = [self.generator[row] for row in rows.tolist()]
-        return replace(self, **rowwise)
+        return replace(self, **rowwise, generators=[self.generators[row] for row in rows.tolist()])
 
 
 @dataclass(frozen=True)
@@ -1045,6 +1247,7 @@ class SamplingPlan:
     guidance: Guidance
     num_inference_steps: int
     strength: float
+    num_resamples: int = 1
     choice: Choice | None = None
     clip_guidance: ClipGuidance | None = None
     scorer: Scorer | None = None  # for the two before it
@@ -1087,6 +1290,7 @@ class Denoiser:
         request: SamplingRequest,
         branches: list[Branch],
         guidance: Guidance,
+        scheduler: SchedulerMixin,
     ) -> torch.Tensor:
         """The weighted sum of the branches (B, C, H, W), by one forward of each UNet that they name."""
         main = [branch for branch in branches if not branch.by_guide]
@@ -1095,7 +1299,7 @@ class Denoiser:
             predictions += predict_branches(self.guide_unet, model_input, t, request, branches[len(main) :])
         prediction: Any = sum(branch.weight * p for branch, p in zip(branches, predictions, strict=True))
         if guidance.guidance_rescale and len(branches) > 1:
-            prediction = guidance.rescale(prediction, conditional=predictions[len(main) - 1])
+            prediction = guidance.rescale(scheduler, model_input, t, prediction, predictions[len(main) - 1])
         return prediction
 
 
@@ -1115,13 +1319,13 @@ def make_request(
     height, width = config.sample_size if isinstance(config.sample_size, Sequence) else [config.sample_size] * 2
     pixels = None if image is None else read_images("image", image, config.in_channels, height, width)
     repaint = None if mask is None else read_images("mask", split_images(mask), 1, height, width) >= 0.5
-    shape = (count, config.in_channels, height, width)
+    noise = draw_noise(generator, (count, config.in_channels, height, width), device, unet.dtype)
     return SamplingRequest(
         row=torch.arange(count, device=device),
-        noise=randn_tensor(shape, generator, device=device, dtype=unet.dtype),
+        noise=noise,
         class_ids=torch.tensor([config.num_classes if i is None else i for i in class_ids], device=device),
         weights=torch.tensor(strengths, device=device).reshape(count, config.num_styles),
-        generator=generator,
+        generators=[torch.Generator().manual_seed(zlib.crc32(e.tobytes())) for e in noise.float().cpu().numpy()],
         image=None if pixels is None else one_for_each("images", pixels, count, num_images_per_label).to(device),
         mask=None if repaint is None else one_for_each("masks", repaint, count, num_images_per_label).to(device),
     )
@@ -1141,23 +1345,18 @@ def check_generators(given: Any, count: int) -> torch.Generator | list[torch.Gen
     return generators
 
 
-def set_timesteps(
-    scheduler: SchedulerMixin, num_inference_steps: int, strength: float, device: torch.device
+def draw_noise(
+    generator: torch.Generator | list[torch.Generator] | None,
+    shape: tuple[int, int, int, int],
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Make the scheduler ready for the last `strength` of its steps (at least one); the timesteps of those."""
-    scheduler.set_timesteps(num_inference_steps, device=device)
-    if scheduler.timesteps[0] < scheduler.timesteps[-1]:
-        raise ValueError(f"the scheduler {type(scheduler).__name__} goes from images to noise; valid: one that draws")
-    # A second-order scheduler lists two timesteps for each step but one; some list fewer steps than were asked for.
-    order = getattr(scheduler, "order", 1)
-    listed = (len(scheduler.timesteps) + order - 1) // order
-    first = order * min(num_inference_steps - int(num_inference_steps * strength), listed - 1)
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(first)
-    return scheduler.timesteps[first:]
+    """Standard normal (B, C, H, W), each image by itself: how many come after it changes none of its bits."""
+    generators = generator if isinstance(generator, list) else [generator] * shape[0]
+    return torch.cat([randn_tensor((1, *shape[1:]), own, device=device, dtype=dtype) for own in generators])
 
 
-def scaled(scheduler: SchedulerMixin, sample: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def scaled(scheduler: SchedulerMixin | RepaintSampler, sample: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """The scheduler's state -> the network's input; the FlowMatch schedulers know no difference."""
     return scheduler.scale_model_input(sample, t) if hasattr(scheduler, "scale_model_input") else sample
 
@@ -1165,8 +1364,21 @@ def scaled(scheduler: SchedulerMixin, sample: torch.Tensor, t: torch.Tensor) -> 
 def noised(scheduler: SchedulerMixin, request: SamplingRequest, t: torch.Tensor) -> torch.Tensor:
     """The given images as the scheduler's state at t: the state that it scales to alpha x_0 + sigma e."""
     alpha, sigma = (float(level) for level in noise_levels(scheduler, t))
-    scale = float(scaled(scheduler, torch.ones(()), t))
-    return (alpha * request.clean + sigma * request.noise) / scale
+    return (alpha * request.clean + sigma * request.noise) / float(scaled(scheduler, torch.ones(()), t))
+
+
+def start(
+    request: SamplingRequest, plan: SamplingPlan, scheduler: SchedulerMixin
+) -> tuple[SchedulerMixin | RepaintSampler, torch.Tensor, torch.Tensor]:
+    """The sampler, ready; its timesteps; and the state (B, C, H, W) that it begins with."""
+    steps, device = plan.num_inference_steps, request.row.device
+    if request.mask is not None:
+        sampler = RepaintSampler(scheduler, request.clean, request.mask, steps, plan.num_resamples, plan.strength)
+        return sampler, sampler.timesteps, sampler.start(request.noise)
+    timesteps = set_timesteps(scheduler, steps, plan.strength, device)
+    if request.image is None:
+        return scheduler, timesteps, request.noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    return scheduler, timesteps, noised(scheduler, request, timesteps[0])
 
 
 def finished(request: SamplingRequest, clean: torch.Tensor) -> torch.Tensor:
@@ -1190,32 +1402,24 @@ def draw_part(
 ) -> Samples:
     """Finish a part of the images, or those of its candidates that are worth finishing."""
     choice = plan.choice
-    timesteps = set_timesteps(scheduler, plan.num_inference_steps, plan.strength, request.row.device)
-    accepted = {"generator"} & set(inspect.signature(scheduler.step).parameters)
-    if request.image is None:
-        sample = request.noise * getattr(scheduler, "init_noise_sigma", 1.0)
-    else:
-        sample = noised(scheduler, request, timesteps[0])
+    sampler, timesteps, sample = start(request, plan, scheduler)
+    random = "generator" in inspect.signature(sampler.step).parameters
     branches = plan.guidance.plan(scheduler, timesteps, styled=bool(denoiser.unet.config.num_styles))
     # Not at the first evaluation, where a model of the noise says nothing of the image.
     stop = max(1, math.ceil(STOPPING_SHARE * len(timesteps)) - 1) if choice and choice.early_stopping else None
     for index, (t, step_branches) in enumerate(zip(timesteps, branches, strict=True)):
-        # Between the two evaluations of a second-order step, the state belongs to the scheduler.
-        if request.mask is not None and getattr(scheduler, "state_in_first_order", True):
-            sample = torch.where(request.mask, sample, noised(scheduler, request, t))
-        x = scaled(scheduler, sample, t)
-        prediction = denoiser.predict(x, t, request, step_branches, plan.guidance)
+        x = scaled(sampler, sample, t)
+        prediction = denoiser.predict(x, t, request, step_branches, plan.guidance, scheduler)
         if plan.clip_guidance and plan.scorer and request.wanted is not None:
             prediction = plan.clip_guidance(plan.scorer, request.wanted, scheduler, x, prediction, t)
         if choice and index == stop:
             totals = score(request, plan, finished(request, predicted_clean(scheduler, x, prediction, t)))[:, -1]
             rows = choice.survivors((request.row // choice.num_candidates).cpu(), totals)
-            keep_rows(scheduler, rows, len(x))
+            keep_rows(sampler, rows, len(x))
             sample, x, prediction = (tensor[rows.to(tensor.device)] for tensor in (sample, x, prediction))
             request = request.part(rows)
-        sample = scheduler.step(
-            prediction, t, sample, **{name: getattr(request, name) for name in accepted}
-        ).prev_sample
+        more = {"generator": request.generators} if random else {}
+        sample = sampler.step(prediction, t, sample, **more, return_dict=False)[0]
         progress.update()
         if plan.watcher is not None:
             tensors = {"model_input": x, "prediction": prediction, "latents": sample}
@@ -1239,7 +1443,7 @@ def predict_branches(
     return list(unet(rows, t, class_ids, weights).sample.chunk(len(branches)))
 
 
-def keep_rows(scheduler: SchedulerMixin, rows: torch.Tensor, count: int) -> None:
+def keep_rows(scheduler: SchedulerMixin | RepaintSampler, rows: torch.Tensor, count: int) -> None:
     """Drop what a scheduler remembers of all but these of `count` images."""
 
     def kept(value: Any) -> Any:
@@ -1386,6 +1590,7 @@ class ClassStylePipeline(DiffusionPipeline):
         image: ImageInput | None = None,
         strength: float | None = None,
         mask: ImageInput | None = None,
+        num_resamples: int = 20,
         autoguidance_scale: float = 1.0,
         guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] = (0.0, math.inf),
@@ -1416,10 +1621,14 @@ class ClassStylePipeline(DiffusionPipeline):
                 numpy NHWC or torch NCHW in [0, 1] (or uint8), or a list; one for all, one for each label, or one for
                 each image drawn. Another size is cut at the centre to the model's aspect and resized, transparency
                 becomes white, and grey and colour are converted to what the model draws.
-            strength: how far to go back to noise, from just above 0 (the image as it is) to 1 (only a trace of it);
-                the last `strength` of the steps are taken. By default 0.6, and 1 with a mask.
+            strength: how far to go back to noise, from just above 0 (the image as it is) to 1 (only a trace of it):
+                the share of noise sigma / (alpha + sigma) that is begun with, at the nearest step, whatever the
+                process. By default 0.6, and 1 with a mask.
             mask: 1 where the image is drawn anew, 0 where it is kept exactly (cut at 0.5): PIL, arrays (H, W) or
                 (N, H, W), or a list; as many as of `image`.
+            num_resamples: with a mask, how often each step with some, not too much, noise is taken, so that what is
+                drawn goes with what is kept: RePaint's resampling (`RepaintSampler`, which takes the scheduler's
+                place). 10 steps take 124 evaluations of the network by default, and 10 with 1.
             autoguidance_scale: w_a of `Guidance`; other than 1 it needs a `guide_unet`.
             guidance_rescale: 0 to 1; how far the contrast that guidance adds is taken back (`Guidance.rescale`).
             guidance_interval: the noise levels (sigma / alpha) between which guidance acts; outside them the plain
@@ -1457,7 +1666,8 @@ class ClassStylePipeline(DiffusionPipeline):
             guidance_scale, style_guidance_scale, autoguidance_scale, guidance_rescale, guidance_interval
         )
         clip_guidance = ClipGuidance(clip_guidance_scale, clip_guidance_interval) if clip_guidance_scale else None
-        plan = SamplingPlan(guidance, num_inference_steps, strength, choice, clip_guidance)
+        num_resamples = count("num_resamples", num_resamples, 1)
+        plan = SamplingPlan(guidance, num_inference_steps, strength, num_resamples, choice, clip_guidance)
         self._check(plan, output_type, num_images_per_label, image, mask)
         per_label = num_images_per_label if choice is None else choice.num_candidates
         ids, strengths = self.conditions(class_labels, styles, per_label)
@@ -1484,7 +1694,7 @@ class ClassStylePipeline(DiffusionPipeline):
             plan = replace(plan, watcher=partial(callback_on_step_end, call))
         most = sum(not branch.by_guide for branch in guidance.branches(styled=bool(self.style_names)))
         parts = torch.arange(len(ids)).split(max(1, max_batch_size // max(1, most)))
-        steps = len(set_timesteps(call.scheduler, num_inference_steps, strength, device))
+        steps = len(start(request.part(parts[0][:1]), plan, call.scheduler)[1])
         drawn = Samples(parts[0][:0], request.noise[:0].float().cpu(), torch.empty(0, len(SCORES) + 1 if choice else 0))
         with self.progress_bar(total=steps * len(parts)) as progress:
             for part in parts:

@@ -107,7 +107,7 @@ def test_zero_terminal_snr_ends_in_noise():
     expected = (root - root[-1]) * root[0] / (root[0] - root[-1])
     alpha, sigma = objective.path(torch.arange(1000.0))
     assert torch.allclose(alpha.double()[:-1], expected[:-1], atol=1e-4)
-    assert alpha[-1] == pytest.approx(2**-12, rel=1e-3)
+    assert alpha[-1].item() == pytest.approx(alpha[-2].item() / 2, rel=1e-3)  # of less than 2^-12
     assert sigma[-1] == pytest.approx(1.0)
 
 
@@ -206,3 +206,13 @@ def test_discrete_times_cover_all_steps_evenly():
 def test_invalid_choices_list_the_valid_ones(changes, message):
     with pytest.raises(BadInput, match=message):
         make_objective(ObjectiveConfig(**changes))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_zero_terminal_snr_falls_strictly(schedule):
+    config = ObjectiveConfig(objective="v_prediction", schedule=schedule, zero_terminal_snr=True)
+    alpha, sigma = make_objective(config).path(torch.arange(1000.0))
+    assert (alpha.double().diff() < 0).all()
+    assert alpha[-1] <= 2**-12
+    assert (alpha > 0).all()
+    assert torch.allclose(alpha.double() ** 2 + sigma.double() ** 2, torch.ones(1000).double(), atol=1e-6)
