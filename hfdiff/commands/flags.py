@@ -179,7 +179,7 @@ class JudgeConfig(DatasetConfig):
     noised: bool = False
     """A judge of noised images, conditioned on the noise level, for hfdiff show; it predicts no styles."""
     epochs: int | None = None
-    """Passes over the data; by default so many that about 660,000 images are seen, or 120,000 noised ones."""
+    """Passes over the data; by default so many that about 660,000 images are seen, or 240,000 noised ones."""
     batch_size: int = 128
     """Images for each step."""
     learning_rate: float = 4e-3
