@@ -122,7 +122,7 @@ class ShowFlags(Drawing):
     """Real images of the model's classes; by default those that the run was trained on."""
     num_images: int = 20
     """Images drawn for each class, where shares are measured."""
-    num_inference_steps: int | None = 50
+    num_inference_steps: int | None = 30
     """Steps of the reverse process that is watched."""
     resolution: int | None = None
     """Resize the real images to this many pixels a side."""

@@ -28,7 +28,7 @@ def main(flags: ShowFlags) -> int:
 def gallery_inputs(flags: ShowFlags) -> GalleryInputs:
     """All that is shown, with the slowest part drawn; BadInput before anything is written."""
     check_range("num_images", flags.num_images, 1, MAX_IMAGES)
-    steps = flags.num_inference_steps or 50
+    steps = flags.num_inference_steps or 30
     check_range("num_inference_steps", steps, 2, NUM_TIMESTEPS)
     pipeline = open_model(flags)
     given = real_images(flags.model, flags.dataset, flags.resolution)
