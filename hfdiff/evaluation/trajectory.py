@@ -196,6 +196,11 @@ class Reading:
     classes: Tensor  # (N, T + 1) int64
     scores: Tensor  # (N, T + 1) float32: its probability of the class asked for
 
+    @property
+    def said_of_noise(self) -> int:
+        """The class named most at the start: it is recognised before it is there, so its row tells nothing."""
+        return int(self.classes[:, 0].mode().values)
+
 
 @dataclass(frozen=True)
 class Reverse:

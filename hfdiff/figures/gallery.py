@@ -195,16 +195,16 @@ def reverse(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
     )
     runs = [recognition_of(label, reverse, names) for label, reverse in inputs.reverses]
     for run in runs:
-        inputs.log(f"recognised for good, {run.label}\n{recognition_table(run)}")
+        inputs.log(f"recognised for good, {run.label}\n{recognition_table(run)}\n{of_noise(run, names)}")
     textured = detail(inputs.real)[found.class_ids]
     yield GalleryFigure(
         "recognition.png",
-        recognition_figure(runs, protocol_title(inputs)),
+        recognition_figure(runs, f"{protocol_title(inputs, guided=False)}; {of_noise(runs[-1], names)}"),
         "When two judges first name the class asked for and keep to it. "
         + " ".join(recognised_in_words(run) for run in runs),
         inputs.protocol
         | {"detail": dict(zip([names[i] for i in found.class_ids], textured.tolist(), strict=True))}
-        | {run.label: recognition_numbers(run, textured) for run in runs},
+        | {run.label: recognition_numbers(run, names, textured) for run in runs},
     )
 
 
@@ -220,7 +220,7 @@ def recognised_in_words(run: Recognition) -> str:
     )
 
 
-def recognition_numbers(run: Recognition, textured: Tensor) -> dict[str, Any]:
+def recognition_numbers(run: Recognition, names: Sequence[str], textured: Tensor) -> dict[str, Any]:
     """Of both judges; is what is textured recognised later?"""
     reverse = run.reverse
     found: dict[str, Any] = {"log_snr": reverse.log_snr.tolist()}
@@ -231,6 +231,7 @@ def recognition_numbers(run: Recognition, textured: Tensor) -> dict[str, Any]:
         share, intervals = recognised_share(reverse, reading)
         found[name] = {
             "classes": [asdict(row) for row in rows],
+            "said_of_noise": names[reading.said_of_noise],
             "recognised": share.tolist(),
             "intervals": intervals.tolist(),
             "mean_probability": reading.scores.mean(dim=0, dtype=torch.float64).tolist(),
@@ -387,10 +388,17 @@ def level(log_snr: float) -> str:
     return f"{log_snr:.1f}"
 
 
-def protocol_title(inputs: GalleryInputs) -> str:
+def of_noise(run: Recognition, names: Sequence[str]) -> str:
+    """What both judges see in pure noise: of that class, the start tells nothing."""
+    state, predicted = (names[reading.said_of_noise] for reading in (run.reverse.state, run.reverse.predicted))
+    return f"of pure noise the judges say {state} and {predicted}"
+
+
+def protocol_title(inputs: GalleryInputs, guided: bool = True) -> str:
     p = inputs.protocol
+    guidance = f"guidance {p['guidance_scale']:g}, " if guided else ""
     return (
-        f"{p['objective']}, {p['sampler']} with {p['num_inference_steps']} steps, guidance {p['guidance_scale']:g}, "
+        f"{p['objective']}, {p['sampler']} with {p['num_inference_steps']} steps, {guidance}"
         f"n = {p['num_images_per_class']} for each class, seed {p['seed']}"
     )
 

@@ -116,7 +116,7 @@ def _curves(axes: Axes, run: Recognition) -> None:
 
 def _share_axis(axes: Axes, place: float, levels: Tensor, shares: Tensor, name: str) -> None:
     """Above the curves, shares of a schedule's steps at their log-SNR."""
-    ticks = [tick for tick in (0.1, 0.2, 0.3, 0.5, 0.7, 0.9) if shares[0] < tick < shares[-1]]
+    ticks = [tick for tick in (0.1, 0.3, 0.5, 0.7, 0.9) if shares[0] < tick < shares[-1]]
     above = axes.secondary_xaxis(place)
     above.set_xticks(np.interp(ticks, shares, levels).tolist(), [f"{tick:.0%}" for tick in ticks], fontsize=7)
     above.set_xlabel(name, fontsize=8)
