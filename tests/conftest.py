@@ -257,7 +257,7 @@ CATS = ("cat", "dog")
 
 @pytest.fixture(scope="session")
 def pets(tmp_path_factory) -> dict[str, str]:
-    """A model of two classes and two styles, images of those classes, and a judge of them."""
+    """A model of two classes and two styles, images of those classes, and the judges of them."""
     tmp_path = tmp_path_factory.mktemp("pets")
     data = tmp_path / "pets"
     class_folders(data / "train", dict.fromkeys(CATS, 300), size=(28, 28))
@@ -266,10 +266,11 @@ def pets(tmp_path_factory) -> dict[str, str]:
     scheduler = make_objective(ObjectiveConfig()).scheduler()
     make_pipeline(unet, scheduler, CATS, (), ("thick", "slanted")).save_pretrained(tmp_path / "model")
     training, validation = load_training_data(str(data))
-    judge = make_judge(training, widths=(4, 8, 8), half="first")
-    list(train_judge(judge, training, validation, epochs=1, batch_size=32))
-    save_judge(judge, tmp_path / "judge", validation)
-    return {"model": str(tmp_path / "model"), "data": str(data), "judge": str(tmp_path / "judge")}
+    for name, noised in (("judge", False), ("noised_judge", True)):
+        judge = make_judge(training, widths=(4, 8, 8), half="first", noised=noised)
+        list(train_judge(judge, training, validation, epochs=1, batch_size=32))
+        save_judge(judge, tmp_path / name, validation)
+    return {"data": str(data), **{name: str(tmp_path / name) for name in ("model", "judge", "noised_judge")}}
 
 
 @pytest.fixture(scope="session")

@@ -32,10 +32,11 @@ OFFLINE = {
     "card": "card {run}",
     "push": "push {run} --dry_run --space",
     "train-judge": "train-judge --dataset {data} --output_dir {out}/judge --epochs 1 --widths 4 8 8",
+    "train-judge of noised images": "train-judge --dataset {data} --output_dir {out}/noised --noised --epochs 1",
     "train-clip": "train-clip --dataset {data} --output_dir {out}/clip --epochs 1 --batch_size 64",
     "train in folders": f"train --dataset {{data}} --output_dir {{out}}/run {SHORT} 16",
     "evaluate": f"evaluate {{out}}/run --clip {{out}}/clip --num_images 20 --num_styled 100 {JUDGED}",
-    "show": f"show {{out}}/run --output_dir {{out}}/shown --num_images 2 {JUDGED}",
+    "show": f"show {{out}}/run --output_dir {{out}}/shown --num_images 2 --noised_judge {{out}}/noised {JUDGED}",
 }
 HUB = "sample some/hub-id --output_dir {out}/absent"
 PAGE = "demo {run} --port {port}"

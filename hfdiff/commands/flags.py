@@ -132,7 +132,7 @@ class ShowFlags(Drawing):
     """Real images of the model's classes; by default those that the run was trained on."""
     num_images: int = 20
     """Images drawn for each class, where shares are measured."""
-    num_inference_steps: int | None = 50
+    num_inference_steps: int | None = 30
     """Steps of the reverse process that is watched."""
     resolution: int | None = None
     """Resize the real images to this many pixels a side."""
@@ -199,7 +199,7 @@ class JudgeConfig(DatasetConfig):
     noised: bool = False
     """A judge of noised images, conditioned on the noise level, for hfdiff show; it predicts no styles."""
     epochs: int | None = None
-    """Passes over the data; by default so many that about 660,000 images are seen, or 120,000 noised ones."""
+    """Passes over the data; by default so many that about 660,000 images are seen, or 240,000 noised ones."""
     batch_size: int = 128
     """Images for each step."""
     learning_rate: float = 4e-3

@@ -68,9 +68,13 @@ def stated(flags: Drawing) -> dict[str, Any]:
     return known
 
 
-def open_judge(given: str | None, training: ImageTable, held_out: ImageTable, device: torch.device) -> Judge:
-    """The judge in the folder given, else the dataset's own."""
-    return load_judge(given).to(device) if given else judge_for(training, held_out, device=device)
+def open_judge(
+    given: str | None, training: ImageTable, held_out: ImageTable, device: torch.device, noised: bool = False
+) -> Judge:
+    """The judge in the folder given, else the dataset's own; of clean images, or of noised ones."""
+    if given:
+        return load_judge(given, noised).to(device)
+    return judge_for(training, held_out, device=device, noised=noised)
 
 
 def open_scorer(given: str | None, training: ImageTable, device: torch.device) -> Scorer | None:

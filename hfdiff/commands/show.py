@@ -28,19 +28,24 @@ def main(flags: ShowFlags) -> int:
 def gallery_inputs(flags: ShowFlags) -> GalleryInputs:
     """All that is shown, with the slowest part drawn; BadInput before anything is written."""
     check_range("num_images", flags.num_images, 1, MAX_IMAGES)
-    steps = flags.num_inference_steps or 50
+    steps = flags.num_inference_steps or 30
     check_range("num_inference_steps", steps, 2, NUM_TIMESTEPS)
     pipeline = open_model(flags)
     given = real_images(flags.model, flags.dataset, flags.resolution)
     training, held_out = given.training, given.held_out
     check_model_fits(pipeline, training)
     check_model_fits(pipeline, held_out)
-    judge = open_judge(flags.judge, training, held_out, pipeline.device)
+    judge, noised_judge = (
+        open_judge(folder, training, held_out, pipeline.device, noised)
+        for folder, noised in ((flags.judge, False), (flags.noised_judge, True))
+    )
     check_judge(judge, training)
+    check_judge(noised_judge, training)
     inputs = GalleryInputs(
         pipeline=pipeline,
         judge=judge,
-        real=unseen(judge, held_out),
+        noised_judge=noised_judge,
+        real=unseen(noised_judge, unseen(judge, held_out)),
         training=given.copied,
         run=run_of(flags.model),
         seed=flags.seed,
@@ -49,7 +54,7 @@ def gallery_inputs(flags: ShowFlags) -> GalleryInputs:
         guidance={key: value for key, value in settings_of(flags).items() if key != "num_inference_steps"},
     )
     if not len(inputs.real):
-        raise BadInput(f"dataset {training.name!r} has no held-out images that the judge never saw; give others")
+        raise BadInput(f"dataset {training.name!r} has no held-out images that the judges never saw; give others")
     with as_bad_input():
-        _ = inputs.reverse
+        _ = inputs.reverses
     return inputs

@@ -32,7 +32,7 @@ from hfdiff.evaluation.judge import (
 
 JUDGE_STYLED_SHARE = 0.5  # of the images in training
 TRAINING_IMAGES = 660_000  # seen in a training of default length
-NOISED_TRAINING_IMAGES = 120_000  # the same of a judge of noised images, whose network is smaller
+NOISED_TRAINING_IMAGES = 240_000  # the same of a judge of noised images, whose network is smaller
 NOISED_WIDTHS = (16, 32, 64)
 MAX_EPOCHS = 60
 

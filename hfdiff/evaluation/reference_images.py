@@ -115,7 +115,8 @@ def judge_images(
 
 
 def check_judge(judge: Judge, table: ImageTable, style_names: Sequence[str] = ()) -> None:
-    """BadInput where the judge knows other classes or images, or does not predict a style of the model."""
+    """BadInput where the judge knows other classes or images, or does not predict a style of the model; one of noised
+    images predicts none."""
     if tuple(judge.class_names) != table.class_names:
         names = [", ".join(names[:12]) for names in (judge.class_names, table.class_names)]
         raise BadInput(f"the judge knows the classes {names[0]}; dataset {table.name!r} has {names[1]}")
@@ -124,7 +125,7 @@ def check_judge(judge: Judge, table: ImageTable, style_names: Sequence[str] = ()
     )
     if knows != holds:
         raise BadInput(f"the judge knows images of {knows}; dataset {table.name!r} holds {holds}")
-    for name in (*table.style_names, *style_names):
+    for name in () if judge.noised else (*table.style_names, *style_names):
         if name not in judge.style_names:
             raise BadInput(f"the judge does not predict the style {name!r}; it predicts {', '.join(judge.style_names)}")
 

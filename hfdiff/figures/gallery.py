@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
+from torchmetrics.functional.regression import spearman_corrcoef
 
 from hfdiff.core.errors import first_line
 from hfdiff.core.files import write_file
@@ -19,10 +21,13 @@ from hfdiff.evaluation.judge import Judge, predict, right_scores
 from hfdiff.evaluation.memorisation import nearest
 from hfdiff.evaluation.trajectory import (
     Recognised,
+    Recognition,
     Reverse,
+    detail,
     measure_forward,
     measure_reverse,
-    recognition,
+    recognised_share,
+    recognition_of,
     score_histogram,
 )
 from hfdiff.figures.curves import loss_curves, quality_curves, quality_points
@@ -62,7 +67,8 @@ class GalleryInputs:
 
     pipeline: ClassStylePipeline
     judge: Judge
-    real: ImageTable  # images that the judge was not trained on
+    noised_judge: Judge
+    real: ImageTable  # images that neither judge was trained on
     training: ImageTable  # what the model was trained on
     run: RunFolder | None
     seed: int
@@ -103,16 +109,34 @@ class GalleryInputs:
         }
 
     @cached_property
-    def reverse(self) -> Reverse:
+    def reverses(self) -> list[tuple[str, Reverse]]:
+        """The reverse process with its guidance, and where there is any, first without, each with its name."""
+        scales = guidance_of(self.pipeline, self.guidance)
+        guided = self.guidance | scales
+        plain = guided | dict.fromkeys(scales, 1.0)
+        return [(named(given), self._reverse(given)) for given in ([plain, guided] if guided != plain else [guided])]
+
+    def _reverse(self, guidance: dict[str, Any]) -> Reverse:
         return measure_reverse(
             self.pipeline,
             self.judge,
+            self.noised_judge,
             self.class_ids,
             num_images=self.num_images,
             num_inference_steps=self.num_inference_steps,
             seed=self.seed,
-            **self.guidance,
+            **guidance,
         )
+
+    @property
+    def reverse(self) -> Reverse:
+        """With guidance, as images are drawn."""
+        return self.reverses[-1][1]
+
+
+def named(guidance: dict[str, Any]) -> str:
+    scale = guidance["guidance_scale"]
+    return "without guidance" if scale == 1 else f"guidance {scale:g}"
 
 
 def guidance_of(pipeline: ClassStylePipeline, given: dict[str, Any]) -> dict[str, float]:
@@ -130,7 +154,7 @@ def show(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
 
 def forward(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
     scheduler = inputs.pipeline.scheduler
-    found = measure_forward(scheduler, inputs.judge, inputs.real, inputs.class_ids, seed=inputs.seed)
+    found = measure_forward(scheduler, inputs.noised_judge, inputs.real, inputs.class_ids, seed=inputs.seed)
     names = [inputs.class_names[i] for i in found.class_ids]
     settings = {"objective": inputs.objective, "num_images": found.num_images, "seed": inputs.seed}
     yield GalleryFigure(
@@ -141,18 +165,21 @@ def forward(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
     )
     lost = "it never falls half-way to chance"
     if found.lost:
+        low, high = found.lost.linear_beta_interval
         lost = (
-            f"it falls half-way to chance at {found.lost.place:.0%} of the process's time, "
-            f"at a log-SNR of {found.lost.log_snr:.1f}"
+            f"it falls half-way to chance at a log-SNR of {found.lost.log_snr:.1f}, which is {found.lost.place:.0%} of "
+            f"the process's time and step {found.lost.linear_beta_step:.0f} ({low:.0f} to {high:.0f}) of the 1,000 of "
+            "DDPM's linear betas"
         )
+    inputs.log(f"structure lost: of the judge's accuracy on {found.num_images} noised images, {lost}")
     yield GalleryFigure(
         "forward_judge.png",
         forward_curve(found),
-        f"Curve of the judge's accuracy on {found.num_images} noised real images, from {found.accuracy[0]:.0%} on "
-        f"clean ones to {found.accuracy[-1]:.0%} at the end; {lost}.",
+        f"Curve of the accuracy of the judge of noised images on {found.num_images} real images, from "
+        f"{found.accuracy[0]:.0%} on clean ones to {found.accuracy[-1]:.0%} at the end; {lost}.",
         settings
-        | {"accuracy": found.accuracy.tolist(), "chance": found.chance}
-        | {"lost": None if found.lost is None else asdict(found.lost)},
+        | {"accuracy": found.accuracy.tolist(), "intervals": found.intervals.tolist(), "chance": found.chance}
+        | {"lost": None if found.lost is None else asdict(found.lost), "speciation": found.speciation},
     )
 
 
@@ -163,29 +190,69 @@ def reverse(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
         "reverse.png",
         reverse_strip(found, names, few),
         f"A {listed([names[i] for i in few])} out of noise, left to right: above the noisy image x_t, below it the "
-        "clean image that the model predicts from it, first blurred, then sharp.",
+        "clean image that the model predicts from it without the class, first blurred, then sharp.",
         inputs.protocol | {"log_snr": found.log_snr.tolist()},
     )
-    clean = recognition(found, found.clean_verdicts, names)
-    noisy = recognition(found, found.noisy_verdicts, names)
-    of_noise = f"of pure noise the judge says {names[found.said_of_noise]}"
-    inputs.log(f"{recognition_table(clean, noisy)}\n{of_noise}: for that class, x_t tells nothing")
+    runs = [recognition_of(label, reverse, names) for label, reverse in inputs.reverses]
+    for run in runs:
+        inputs.log(f"recognised for good, {run.label}\n{recognition_table(run)}\n{of_noise(run, names)}")
+    textured = detail(inputs.real)[found.class_ids]
     yield GalleryFigure(
         "recognition.png",
-        recognition_figure(found, clean, noisy, f"{protocol_title(inputs)}; {of_noise}"),
-        "When the judge first names the class asked for and keeps to it. In the predicted clean image the median is "
-        f"{percent(clean[-1].shares[1])} of the reverse process, {extremes(clean)}; in the noisy image itself "
-        f"{percent(noisy[-1].shares[1])}. Never recognised: {clean[-1].never:.0%} of the images.",
+        recognition_figure(runs, f"{protocol_title(inputs, guided=False)}; {of_noise(runs[-1], names)}"),
+        "When two judges first name the class asked for and keep to it. "
+        + " ".join(recognised_in_words(run) for run in runs),
         inputs.protocol
-        | {"predicted_clean": [asdict(row) for row in clean]}
-        | {"noisy": [asdict(row) for row in noisy], "said_of_noise": names[found.said_of_noise]},
+        | {"detail": dict(zip([names[i] for i in found.class_ids], textured.tolist(), strict=True))}
+        | {run.label: recognition_numbers(run, names, textured) for run in runs},
     )
+
+
+def recognised_in_words(run: Recognition) -> str:
+    """The medians of a run, log-SNR first."""
+    state, predicted = run.state[-1], run.predicted[-1]
+    return (
+        f"{run.label[0].upper()}{run.label[1:]}, in the noisy image x_t the median is a log-SNR of "
+        f"{level(state.log_snr[1])} ({percent(state.shares[1])} of the sampler's steps, "
+        f"{percent(state.linear_beta_shares[1])} of those of DDPM's linear betas), {extremes(run.state)}; in the clean "
+        f"image predicted without the class {level(predicted.log_snr[1])} ({percent(predicted.shares[1])}). Never "
+        f"recognised: {predicted.never:.0%} of {predicted.num_images}."
+    )
+
+
+def recognition_numbers(run: Recognition, names: Sequence[str], textured: Tensor) -> dict[str, Any]:
+    """Of both judges; is what is textured recognised later?"""
+    reverse = run.reverse
+    found: dict[str, Any] = {"log_snr": reverse.log_snr.tolist()}
+    for name, reading, rows in (
+        ("x_t", reverse.state, run.state),
+        ("predicted_without_class", reverse.predicted, run.predicted),
+    ):
+        share, intervals = recognised_share(reverse, reading)
+        found[name] = {
+            "classes": [asdict(row) for row in rows],
+            "said_of_noise": names[reading.said_of_noise],
+            "recognised": share.tolist(),
+            "intervals": intervals.tolist(),
+            "mean_probability": reading.scores.mean(dim=0, dtype=torch.float64).tolist(),
+            "rank_correlation_with_detail": rank_correlation([row.log_snr[1] for row in rows[:-1]], textured),
+        }
+    return found
+
+
+def rank_correlation(levels: Sequence[float], textured: Tensor) -> float | None:
+    """Spearman's, of the classes' log-SNR and their detail; None where either does not vary."""
+    found = torch.tensor(levels, dtype=torch.float64).clamp(-1e6, 1e6)
+    if min(len(found.unique()), len(textured.unique())) < 2:
+        return None
+    return spearman_corrcoef(found, textured).item()
 
 
 def scores(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
     real = right_scores(predict(inputs.judge, inputs.real.pixels), inputs.real.labels)
-    found = score_histogram(inputs.reverse.scores, real)
-    means = {"generated": inputs.reverse.scores.mean().item(), "real": real.mean().item()}
+    generated = inputs.reverse.predicted.scores[:, -1]
+    found = score_histogram(generated, real)
+    means = {"generated": generated.mean().item(), "real": real.mean().item()}
     yield GalleryFigure(
         "judge_scores.png",
         histogram_figure(found, protocol_title(inputs)),
@@ -299,31 +366,49 @@ def samples_of(run: RunFolder) -> list[Path]:
     return [file for file in files if file.stem.partition("-")[2].isdecimal()]
 
 
-def recognition_table(clean: list[Recognised], noisy: list[Recognised]) -> str:
-    """When the judge recognises each class: quartiles of the share of the reverse process, and log-SNR."""
-    wide = max(len(row.name) for row in clean)
-    head = f"{'recognised at':<{wide}}    25%  median    75%  log-SNR   never   x_t: median   never"
+def recognition_table(run: Recognition) -> str:
+    """When each class is recognised: the median log-SNR and its 95% interval, then shares of steps."""
+    wide = max(len(row.name) for row in run.state)
+    head = f"{'':<{wide}}  x_t: log-SNR     95%       steps  linear betas  never   predicted: log-SNR  steps  never"
     lines = [
-        f"{c.name:<{wide}}  {percent(c.shares[0]):>5}  {percent(c.shares[1]):>6}  {percent(c.shares[2]):>5}"
-        f"  {c.log_snr[1]:>7.1f}  {c.never:>6.0%}   {percent(x.shares[1]):>11}  {x.never:>6.0%}"
-        for c, x in zip(clean, noisy, strict=True)
+        f"{x.name:<{wide}}  {level(x.log_snr[1]):>12}  {between(x.log_snr_interval):>12}  {percent(x.shares[1]):>5}"
+        f"  {percent(x.linear_beta_shares[1]):>12}  {x.never:>5.0%}   {level(p.log_snr[1]):>18}"
+        f"  {percent(p.shares[1]):>5}  {p.never:>5.0%}"
+        for x, p in zip(run.state, run.predicted, strict=True)
     ]
     return "\n".join([head, *lines])
 
 
-def protocol_title(inputs: GalleryInputs) -> str:
+def between(ends: tuple[float, float]) -> str:
+    return f"{level(ends[0])} to {level(ends[1])}"
+
+
+def level(log_snr: float) -> str:
+    if math.isinf(log_snr):
+        return "noise" if log_snr < 0 else "clean"
+    return f"{log_snr:.1f}"
+
+
+def of_noise(run: Recognition, names: Sequence[str]) -> str:
+    """What both judges see in pure noise: of that class, the start tells nothing."""
+    state, predicted = (names[reading.said_of_noise] for reading in (run.reverse.state, run.reverse.predicted))
+    return f"of pure noise the judges say {state} and {predicted}"
+
+
+def protocol_title(inputs: GalleryInputs, guided: bool = True) -> str:
     p = inputs.protocol
+    guidance = f"guidance {p['guidance_scale']:g}, " if guided else ""
     return (
-        f"{p['objective']}, {p['sampler']} with {p['num_inference_steps']} steps, guidance {p['guidance_scale']:g}, "
+        f"{p['objective']}, {p['sampler']} with {p['num_inference_steps']} steps, {guidance}"
         f"n = {p['num_images_per_class']} for each class, seed {p['seed']}"
     )
 
 
 def extremes(rows: list[Recognised]) -> str:
     """The earliest and the latest class in words."""
-    ordered = sorted(rows[:-1], key=lambda row: row.shares[1])
+    ordered = sorted(rows[:-1], key=lambda row: row.log_snr[1])
     first, last = ordered[0], ordered[-1]
-    return f"from {percent(first.shares[1])} ({first.name}) to {percent(last.shares[1])} ({last.name})"
+    return f"from {level(first.log_snr[1])} ({first.name}) to {level(last.log_snr[1])} ({last.name})"
 
 
 def percent(share: float) -> str:

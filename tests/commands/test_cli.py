@@ -412,8 +412,9 @@ def run(pets, tmp_path) -> str:
 
 
 def show(pets: dict[str, str], model: str, out: object, *flags: str) -> int:
-    short = ("--num_images", "2", "--num_inference_steps", "3", "--judge", pets["judge"])
-    return hfdiff("show", model, *short, "--output_dir", str(out), *flags)
+    short = ("--num_images", "2", "--num_inference_steps", "3")
+    judges = ("--judge", pets["judge"], "--noised_judge", pets["noised_judge"])
+    return hfdiff("show", model, *short, *judges, "--output_dir", str(out), *flags)
 
 
 ALWAYS = {"forward.png", "forward_judge.png", "reverse.png", "recognition.png", "judge_scores.png"}
@@ -433,7 +434,9 @@ def test_show_writes_every_figure_with_its_text_and_numbers(pets, run, tmp_path,
     found = records["recognition.png"]
     protocol = {"objective": "flow", "sampler": "dpmpp_2m", "num_inference_steps": 3, "num_images_per_class": 2}
     assert found.items() >= (protocol | {"seed": 5, "guidance_scale": 3.0}).items()
-    assert [row["name"] for row in found["predicted_clean"]] == ["cat", "dog", "together"]
+    for run in ("without guidance", "guidance 3"):
+        for judged in ("x_t", "predicted_without_class"):
+            assert [row["name"] for row in found[run][judged]["classes"]] == ["cat", "dog", "together"]
     assert records["evolution.webp"]["images_seen"] == [100, 200]
     assert sum(records["judge_scores.png"]["generated"]) == pytest.approx(1, abs=1e-2)
     assert "together" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from matplotlib import rcParams
 from matplotlib.text import Text
 from PIL import Image
 
-from hfdiff.evaluation.trajectory import Recognised, Reverse, score_histogram
+from hfdiff.evaluation.trajectory import Reading, Recognised, Recognition, Reverse, score_histogram
 from hfdiff.figures.curves import loss_curves, quality_curves, quality_points, style_levels, style_strengths
 from hfdiff.figures.evolution import evolution
 from hfdiff.figures.grids import STRENGTHS, class_style_grid, headed, labelled_grid, save_figure, style_sweep
@@ -47,13 +47,13 @@ def test_names_in_figures_are_drawn_as_they_stand(tmp_path, monkeypatch):
     monkeypatch.setitem(rcParams, "text.usetex", True)  # a user's own choice: a name would be a program for LaTeX
     count = len(HOSTILE)
     images, reverse = torch.rand(count, 1, 8, 8), reverse_of(count, 5)
-    recognised = [Recognised(name, 4, (0.5,) * 3, (0.0,) * 3, 0.0) for name in (*HOSTILE, "all")]
+    rows = [recognised(name, 0.5, 0.0) for name in (*HOSTILE, "all")]
     title = " ".join(HOSTILE)
     figures = [
         headed(labelled_grid(images, HOSTILE, [title]), title),
         selection_figure([(name, images[:1], [name]) for name in HOSTILE]),
         reverse_strip(reverse, HOSTILE, range(count)),
-        recognition_figure(reverse, recognised, recognised, title),
+        recognition_figure([Recognition(title, reverse, rows, rows)], title),
     ]
     for figure in figures:
         save_figure(tmp_path / "figure.png", figure)
@@ -112,30 +112,36 @@ def test_evolution_shows_every_grid_with_the_images_seen(tmp_path):
 
 
 def reverse_of(classes: int, points: int) -> Reverse:
-    """Of class k all is recognised from point k on; x_t never is."""
+    """Of class k all is recognised from point k on, in the predicted image; x_t never is."""
     asked = torch.arange(classes)
     clean = torch.stack([torch.where(torch.arange(points) >= k, k, classes) for k in range(classes)])
     levels = torch.cat([torch.linspace(-6, 6, points - 1), torch.tensor([math.inf])]).double()
     images = torch.rand(classes, points, 1, 8, 8).mul(255).byte()
     shares = torch.linspace(0, 1, points).double()
-    return Reverse(
-        list(range(classes)), asked, shares, levels, clean, clean * 0 + classes, torch.rand(classes), images, images
-    )
+    never, scores = clean * 0 + classes, torch.rand(classes, points)
+    readings = Reading(never, scores), Reading(clean, scores)
+    return Reverse(list(range(classes)), asked, shares, levels, *readings, images, images)
+
+
+def recognised(name: str, share: float, level: float) -> Recognised:
+    never = float(share == math.inf)
+    return Recognised(name, 4, (level,) * 3, (level, level), (share,) * 3, (share, share), (share,) * 3, never)
 
 
 def test_recognition_figure_sorts_by_the_median_and_draws_no_mark_for_never(tmp_path):
     reverse = reverse_of(3, 5)
-    early, late, never = (
-        Recognised(name, 4, (share,) * 3, (level,) * 3, float(share == math.inf))
-        for name, share, level in (("early", 0.1, -3.0), ("late", 0.7, 3.0), ("never", math.inf, math.inf))
-    )
-    figure = recognition_figure(reverse, [late, never, early, late], [never] * 4, "a title")
+    early, late = recognised("early", 0.1, -3.0), recognised("late", 0.7, 3.0)
+    never = recognised("never", math.inf, math.inf)
+    rows = [late, never, early, late]
+    runs = [Recognition(label, reverse, rows, [never] * 4) for label in ("without guidance", "guidance 3")]
+    figure = recognition_figure(runs, "a title")
     curves, dots = figure.axes[0], figure.axes[2]
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["without guidance", "guidance 3"]
     assert [line.get_linestyle() for line in curves.get_lines()] == ["-", "--"]
-    assert list(curves.get_lines()[0].get_ydata())[-1] == 1
-    assert [label.get_text() for label in dots.get_yticklabels()] == ["never (100% never)", "late", "early"]
+    assert list(curves.get_lines()[1].get_ydata())[-1] == 1
+    assert [label.get_text() for label in dots.get_yticklabels()] == ["never", "late", "early"]
     filled, open_ = dots.get_lines()
-    assert np.allclose(filled.get_xdata(), [math.nan, 0.7, 0.1], equal_nan=True)
+    assert np.allclose(filled.get_xdata(), [math.nan, 3.0, -3.0], equal_nan=True)
     assert np.isnan(open_.get_xdata()).all()
     assert {filled.get_marker(), open_.get_marker()} == {"o", "s"}
     save_figure(tmp_path / "recognition.png", figure)
