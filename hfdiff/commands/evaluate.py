@@ -96,6 +96,7 @@ def of_images(flags: EvaluateFlags, process: PartialState) -> dict[str, Any]:
     scorer = open_scorer(flags.clip, given.training, process.device)
     training, held_out = (beside(table, side) for side in (given.training, given.held_out))
     real = ReferenceSet.of(judge, training, held_out, flags.seed, copied=given.copied, scorer=scorer)
+    real = replace(real, training=given.training)
     names, missing = measurable(flags.metrics, real, len(table), 0, without_model=True)
     missing += [f"no image of class {shown(name)}; real images of it are left out" for name in absent_classes(table)]
     samples = judge_images(judge, table.pixels, table.labels, scorer=scorer)
