@@ -72,7 +72,8 @@ def main(argv: Sequence[str]) -> int:
     real = frechet(features[half[: given.num_images]], features[half[given.num_images :]])
     print(f"Frechet distance of {given.num_images} of those real images from the others: {real:.2f}\n")
     print(
-        "| sampler | evaluations | class accuracy | Frechet distance | error, exact model | between components |\n|---|---|---|---|---|---|"
+        "| sampler | evaluations | class accuracy | Frechet distance | error, exact model | between components |\n"
+        "|---|---|---|---|---|---|"
     )
     points = []
     for sampler in valid_samplers(process):
