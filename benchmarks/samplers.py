@@ -71,10 +71,8 @@ def main(argv: Sequence[str]) -> int:
     half = torch.randperm(len(features), generator=torch.Generator().manual_seed(given.seed))
     real = frechet(features[half[: given.num_images]], features[half[given.num_images :]])
     print(f"Frechet distance of {given.num_images} of those real images from the others: {real:.2f}\n")
-    print(
-        "| sampler | evaluations | class accuracy | Frechet distance | error, exact model | between components |\n"
-        "|---|---|---|---|---|---|"
-    )
+    print("| sampler | evaluations | class accuracy | Frechet distance | error, exact model | between components |")
+    print("|---|---|---|---|---|---|")
     points = []
     for sampler in valid_samplers(process):
         for evaluations in given.evaluations:
