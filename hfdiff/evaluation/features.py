@@ -36,27 +36,23 @@ def fixed_number(*counts: int) -> int:
     return max(n for n in FIXED_NUMBERS if n <= min(counts))
 
 
-def random_order(images: JudgedImages, seed: int) -> Tensor:
-    """A permutation (N,) int64 by a hash of each image and the seed: whatever order they come in, the shuffled images
-    are the same. Equal images are numbered, so that they lie apart as all others do."""
-    pixels, asked = (
-        [_content(*row) for row in zip(*of)] for of in ([images.pixels], [images.labels, images.strengths])
-    )
+def content_order(pixels: Tensor, labels: Tensor, seed: int) -> Tensor:
+    """A permutation (N,) int64 of pixels (N, C, H, W) uint8 with labels (N,), by a hash of each image and the seed:
+    whatever order they come in, the shuffled images are the same. Equal images are numbered, so that they lie apart."""
+    contents, classes = [image.numpy().tobytes() for image in pixels.cpu().contiguous()], labels.tolist()
     repeats: Counter[bytes] = Counter()
     keys = {}
-    for row in sorted(range(len(images)), key=lambda row: (pixels[row], asked[row])):
-        keys[row] = blake2b(pixels[row], digest_size=16, key=f"{seed} {repeats[pixels[row]]}".encode()).digest()
-        repeats[pixels[row]] += 1
+    for row in sorted(range(len(contents)), key=lambda row: (contents[row], classes[row])):
+        content = contents[row]
+        keys[row] = blake2b(content, digest_size=16, key=f"{seed} {repeats[content]}".encode()).digest()
+        repeats[content] += 1
     return torch.tensor(sorted(keys, key=keys.__getitem__), dtype=torch.int64)
-
-
-def _content(*values: Tensor) -> bytes:
-    return b"".join(value.contiguous().numpy().tobytes() for value in values)
 
 
 def shuffled_samples(inputs: MetricInputs) -> JudgedImages:
     """The plain samples in an order that only the run's seed decides."""
-    return inputs.kept("shuffled", lambda: inputs.samples[random_order(inputs.samples, inputs.seed)])
+    samples = inputs.samples
+    return inputs.kept("shuffled", lambda: samples[content_order(samples.pixels, samples.labels, inputs.seed)])
 
 
 def _seen(extract: Callable[[JudgedImages], Tensor], inputs: MetricInputs) -> Features:

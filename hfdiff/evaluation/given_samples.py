@@ -13,7 +13,7 @@ from hfdiff.core.names import unknown
 from hfdiff.data.config import ReadOptions
 from hfdiff.data.loading import open_dataset
 from hfdiff.data.table import ImageTable, alike
-from hfdiff.evaluation.protocol import content_order
+from hfdiff.evaluation.features import content_order
 from hfdiff.pipelines import find_name, shown
 
 

@@ -4,7 +4,6 @@ Each image has its own noise, a function of (seed, number of the image), so that
 size of batches change nothing. The samples are measured in an order that their content and the seed decide.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from hfdiff.core.seeds import derive_seed
 from hfdiff.data.styles import LEVELS
 from hfdiff.data.table import to_bytes
+from hfdiff.evaluation.features import content_order
 from hfdiff.evaluation.judge import Judge
 from hfdiff.evaluation.reference_images import JudgedImages, ReferenceSet, judge_images
 from hfdiff.models.sampling import sample_tensors
@@ -137,17 +137,6 @@ def within(minutes: float, pipeline: ClassStylePipeline, protocol: Protocol) -> 
     share = 0.8 * 60 * minutes / seconds / (protocol.n + protocol.num_styled)
     n, num_styled = (min(most, max(1, int(share * most))) for most in (protocol.n, protocol.num_styled))
     return replace(protocol, n=n, num_styled=num_styled)
-
-
-def content_order(pixels: Tensor, labels: Tensor, seed: int) -> Tensor:
-    """A random order (N,) int64 of images (N, C, H, W) uint8 of classes (N,), whatever order they come in: folders come
-    sorted by class, and metrics take the first n or cut parts."""
-    salt = seed.to_bytes(8, "little")
-    rows = zip(labels.tolist(), pixels.cpu().contiguous(), strict=True)
-    keys = [
-        hashlib.blake2b(repr(label).encode() + image.numpy().tobytes(), salt=salt).digest() for label, image in rows
-    ]
-    return torch.tensor(sorted(range(len(keys)), key=keys.__getitem__), dtype=torch.int64)
 
 
 @dataclass(frozen=True)

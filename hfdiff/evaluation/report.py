@@ -29,7 +29,7 @@ ABOUT = ("model", "images", "weights", "selection", "best_by", "spacing", "sampl
 
 def report_of(real: ReferenceSet, drawn: EvaluationSamples, names: Sequence[str], **about: Any) -> dict[str, Any]:
     """The JSON of an evaluation: the metrics of these names; `about` says in its protocol what was measured."""
-    inputs = MetricInputs(real, drawn.samples, drawn.styled)
+    inputs = MetricInputs(real, drawn.samples, drawn.styled, about["seed"])
     metrics, seconds = {}, {"drawing": drawn.seconds}
     lacks: list[str] = []
     for name in names:

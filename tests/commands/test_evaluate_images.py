@@ -12,8 +12,9 @@ from test_cli import evaluate, hfdiff
 
 from hfdiff.core.seeds import derive_seed
 from hfdiff.data.loading import load_test_data, load_training_data
+from hfdiff.evaluation.features import content_order
 from hfdiff.evaluation.judge import load_judge
-from hfdiff.evaluation.protocol import SETTINGS, content_order, draw_request, plain_request
+from hfdiff.evaluation.protocol import SETTINGS, draw_request, plain_request
 from hfdiff.evaluation.reference_images import ReferenceSet
 from hfdiff.models.loading import load_pipeline
 
