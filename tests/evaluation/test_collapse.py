@@ -31,7 +31,7 @@ def undamaged(bench):
     return bench.measured(bench.pool[: bench.n], NAMES)
 
 
-def worse(name: str, after: float, before: float, slack: float = 0.0) -> bool:
+def worse(name: str, after: float, before: float, slack: float) -> bool:
     """Has it moved away from real images?"""
     return after > before - slack if METRICS[name].better == "lower" else after < before + slack
 
@@ -42,18 +42,21 @@ def half_width(result) -> float:
 
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_damage_makes_nothing_better(bench, undamaged, kind):
-    """What is as real in a good model says so, and may rise; the others get worse from step to step."""
+    """What is as real in a good model says so, and may rise; nothing else gets better from step to step, beyond its
+    intervals."""
     last = undamaged
     for what, damage in DAMAGES[kind].items():
         found = bench.measured(damage(bench), NAMES)
         for name in NAMES:
             if METRICS[name].better != "as real":
-                assert worse(name, found[name].value, last[name].value, half_width(undamaged[name])), (what, name)
+                slack = half_width(found[name]) + half_width(last[name])
+                assert worse(name, found[name].value, last[name].value, slack), (what, name)
         last = found
 
 
 def test_variety_falls_with_repeats_and_with_lost_modes(bench, undamaged):
-    for kind, names in {"repeats": VARIETY, "lost classes": ("coverage",), "typical": VARIETY}.items():
+    seeing = {"repeats": VARIETY, "lost classes": ("coverage",), "typical": ("recall", "vendi")}
+    for kind, names in seeing.items():
         steps = [undamaged] + [bench.measured(damage(bench), VARIETY) for damage in DAMAGES[kind].values()]
         for before, after in pairwise(steps):
             for name in names:
