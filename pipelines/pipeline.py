@@ -59,6 +59,8 @@ class ClassStylePipeline(DiffusionPipeline):
         clip_model, clip_processor: a CLIP or SigLIP model of transformers and its processor, for choosing among
             candidates and for guidance by a prompt.
         process: what `reversed_process` says of the scheduler that the UNet was trained for; by default of `scheduler`.
+        clean_ends: put what nobody can tell from black and white there (`dead_zone`), as where black is quite black in
+            the data.
     """
 
     model_cpu_offload_seq = "unet->guide_unet->clip_model"
@@ -71,6 +73,7 @@ class ClassStylePipeline(DiffusionPipeline):
         id2label: dict | None = None,
         styles: dict | None = None,
         process: dict | None = None,
+        clean_ends: bool = False,
         guide_unet: ModelMixin | None = None,
         clip_model: Any = None,
         clip_processor: Any = None,
@@ -106,6 +109,7 @@ class ClassStylePipeline(DiffusionPipeline):
             id2label={str(i): name for i, name in id2label.items()},
             styles=styles,
             process=process or reversed_process(scheduler),
+            clean_ends=clean_ends,
         )
 
     @property
@@ -242,7 +246,9 @@ class ClassStylePipeline(DiffusionPipeline):
         )
         clip_guidance = ClipGuidance(clip_guidance_scale, clip_guidance_interval) if clip_guidance_scale else None
         num_resamples = count("num_resamples", num_resamples, 1)
-        plan = SamplingPlan(guidance, num_inference_steps, strength, num_resamples, choice, clip_guidance)
+        plan = SamplingPlan(
+            guidance, num_inference_steps, strength, num_resamples, choice, clip_guidance, self.config.clean_ends
+        )
         self._check(plan, output_type, num_images_per_label, image, mask)
         per_label = num_images_per_label if choice is None else choice.num_candidates
         ids, strengths = self.conditions(class_labels, styles, per_label)

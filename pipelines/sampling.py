@@ -13,7 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from .grammar import UNSPECIFIED
 from .guidance import Branch, ClipGuidance, Guidance
-from .images import ImageInput, one_for_each, read_images, split_images
+from .images import ImageInput, dead_zone, one_for_each, read_images, split_images
 from .inpainting import RepaintSampler
 from .noise_levels import noise_levels, predicted_clean
 from .prompts import PromptTarget
@@ -60,6 +60,7 @@ class SamplingPlan:
     num_resamples: int = 1
     choice: Choice | None = None
     clip_guidance: ClipGuidance | None = None
+    clean_ends: bool = False  # put what nobody can tell from black and white there
     scorer: Scorer | None = None  # for the two before it
     asked: Sequence[PromptTarget] = ()  # of each label, for the choice
     watcher: Watcher | None = None
@@ -191,9 +192,10 @@ def start(
     return scheduler, timesteps, noised(scheduler, request, timesteps[0])
 
 
-def finished(request: SamplingRequest, clean: torch.Tensor) -> torch.Tensor:
+def finished(request: SamplingRequest, plan: SamplingPlan, clean: torch.Tensor) -> torch.Tensor:
     """The images in [0, 1] that clean ones (B, C, H, W) in [-1, 1] make, with what the mask keeps."""
     images = (clean.float() / 2 + 0.5).clamp(0, 1)
+    images = dead_zone(images) if plan.clean_ends else images
     if request.image is None or request.mask is None:
         return images
     return torch.where(request.mask, images, request.image)
@@ -223,7 +225,7 @@ def draw_part(
         if plan.clip_guidance and plan.scorer and request.wanted is not None:
             prediction = plan.clip_guidance(plan.scorer, request.wanted, scheduler, x, prediction, t)
         if choice and index == stop:
-            totals = score(request, plan, finished(request, predicted_clean(scheduler, x, prediction, t)))[:, -1]
+            totals = score(request, plan, finished(request, plan, predicted_clean(scheduler, x, prediction, t)))[:, -1]
             rows = choice.survivors((request.row // choice.num_candidates).cpu(), totals)
             keep_rows(sampler, rows, len(x))
             sample, x, prediction = (tensor[rows.to(tensor.device)] for tensor in (sample, x, prediction))
@@ -234,7 +236,7 @@ def draw_part(
         if plan.watcher is not None:
             tensors = {"model_input": x, "prediction": prediction, "latents": sample}
             sample = (plan.watcher(index, t, tensors) or {}).get("latents", sample)
-    images = finished(request, sample)
+    images = finished(request, plan, sample)
     rows = request.row.cpu()
     return Samples(rows, images.cpu(), score(request, plan, images) if choice else torch.empty(len(rows), 0))
 

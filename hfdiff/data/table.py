@@ -93,6 +93,13 @@ def to_bytes(images: Tensor) -> Tensor:
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
+def has_clean_black(pixels: Tensor) -> bool:
+    """Is what looks black in images (N, C, H, W) uint8, values under 16, quite black, as drawings and cut-outs are?"""
+    dark = pixels[:: max(1, len(pixels) // 1000)].flatten()
+    dark = dark[dark < 16]
+    return len(dark) > 0 and (dark == 0).double().mean().item() > 0.8
+
+
 def describe(table: ImageTable, validation: ImageTable | None = None) -> str:
     """What was found and what was read: sizes, classes with counts, and the notes of the reading."""
     height, width = table.size

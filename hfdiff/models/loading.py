@@ -33,8 +33,10 @@ def make_pipeline(
     class_names: tuple[str, ...],
     data_styles: tuple[str, ...],
     styles: tuple[str, ...],
+    clean_ends: bool = False,
 ) -> ClassStylePipeline:
-    """A pipeline around trained weights; `data_styles` come from the data, `styles` from the table."""
+    """A pipeline around trained weights; `data_styles` come from the data, `styles` from the table. `clean_ends`: its
+    samples have a black that is black, as the training images have."""
     phrases = {name: {"phrase": name, "group": None} for name in data_styles}
     phrases |= {name: {"phrase": STYLES[name].phrase, "group": STYLES[name].group} for name in styles}
     return ClassStylePipeline(
@@ -42,6 +44,7 @@ def make_pipeline(
         scheduler=scheduler,
         id2label=dict(enumerate(class_names)),
         styles=phrases,
+        clean_ends=clean_ends,
     )
 
 

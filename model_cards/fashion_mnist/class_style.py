@@ -1250,6 +1250,7 @@ class SamplingPlan:
     num_resamples: int = 1
     choice: Choice | None = None
     clip_guidance: ClipGuidance | None = None
+    clean_ends: bool = False  # put what nobody can tell from black and white there
     scorer: Scorer | None = None  # for the two before it
     asked: Sequence[PromptTarget] = ()  # of each label, for the choice
     watcher: Watcher | None = None
@@ -1381,9 +1382,10 @@ def start(
     return scheduler, timesteps, noised(scheduler, request, timesteps[0])
 
 
-def finished(request: SamplingRequest, clean: torch.Tensor) -> torch.Tensor:
+def finished(request: SamplingRequest, plan: SamplingPlan, clean: torch.Tensor) -> torch.Tensor:
     """The images in [0, 1] that clean ones (B, C, H, W) in [-1, 1] make, with what the mask keeps."""
     images = (clean.float() / 2 + 0.5).clamp(0, 1)
+    images = dead_zone(images) if plan.clean_ends else images
     if request.image is None or request.mask is None:
         return images
     return torch.where(request.mask, images, request.image)
@@ -1413,7 +1415,7 @@ def draw_part(
         if plan.clip_guidance and plan.scorer and request.wanted is not None:
             prediction = plan.clip_guidance(plan.scorer, request.wanted, scheduler, x, prediction, t)
         if choice and index == stop:
-            totals = score(request, plan, finished(request, predicted_clean(scheduler, x, prediction, t)))[:, -1]
+            totals = score(request, plan, finished(request, plan, predicted_clean(scheduler, x, prediction, t)))[:, -1]
             rows = choice.survivors((request.row // choice.num_candidates).cpu(), totals)
             keep_rows(sampler, rows, len(x))
             sample, x, prediction = (tensor[rows.to(tensor.device)] for tensor in (sample, x, prediction))
@@ -1424,7 +1426,7 @@ def draw_part(
         if plan.watcher is not None:
             tensors = {"model_input": x, "prediction": prediction, "latents": sample}
             sample = (plan.watcher(index, t, tensors) or {}).get("latents", sample)
-    images = finished(request, sample)
+    images = finished(request, plan, sample)
     rows = request.row.cpu()
     return Samples(rows, images.cpu(), score(request, plan, images) if choice else torch.empty(len(rows), 0))
 
@@ -1484,6 +1486,8 @@ class ClassStylePipeline(DiffusionPipeline):
         clip_model, clip_processor: a CLIP or SigLIP model of transformers and its processor, for choosing among
             candidates and for guidance by a prompt.
         process: what `reversed_process` says of the scheduler that the UNet was trained for; by default of `scheduler`.
+        clean_ends: put what nobody can tell from black and white there (`dead_zone`), as where black is quite black in
+            the data.
     """
 
     model_cpu_offload_seq = "unet->guide_unet->clip_model"
@@ -1496,6 +1500,7 @@ class ClassStylePipeline(DiffusionPipeline):
         id2label: dict | None = None,
         styles: dict | None = None,
         process: dict | None = None,
+        clean_ends: bool = False,
         guide_unet: ModelMixin | None = None,
         clip_model: Any = None,
         clip_processor: Any = None,
@@ -1531,6 +1536,7 @@ class ClassStylePipeline(DiffusionPipeline):
             id2label={str(i): name for i, name in id2label.items()},
             styles=styles,
             process=process or reversed_process(scheduler),
+            clean_ends=clean_ends,
         )
 
     @property
@@ -1667,7 +1673,9 @@ class ClassStylePipeline(DiffusionPipeline):
         )
         clip_guidance = ClipGuidance(clip_guidance_scale, clip_guidance_interval) if clip_guidance_scale else None
         num_resamples = count("num_resamples", num_resamples, 1)
-        plan = SamplingPlan(guidance, num_inference_steps, strength, num_resamples, choice, clip_guidance)
+        plan = SamplingPlan(
+            guidance, num_inference_steps, strength, num_resamples, choice, clip_guidance, self.config.clean_ends
+        )
         self._check(plan, output_type, num_images_per_label, image, mask)
         per_label = num_images_per_label if choice is None else choice.num_candidates
         ids, strengths = self.conditions(class_labels, styles, per_label)

@@ -31,6 +31,7 @@ from hfdiff.pipelines import (
     INSTALLED,
     ClassStylePipeline,
     Guidance,
+    dead_zone,
     noise_levels,
     parse_styles,
     predicted_clean,
@@ -564,6 +565,16 @@ pipe.save_pretrained(third)
 from safetensors.torch import save_file
 save_file({"images": images}, third + "/images.safetensors")
 """
+
+
+def test_samples_end_as_clean_as_the_data(pipeline, tmp_path):
+    plain = pipeline(["bag"], num_images_per_label=4, generator=seeded(), output_type="pt").images
+    with_scheduler(pipeline, pipeline.scheduler, clean_ends=True).save_pretrained(tmp_path / "clean")
+    clean = ClassStylePipeline.from_pretrained(tmp_path / "clean")
+    clean.set_progress_bar_config(disable=True)
+    images = clean(["bag"], num_images_per_label=4, generator=seeded(), output_type="pt").images
+    assert torch.equal(images, dead_zone(plain))
+    assert not torch.equal(images, plain)
 
 
 @pytest.mark.slow
