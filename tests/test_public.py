@@ -17,7 +17,7 @@ TYPES = {
     "hfdiff.ClassStylePipeline": "pipelines.pipeline.ClassStylePipeline",
     "unet": "hfdiff.models.unet.ClassStyleUNet2DModel",  # its constructor is diffusers', which tells no types
     "hfdiff.load_pipeline": "def (model: str) -> pipelines.pipeline.ClassStylePipeline",
-    "hfdiff.apply_styles": "def (pixels: torch._tensor.Tensor, weights: torch._tensor.Tensor, names: ",
+    "hfdiff.apply_styles": "def (pixels: torch._tensor.Tensor, strengths: torch._tensor.Tensor, names: ",
     "hfdiff.caption": "def (class_name: str, styles: str | typing.Mapping[str, float] | None =, quality: str =) -> str",
     "hfdiff.load_clip": "def (name_or_folder: str | None =, dataset: str | None =) -> ",
     "hfdiff.load_training_data": "tuple[hfdiff.data.table.ImageTable, hfdiff.data.table.ImageTable]",

@@ -19,7 +19,8 @@ from hfdiff.data.rulers import boldness, darkness, fade, fineness, greyness, lig
 from hfdiff.data.strokes import thicken, thin_out
 
 MAX_SHEAR_DEGREES = 25.0
-VISIBLE, LOOKED_AT, SELDOM = 4 / 255, 500, 0.1
+VISIBLE = 4 / 255  # change of an image, root mean square, from which on it can be seen
+LOOKED_AT, SELDOM = 500, 0.1  # images; and the share of them below which a style is refused
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)  # strengths at which styles are measured
 
 
@@ -95,15 +96,15 @@ def check_styles(names: Sequence[str], channels: int, data_styles: Sequence[str]
         raise BadInput(f"styles named twice, in the configuration or by the data: {', '.join(twice)}")
 
 
-def apply_styles(pixels: Tensor, weights: Tensor, names: Sequence[str]) -> Tensor:
+def apply_styles(pixels: Tensor, strengths: Tensor, names: Sequence[str]) -> Tensor:
     """Change images (B, C, H, W) float32 in [0, 1] by strengths (B, len(names)); strength 0 changes no bit.
 
     Strengths on the CPU spare a GPU the wait for the list of images to change.
     """
     for column, name in enumerate(names):
-        rows = weights[:, column].nonzero().squeeze(1)
+        rows = strengths[:, column].nonzero().squeeze(1)
         if len(rows):
-            strength = weights[rows, column].to(pixels.device)
+            strength = strengths[rows, column].to(pixels.device)
             rows = rows.to(pixels.device)
             pixels = pixels.index_copy(0, rows, STYLES[name].transform(pixels[rows], strength))
     return pixels

@@ -64,7 +64,7 @@ class Kernels:
     def of(cls, samples: Tensor, reference: Tensor) -> "Kernels":
         """Of features (N, F) and (M, F), at widths of `SCALES` times the median distance in the reference."""
         samples, reference = samples.double(), reference.double()
-        median = torch.pdist(reference).median()
+        median = torch.pdist(reference).median().clamp(min=1e-6)
         pairs = (samples, samples), (samples, reference), (reference, reference)
         squared = [torch.cdist(a, b).square() / (2 * median**2) for a, b in pairs]
         return cls(*(sum((torch.exp(-d / scale**2) for scale in SCALES), torch.zeros(())) for d in squared))

@@ -20,7 +20,7 @@ from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation.judge import Judge
 from hfdiff.evaluation.metric import MetricInputs, Result
 from hfdiff.evaluation.reference_images import JudgedImages, class_accuracy, judge_images
-from hfdiff.evaluation.statistics import GROUPS, Z95, average, jackknife
+from hfdiff.evaluation.statistics import GROUPS, average, jackknife, mean_interval
 
 FLATTEST = 0.05  # slope of the judge's readings; of a flatter one it sees nothing of the style
 
@@ -62,6 +62,9 @@ class StyledImages:
     styled: JudgedImages
     plain: JudgedImages
 
+    def every_other(self, first: int) -> "StyledImages":
+        return StyledImages(self.styled[slice(first, None, 2)], self.plain[slice(first, None, 2)])
+
     def with_style(self, style: int) -> JudgedImages:
         return self.styled[self.styled.strengths[:, style] > 0]
 
@@ -80,9 +83,10 @@ def style_fidelity(inputs: MetricInputs) -> Result:
     are equal, lower for a wrong order, slope or offset."""
     assert inputs.styled is not None
     judge, styled = inputs.real.judge, inputs.styled
-    images, real = StyledImages(styled, inputs.samples), _transformed(inputs)
+    images, known = StyledImages(styled, inputs.samples), _transformed(inputs)
+    ruler, real = known.every_other(0), known.every_other(1)
     asked = [i for i in range(len(judge.style_names)) if (styled.strengths[:, i] > 0).sum() >= GROUPS]
-    found = {i: _scale(real, i) for i in asked}
+    found = {i: _scale(ruler, i) for i in asked}
     blind = [judge.style_names[i] for i, scale in found.items() if not scale]
     scales = {i: scale for i, scale in found.items() if scale}
     asked = list(scales)
@@ -112,7 +116,8 @@ def style_fidelity(inputs: MetricInputs) -> Result:
     }
     value = average([row["concordance"] for row in per_style.values()])
     of_real = average([row["real_concordance"] for row in per_style.values()])
-    interval = jackknife(mean, len(styled))
+    low, high = jackknife(mean, len(styled))
+    interval = (max(low, -1.0), min(high, 1.0))
     return Result(value, len(styled), of_real, interval, "judge", len(real.styled), details)
 
 
@@ -171,8 +176,7 @@ def _levels(images: StyledImages, style: int, scale: Line) -> list[dict[str, Any
     for i, level in enumerate(LEVELS):
         values = measured[nearest == i].double()
         mean = values.mean().item() if len(values) else None
-        error = Z95 * values.std().item() / len(values) ** 0.5 if len(values) > 1 else None
-        interval = None if mean is None or error is None else [mean - error, mean + error]
+        interval = list(mean_interval(values)) if len(values) >= GROUPS else None
         rows.append({"asked": level, "measured": mean, "ci95": interval, "n": len(values)})
     return rows
 

@@ -16,6 +16,7 @@ from torchmetrics.functional.regression import spearman_corrcoef
 
 from hfdiff.core.errors import first_line
 from hfdiff.core.files import write_file
+from hfdiff.data.styles import LEVELS
 from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
 from hfdiff.evaluation.judge import Judge, predict, right_scores
 from hfdiff.evaluation.memorisation import nearest
@@ -32,7 +33,7 @@ from hfdiff.evaluation.trajectory import (
 )
 from hfdiff.figures.curves import loss_curves, quality_curves, quality_points
 from hfdiff.figures.evolution import evolution as animate
-from hfdiff.figures.grids import STRENGTHS, class_style_grid, labelled_grid, save_figure, style_sweep
+from hfdiff.figures.grids import class_style_grid, labelled_grid, save_figure, style_sweep
 from hfdiff.figures.trajectory import forward_curve, forward_strip, histogram_figure, recognition_figure, reverse_strip
 from hfdiff.models.objectives import OBJECTIVES
 from hfdiff.models.samplers import process_of, sampler_of
@@ -291,7 +292,7 @@ def sweep(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
         drawn.figure(),
         f"Generated images whose style grows from strength 0 at the left to 1 at the right. Rows: "
         f"{'; '.join(drawn.rows)}.",
-        {"seed": inputs.seed, "strengths": list(STRENGTHS)} | guidance_of(inputs.pipeline, inputs.guidance),
+        {"seed": inputs.seed, "strengths": list(LEVELS)} | guidance_of(inputs.pipeline, inputs.guidance),
     )
 
 

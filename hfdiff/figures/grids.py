@@ -14,10 +14,10 @@ from matplotlib.text import Text
 from torch import Tensor
 
 from hfdiff.core.files import write_file
+from hfdiff.data.styles import LEVELS
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import PLAIN, ClassStylePipeline
 
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LITERAL = {"parse_math": False, "usetex": False}  # names come from data: no sign in them begins a formula
 
 
@@ -105,16 +105,16 @@ def style_sweep(pipeline: ClassStylePipeline, class_ids: Sequence[int], *, seed:
     pairs = [(i, style) for i in class_ids for style in pipeline.style_names]
     out = sample_tensors(
         pipeline,
-        class_labels=[i for i, _ in pairs for _ in STRENGTHS],
-        styles=[{style: strength} for _, style in pairs for strength in STRENGTHS],
-        generator=[torch.Generator().manual_seed(seed + i) for i, _ in pairs for _ in STRENGTHS],
+        class_labels=[i for i, _ in pairs for _ in LEVELS],
+        styles=[{style: strength} for _, style in pairs for strength in LEVELS],
+        generator=[torch.Generator().manual_seed(seed + i) for i, _ in pairs for _ in LEVELS],
         **arguments,
     )
     rows = [f"{pipeline.class_names[i]}, {style}" for i, style in pairs]
     return Grid(
         out.images,
         rows,
-        [f"{strength:g}" for strength in STRENGTHS],
+        [f"{strength:g}" for strength in LEVELS],
         1,
         out.class_labels,
         out.styles,

@@ -161,8 +161,3 @@ def _log_snr_label(value: Tensor) -> str:
 def _clipped(values: Tensor) -> Tensor:
     """Shares as they are, log-SNR within what can be seen: beyond, all is clean or all is noise."""
     return values.clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
-
-
-def _margins(x: Tensor) -> tuple[float, float]:
-    gap = 0.04 * (x[-1] - x[0]).item()
-    return x[0].item() - gap, x[-1].item() + gap

@@ -119,9 +119,12 @@ def _open(path: Path) -> tuple[Any, frozenset[str]]:
     """A snapshot's file, of which tensors are read one by one, and their keys."""
     try:
         file = safe_open(path, "pt")
-        return file, frozenset(file.keys())
+        keys = frozenset(file.keys())
     except (OSError, SafetensorError) as error:
         raise BadInput(f"snapshot {path} cannot be read ({error}); delete it, the others may suffice") from error
+    if not all(re.fullmatch(r"0\.\d+/.+", key) for key in keys):
+        raise BadInput(f"snapshot {path} holds other tensors than averages by width; delete it")
+    return file, keys
 
 
 def _split(keys: Iterable[str]) -> tuple[list[str], list[str]]:
