@@ -141,7 +141,7 @@ def within(minutes: float, pipeline: ClassStylePipeline, protocol: Protocol) -> 
 
 @dataclass(frozen=True)
 class EvaluationSamples:
-    """The samples of a report, as the judge saw them, the plain ones in `content_order`, and the seconds that they took."""
+    """The samples of a report, as the judge saw them, plain ones in `content_order`, and the seconds that they took."""
 
     samples: JudgedImages
     styled: JudgedImages | None

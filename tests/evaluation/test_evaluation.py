@@ -318,6 +318,13 @@ def test_what_is_too_small_is_said(inputs):
         missing_inputs("fid", real, 50, 0)
 
 
+def test_values_at_different_n_are_not_compared():
+    row = {"value": 0.9, "n": 1000, "reference_n": 1000}
+    check_comparable("coverage", row, {**row, "value": 0.8})
+    with pytest.raises(BadInput, match="coverage of 1000 and of 500 samples do not compare"):
+        check_comparable("coverage", row, {**row, "n": 500})
+
+
 def test_pixels_that_are_no_numbers():
     images = torch.rand(4, 1, 5, 5)
     images[2, 0, 1, 1] = torch.nan
