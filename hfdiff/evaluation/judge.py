@@ -29,10 +29,7 @@ from hfdiff.pipelines import dead_zone
 
 WIDTHS = (32, 64, 128)
 MAX_LOG_SNR = 10.0  # beyond, on either side, a judge of noised images sees only image or only noise
-LOOKED_AT, KNOWN_SHARE = (
-    10_000,
-    0.95,
-)  # of the images of a judge's half that it must know again to be sure of the others
+LOOKED_AT, KNOWN_SHARE = 10_000, 0.95  # images of a judge's half, and the share that it must know again
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from hfdiff.evaluation.distances import SCALES, Kernels, at_infinite_n, frechet
 from hfdiff.evaluation.given_samples import read_samples
 from hfdiff.evaluation.judge import Judge, independent, load_judge, unseen
 from hfdiff.evaluation.judge_training import make_judge
-from hfdiff.evaluation.metric import MetricInputs, Result
+from hfdiff.evaluation.metric import MetricInputs, Result, check_comparable
 from hfdiff.evaluation.metrics import METRICS, missing_inputs
 from hfdiff.evaluation.neighbours import Neighbourhood
 from hfdiff.evaluation.reference_images import JudgedImages, ReferenceSet, check_judge, judge_images
