@@ -8,6 +8,7 @@ from torch import Tensor
 Z95 = 1.96  # standard errors in half of a 95% interval
 GROUPS = 10
 T95 = 2.262  # the same for an error estimated from GROUPS values (Student's t, 9 degrees of freedom)
+PSEUDO = 4  # observations that a share of few is drawn by, towards that of more (Agresti & Coull 1998)
 SPLITS = 20  # of three contrasts each: their own chance is then a tenth of the error
 
 
@@ -28,6 +29,26 @@ def mean_interval(values: Tensor) -> tuple[float, float]:
 def around(value: float, error: float, low: float = -torch.inf, high: float = torch.inf) -> tuple[float, float]:
     """95% interval of a value with this standard error, within the range that such values have."""
     return max(value - Z95 * error, low), min(value + Z95 * error, high)
+
+
+def gain_of_choice(hits: Tensor, chosen: int) -> tuple[float, tuple[float, float]]:
+    """The share of true values in the first `chosen` columns of hits (cells, N) bool, less that in all columns: what a
+    random choice from the same candidates gives. The mean over cells, with its 95% interval over draws of candidates.
+
+    Stratified: how much cells differ does not count. A share of few in a cell has no variance of its own where all are
+    right, so that of the chosen and that of the others are drawn towards Laplace's of the whole cell. Of 1,500 draws of
+    10 cells, 3 chosen of 10, shares of 0.25 to 1 and differences of -0.4 to 0.15, the interval covered 0.92 and more.
+    """
+    hits, n = hits.double(), hits.shape[1]
+    whole = (hits.sum(dim=1) + 1) / (n + 2)
+    variance = torch.zeros_like(whole)
+    for part in hits.split((chosen, n - chosen), dim=1):
+        size = part.shape[1]
+        share = (part.sum(dim=1) + PSEUDO * whole) / (size + PSEUDO)
+        variance += share * (1 - share) / size
+    value = (hits[:, :chosen].mean(dim=1) - hits.mean(dim=1)).mean().item()
+    error = (1 - chosen / n) * variance.sum().sqrt().item() / len(hits)
+    return value, around(value, error, -1, 1)
 
 
 def jackknife(statistic: Callable[[Tensor], float], n: int) -> tuple[float, float]:
