@@ -17,7 +17,8 @@ def wilson(hits: Tensor) -> tuple[float, float]:
     n, share = len(hits), hits.double().mean().item()
     centre, width = share + Z95**2 / (2 * n), Z95 * (share * (1 - share) / n + Z95**2 / (4 * n**2)) ** 0.5
     scale = 1 + Z95**2 / n
-    return (centre - width) / scale, (centre + width) / scale
+    low, high = (round(bound / scale, 12) for bound in (centre - width, centre + width))  # 0 and 1 are exact
+    return max(low, 0.0), min(high, 1.0)
 
 
 def mean_interval(values: Tensor) -> tuple[float, float]:
