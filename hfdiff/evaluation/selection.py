@@ -1,5 +1,6 @@
 """The best of many candidates by CLIP, and what its scores mean: a score means nothing without the same score of
-real, blurred and noisy images, and without a judge that did not choose."""
+real, blurred and noisy images, and without a judge that did not choose. The best have the highest scores whatever these
+mean: of the choice only the judge's word is evidence."""
 
 import io
 import math
@@ -12,16 +13,16 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from kornia.filters import laplacian, sobel
 from torch import Tensor
-from torchmetrics.functional.regression import spearman_corrcoef
 from tqdm import tqdm
 
 from hfdiff.core.files import slug, write_file, write_json
 from hfdiff.core.seeds import derive_seed
 from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
-from hfdiff.evaluation.judge import Judge, predict, right_scores
+from hfdiff.evaluation.judge import Judge, JudgeOutput, predict, right_scores
+from hfdiff.evaluation.preferences import Correlations, image_properties, mean_correlations
 from hfdiff.evaluation.reference_images import reference_images
+from hfdiff.evaluation.statistics import gain_of_choice, share_true, wilson
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import (
     PLAIN,
@@ -36,9 +37,7 @@ from hfdiff.pipelines import (
     score_images,
 )
 
-RANDOM = 4  # samples that the best are compared with
 MAX_REFERENCE = 100  # real images of a class
-EDGE = 0.1  # of the gradient of images in [0, 1], from which on a pixel is an edge
 SCORE_NAMES = (*SCORES, "total")
 KINDS = ("real", "blurred", "noise")
 
@@ -72,14 +71,8 @@ class Candidates:
         return len(self.order) == len(self.seeds)
 
     @property
-    def random(self) -> Tensor:
-        """Rows of the first candidates drawn, whatever they scored; none where hopeless ones were not finished."""
-        rows = [row for row, number in enumerate(self.order) if self.all_finished and number < RANDOM]
-        return torch.tensor(rows, dtype=torch.int64)
-
-    @property
-    def high_quality(self) -> float | None:
-        """The share that the positive prompts win."""
+    def high_quality(self) -> Tensor | None:
+        """Which the positive prompts win: (N,) bool."""
         return high_quality(self.scores) if self.all_finished else None
 
     def file(self, rank: int) -> str:
@@ -105,9 +98,18 @@ class Candidates:
         return [{"styles": self.styles, **record} for record in (*finished, *stopped)]
 
 
-def high_quality(scores: Tensor) -> float:
-    """The share of images (n, len(SCORE_NAMES)) that the positive prompts win."""
-    return (scores[:, SCORE_NAMES.index("quality")] > 0.5).double().mean().item()
+def high_quality(scores: Tensor) -> Tensor:
+    """Which images the positive prompts win, of their scores (n, len(SCORE_NAMES)): (n,) bool."""
+    return scores[:, SCORE_NAMES.index("quality")] > 0.5
+
+
+def share_of_quality(hits: Sequence[Tensor | None]) -> dict[str, Any]:
+    """The share of all, with its 95% interval; None where it is not known of some."""
+    known = [part for part in hits if part is not None]
+    if len(known) < len(hits):
+        return {"high_quality_share": None, "high_quality_ci95": None}
+    every = torch.cat(known)
+    return {"high_quality_share": share_true(every), "high_quality_ci95": list(wilson(every))}
 
 
 def draw_candidates(
@@ -158,7 +160,7 @@ class Reference:
         return {
             name: {
                 "n": len(rows),
-                "high_quality_share": high_quality(rows),
+                **share_of_quality([high_quality(rows)]),
                 "mean_scores": dict(zip(SCORE_NAMES, rows.mean(dim=0).tolist())),
             }
             for name, rows in self.scores.items()
@@ -178,37 +180,15 @@ def reference(
     return Reference({name: score_images(scorer, part, [asked], label, weights) for name, part in parts})
 
 
-def image_statistics(images: Tensor) -> dict[str, Tensor]:
-    """What a score may secretly go with: statistics of images (n, C, H, W) in [0, 1]: (n,) each."""
-    grey = images.mean(dim=1, keepdim=True)
-    return {
-        "contrast": grey.std(dim=(1, 2, 3)),
-        "sharpness": laplacian(grey, 3).var(dim=(1, 2, 3)),
-        "edge_density": (sobel(grey) > EDGE).float().mean(dim=(1, 2, 3)),
-        "brightness": grey.mean(dim=(1, 2, 3)),
-    }
-
-
-def preferences(candidates: Candidates, judge: Judge | None) -> dict[str, dict[str, float | None]] | None:
-    """Spearman's correlation of each score with each property of the images, and with the judge's confidence; None
-    where only the best were finished."""
+def preferences(candidates: Candidates, output: JudgeOutput | None, generator: torch.Generator) -> Correlations | None:
+    """What each score goes with: properties of the images, and the judge's confidence; None where only the best were
+    finished."""
     if not candidates.all_finished:
         return None
-    against = image_statistics(candidates.images)
-    if judge is not None:
-        output = predict(judge, to_bytes(candidates.images))
+    against = image_properties(candidates.images)
+    if output is not None:
         against["judge"] = right_scores(output, torch.full((len(candidates.images),), candidates.asked.class_id))
-    return {
-        score: {name: _spearman(candidates.scores[:, column], values) for name, values in against.items()}
-        for column, score in enumerate(SCORE_NAMES)
-    }
-
-
-def _spearman(a: Tensor, b: Tensor) -> float | None:
-    """None where one of the two does not vary."""
-    if len(a) < 2 or len(a.unique()) < 2 or len(b.unique()) < 2:
-        return None
-    return spearman_corrcoef(a, b).item()
+    return Correlations.of(dict(zip(SCORE_NAMES, candidates.scores.T)), against, generator)
 
 
 @dataclass(frozen=True)
@@ -228,81 +208,120 @@ class Selection:
     judge: Judge | None
 
     @cached_property
-    def preferences(self) -> list[dict[str, dict[str, float | None]] | None]:
+    def judged(self) -> list[JudgeOutput | None]:
+        """Of each cell, what the judge says of its images."""
+        return [self.judge and predict(self.judge, to_bytes(cell.images)) for cell in self.cells]
+
+    @cached_property
+    def preferences(self) -> list[Correlations | None]:
         """Of each cell."""
-        return [preferences(cell, self.judge) for cell in self.cells]
+        generator = torch.Generator().manual_seed(0)
+        return [preferences(cell, output, generator) for cell, output in zip(self.cells, self.judged)]
+
+    @cached_property
+    def mean_preferences(self) -> Correlations | None:
+        known = [table for table in self.preferences if table]
+        return mean_correlations(known) if known else None
+
+    @cached_property
+    def hits(self) -> list[Tensor | None]:
+        """Of each cell, which of its images (n,) the judge puts into the class asked for."""
+        pairs = zip(self.cells, self.judged)
+        return [None if output is None else output.classes == cell.asked.class_id for cell, output in pairs]
 
     @cached_property
     def verdicts(self) -> list[dict[str, float | None]]:
-        """Of each cell: the share of random and of the best images that the judge puts right, and their numbers."""
-        kinds = [{"random": cell.random, "best": torch.arange(cell.top_k)} for cell in self.cells]
-        return [
-            {kind: self.share_right(cell, rows) for kind, rows in of.items()}
-            | {f"n_{kind}": len(rows) for kind, rows in of.items()}
-            for cell, of in zip(self.cells, kinds)
-        ]
+        """Of each cell: the share of all images, which a random choice has, and of the best that the judge puts right,
+        and their numbers: too few for more than a detail."""
+        return [_verdict(cell, hits) for cell, hits in zip(self.cells, self.hits)]
 
-    def share_right(self, cell: Candidates, rows: Tensor) -> float | None:
-        """The share of images in rows of a cell that the judge puts into the class asked for."""
-        if self.judge is None or not len(rows):
+    @cached_property
+    def verdict(self) -> dict[str, Any] | None:
+        """Of all cells: the same, and the difference with its 95% interval; None where there is nothing to compare."""
+        known = [hits for cell, hits in zip(self.cells, self.hits) if hits is not None and cell.all_finished]
+        top_k = self.cells[0].top_k
+        if len(known) < len(self.cells) or top_k == len(known[0]):
             return None
-        output = predict(self.judge, to_bytes(cell.images[rows]))
-        return (output.classes == cell.asked.class_id).double().mean().item()
+        hits = torch.stack(known)
+        difference, interval = gain_of_choice(hits, top_k)
+        return {
+            "random": share_true(hits),
+            "best": share_true(hits[:, :top_k]),
+            "difference": difference,
+            "ci95": list(interval),
+            "n_random": hits.numel(),
+            "n_best": hits[:, :top_k].numel(),
+            "cells": len(hits),
+        }
 
     def describe(self) -> str:
-        """A table: random samples against the best, by CLIP's total and by the judge, with real images beside."""
-        by_judge = f"; right by the judge, which is so on {self.judge.test_accuracy} of real ones" if self.judge else ""
+        """A table: the candidates beside real images by CLIP's total; what the judge says of the best; and what the
+        scores go with."""
         lines = [
-            f"mean total score of {RANDOM} random samples and of the best{by_judge}",
-            f"{'class, style':<28} "
-            + " ".join(f"{name:>7}" for name in ("random", "best", *KINDS))
-            + "    high quality: all, real",
+            "mean total score of all candidates, of real images, of these blurred, and of noise; high quality: the",
+            "share that the positive prompts win, with its 95% interval, and that of real images",
+            f"{'class, style':<28} " + " ".join(f"{name:>7}" for name in ("all", *KINDS)) + "    high quality, of real",
         ]
         for cell, beside, right in zip(self.cells, self.references, self.verdicts):
-            totals = [rows.mean().item() for rows in (cell.scores[cell.random, -1], cell.scores[: cell.top_k, -1])]
             known = beside.summary() if beside else {}
-            totals += [known[name]["mean_scores"]["total"] if known else math.nan for name in KINDS]
-            share = known["real"]["high_quality_share"] if known else math.nan
-            line = f"{cell.name:<28.28} " + " ".join(map(_padded, totals))
-            line += f"    {_padded(cell.high_quality, 2)}, {_padded(share, 2)}"
+            totals = [cell.scores[:, -1].mean().item() if cell.all_finished else None]
+            totals += [known[name]["mean_scores"]["total"] if known else None for name in KINDS]
+            line = f"{cell.name:<28.28} " + " ".join(map(_padded, totals)) + f"    {_quality(cell.high_quality)}"
+            line += f", {_padded(known['real']['high_quality_share'] if known else None, 2)}"
             if self.judge is not None:
-                line += f"   right: random {_padded(right['random'], 2)}, best {_padded(right['best'], 2)}"
+                line += f"   right: all {_padded(right['random'], 2)}, best {_padded(right['best'], 2)}"
             lines.append(line)
-        return "\n".join([*lines, *self.describe_preferences()])
+        return "\n".join([*lines, *self.describe_verdict(), *self.describe_preferences()])
+
+    def describe_verdict(self) -> list[str]:
+        """What the judge says of the choice."""
+        found = self.verdict
+        if self.judge is None or found is None:
+            return []
+        low, high = found["ci95"]
+        return [
+            "",
+            f"right by the judge, which is so on {self.judge.test_accuracy} of real images: {found['best']:.3f} of the "
+            f"{found['n_best']} best, {found['random']:.3f} of the {found['n_random']} candidates",
+            f"that they were chosen from: {found['difference']:+.3f}, 95% interval {low:+.3f} to {high:+.3f}",
+        ]
 
     def describe_preferences(self) -> list[str]:
         """What the scores go with: a table of mean correlations over the classes and styles."""
-        known = [table for table in self.preferences if table]
-        if not known:
+        found = self.mean_preferences
+        if found is None:
             return []
-        columns = list(known[0]["total"])
-        lines = ["", f"{'Spearman with':<28} " + " ".join(f"{name:>12}" for name in columns)]
-        for score in SCORE_NAMES:
-            values = [[table[score][name] for table in known if table[score][name] is not None] for name in columns]
-            means = [sum(row) / len(row) if row else math.nan for row in values]  # type: ignore[arg-type]
-            lines.append(f"{score:<28} " + " ".join(f"{_padded(mean, 2):>12}" for mean in means))
+        lines = ["", f"{'Spearman with':<28} " + " ".join(f"{name:>12}" for name in found.properties)]
+        for score, row in found.table.items():
+            lines.append(f"{score:<28} " + " ".join(f"{_padded(value, 2):>12}" for value in row.values()))
+        if found.chance95 is not None:
+            lines.append(
+                f"by chance alone the largest, of either sign, is at most {found.chance95:.2f} in 95% of shuffles"
+            )
         return lines
 
     def report(self) -> dict[str, Any]:
         """selection.json, but for the settings."""
         classes: dict[str, Any] = {}
         for cell, beside, liked, right in zip(self.cells, self.references, self.preferences, self.verdicts):
-            entry = classes.setdefault(cell.class_name, {"high_quality_share": None, "candidates": [], "by_style": {}})
+            entry = classes.setdefault(cell.class_name, {**share_of_quality([None]), "candidates": [], "by_style": {}})
             entry["candidates"] += cell.records()
             entry["by_style"][cell.style] = {
                 "prompt": prompt(cell.asked.subject),
-                "high_quality_share": cell.high_quality,
+                **share_of_quality([cell.high_quality]),
                 "beside": beside.summary() if beside else None,
                 "n": len(cell.order),
-                "preferences": liked,
+                "preferences": liked and liked.table,
+                "preferences_chance95": liked and liked.chance95,
                 "right": right,
             }
-        for entry in classes.values():
-            shares = [row["high_quality_share"] for row in entry["by_style"].values()]
-            entry["high_quality_share"] = None if None in shares else sum(shares) / len(shares)
+        for name, entry in classes.items():
+            entry |= share_of_quality([cell.high_quality for cell in self.cells if cell.class_name == name])
         prompts = {"quality": dict(self.cells[0].asked.quality_prompts)}
         judge = self.judge and {"trained_on": self.judge.trained_on, "accuracy_on_real": self.judge.test_accuracy}
-        return {"prompts": prompts, "judge": judge, "classes": classes}
+        found = self.mean_preferences
+        means = found and {"mean": found.table, "chance95": found.chance95, "cells": len(self.cells)}
+        return {"prompts": prompts, "judge": judge, "right": self.verdict, "preferences": means, "classes": classes}
 
     def write(self, folder: Path, settings: Mapping[str, Any]) -> None:
         """selection.json and the best images."""
@@ -315,9 +334,24 @@ class Selection:
         write_json(folder / "selection.json", {**settings, **self.report()})
 
 
+def _verdict(cell: Candidates, hits: Tensor | None) -> dict[str, float | None]:
+    every = hits if cell.all_finished else None
+    return {
+        "random": None if every is None else share_true(every),
+        "best": None if hits is None else share_true(hits[: cell.top_k]),
+        "n_random": len(cell.order) if cell.all_finished else 0,
+        "n_best": cell.top_k,
+    }
+
+
+def _quality(hits: Tensor | None) -> str:
+    """A share and its 95% interval for the table, a dash for none."""
+    return "-" if hits is None else "{:.2f} ({:.2f} to {:.2f})".format(share_true(hits), *wilson(hits))
+
+
 def _padded(value: float | None, digits: int = 3) -> str:
     """A number for the table, a dash for none."""
-    text = "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    text = "-" if value is None else f"{value:.{digits}f}"
     return f"{text:>{digits + 4}}"
 
 

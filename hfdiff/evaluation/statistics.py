@@ -8,6 +8,7 @@ from torch import Tensor
 Z95 = 1.96  # standard errors in half of a 95% interval
 GROUPS = 10
 T95 = 2.262  # the same for an error estimated from GROUPS values (Student's t, 9 degrees of freedom)
+PSEUDO = 4  # observations that a share of few is drawn by, towards that of more (Agresti & Coull 1998)
 SPLITS = 20  # of three contrasts each: their own chance is then a tenth of the error
 
 
@@ -16,7 +17,8 @@ def wilson(hits: Tensor) -> tuple[float, float]:
     n, share = len(hits), hits.double().mean().item()
     centre, width = share + Z95**2 / (2 * n), Z95 * (share * (1 - share) / n + Z95**2 / (4 * n**2)) ** 0.5
     scale = 1 + Z95**2 / n
-    return (centre - width) / scale, (centre + width) / scale
+    low, high = (round(bound / scale, 12) for bound in (centre - width, centre + width))  # 0 and 1 are exact
+    return max(low, 0.0), min(high, 1.0)
 
 
 def mean_interval(values: Tensor) -> tuple[float, float]:
@@ -28,6 +30,26 @@ def mean_interval(values: Tensor) -> tuple[float, float]:
 def around(value: float, error: float, low: float = -torch.inf, high: float = torch.inf) -> tuple[float, float]:
     """95% interval of a value with this standard error, within the range that such values have."""
     return max(value - Z95 * error, low), min(value + Z95 * error, high)
+
+
+def gain_of_choice(hits: Tensor, chosen: int) -> tuple[float, tuple[float, float]]:
+    """The share of true values in the first `chosen` columns of hits (cells, N) bool, less that in all columns: what a
+    random choice from the same candidates gives. The mean over cells, with its 95% interval over draws of candidates.
+
+    Stratified: how much cells differ does not count. A share of few in a cell has no variance of its own where all are
+    right, so that of the chosen and that of the others are drawn towards Laplace's of the whole cell. Of 1,500 draws of
+    10 cells, 3 chosen of 10, shares of 0.25 to 1 and differences of -0.4 to 0.15, the interval covered 0.92 and more.
+    """
+    hits, n = hits.double(), hits.shape[1]
+    whole = (hits.sum(dim=1) + 1) / (n + 2)
+    variance = torch.zeros_like(whole)
+    for part in hits.split((chosen, n - chosen), dim=1):
+        size = part.shape[1]
+        share = (part.sum(dim=1) + PSEUDO * whole) / (size + PSEUDO)
+        variance += share * (1 - share) / size
+    value = (hits[:, :chosen].mean(dim=1) - hits.mean(dim=1)).mean().item()
+    error = (1 - chosen / n) * variance.sum().sqrt().item() / len(hits)
+    return value, around(value, error, -1, 1)
 
 
 def jackknife(statistic: Callable[[Tensor], float], n: int) -> tuple[float, float]:

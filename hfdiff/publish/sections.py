@@ -156,12 +156,11 @@ def metrics_table(report: Mapping[str, Any]) -> str:
     """The metrics that are not on the first screen."""
     rows = []
     for name, metric in rest_of(report).items():
-        interval = "" if metric["ci95"] is None else f"{number(metric['ci95'][0])} to {number(metric['ci95'][1])}"
         shown, about, better = plain(name), "", ""
         if name in METRICS:
             shown, about, better = f"`{name}`", METRICS[name].about, METRICS[name].better
         real = f"{number(metric['real'])} (n {metric['real_n']:,})" if metric["real"] is not None else ""
-        measured = [number(metric["value"]), interval, f"{metric['n']:,}", real]
+        measured = [number(metric["value"]), interval(metric["ci95"]), f"{metric['n']:,}", real]
         rows.append([shown, about, better, *measured])
     return table(["metric", "is", "better", "samples", "95%", "n", "real images"], rows)
 
@@ -190,7 +189,7 @@ def selection_line(selection: Mapping[str, Any]) -> str:
     if judge and selection["judge_is_independent"]:
         said = (
             " What the judge predicts for them stands beside: it saw other images than CLIP, and is right on "
-            f"{number(judge['accuracy_on_real'])} of real ones."
+            f"{number(judge['accuracy_on_real'])} of real ones.{gain_line(selection.get('right'))}"
         )
     prompts = selection["prompts"]["quality"]
     good, bad = (
@@ -203,14 +202,38 @@ def selection_line(selection: Mapping[str, Any]) -> str:
     )
 
 
+def gain_line(right: Mapping[str, Any] | None) -> str:
+    """What the judge says of the choice, over all classes and styles: a class alone has too few."""
+    if right is None:
+        return ""
+    return (
+        f" Over all rows it puts {number(right['best'])} of the {right['n_best']:,} chosen into their class, and "
+        f"{number(right['random'])} of the {right['n_random']:,} candidates that they were chosen from: a difference "
+        f"of {number(right['difference'])} (95% interval {interval(right['ci95'])}). A row alone has too few to tell."
+    )
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    return " to ".join(map(number, bounds or ()))
+
+
 def selection_table(selection: Mapping[str, Any]) -> str:
     trusted = selection["judge"] and selection["judge_is_independent"]
     rows = []
     for name, entry in selection["classes"].items():
         for style, row in entry["by_style"].items():
             right = [share_of(row["right"], key) if trusted else "" for key in ("random", "best")]
-            rows.append([plain(name), plain(style), f"{row['n']:,}", number(row["high_quality_share"]), *right])
-    heads = ["class", "style", "candidates", "good by CLIP", "right by the judge: at random", "the best"]
+            quality = [number(row["high_quality_share"]), interval(row.get("high_quality_ci95"))]
+            rows.append([plain(name), plain(style), f"{row['n']:,}", *quality, *right])
+    heads = [
+        "class",
+        "style",
+        "candidates",
+        "good by CLIP",
+        "95% interval",
+        "right by the judge: at random",
+        "the best",
+    ]
     return table(heads, rows)
 
 

@@ -332,11 +332,14 @@ def test_select_keeps_the_best_and_says_what_the_scores_mean(pets, clip, tmp_pat
     cell = found["classes"]["dog"]["by_style"]["thick:0.5"]
     assert cell["prompt"] == "a clear photo of a thick dog"
     assert cell["beside"]["real"]["n"] == 100
-    assert set(cell["preferences"]["quality"]) == {"contrast", "sharpness", "edge_density", "brightness", "judge"}
+    properties = {"contrast", "sharpness", "edge_density", "brightness", "near_black", "judge"}
+    assert set(cell["preferences"]["quality"]) == set(found["preferences"]["mean"]["quality"]) == properties
+    assert found["right"]["n_random"] == 24
     assert len([row for row in found["classes"]["dog"]["candidates"] if row["selected"]]) == 4
     assert (out / "selection.png").is_file()
     assert len(list(out.glob("*-dog-*.png"))) == 4
-    assert "right: random" in capsys.readouterr().out
+    assert "of the 8 best" in (said := capsys.readouterr().out)
+    assert "by chance alone" in said
 
 
 def test_select_without_real_images_or_a_judge(pets, clip, tmp_path):

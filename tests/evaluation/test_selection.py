@@ -7,9 +7,10 @@ import torch
 from conftest import tiny_unet
 from schedulers import SCHEDULERS, each_scheduler
 
-from hfdiff.data.table import to_bytes
+from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation.clip_training import make_clip
-from hfdiff.evaluation.selection import Selection, SelectionReferences, draw_candidates, image_statistics, select
+from hfdiff.evaluation.judge import load_judge, predict
+from hfdiff.evaluation.selection import SCORE_NAMES, Candidates, Selection, SelectionReferences, draw_candidates, select
 from hfdiff.figures.selection import figure_of_selection
 from hfdiff.pipelines import (
     SCORES,
@@ -198,6 +199,10 @@ def test_selection_is_written_with_everything_beside(choosing, fashion, tmp_path
     assert len({row["seed"] for entry in found["classes"].values() for row in entry["candidates"]}) == 20
     beside = found["classes"]["Bag"]["by_style"]["thick:0.8"]["beside"]
     assert set(beside) == {"real", "blurred", "noise"}
+    low, high = beside["real"]["high_quality_ci95"]
+    assert low < beside["real"]["high_quality_share"] <= high < low + 0.2  # of 100
+    assert found["right"] is None  # without a judge
+    assert 0.3 < found["preferences"]["chance95"] < found["classes"]["Bag"]["by_style"]["plain"]["preferences_chance95"]
     assert set(beside["real"]["mean_scores"]) == {*SCORES, "total"}
     assert len(list(tmp_path.glob("*.png"))) == 8
     assert "Bag, thick:0.8" in selection.describe()
@@ -257,21 +262,41 @@ def test_stopped_candidates_are_told_apart(choosing):
     cell = draw_candidates(choosing, "Bag", None, range(10), top_k=2, early_stopping=True)
     records = cell.records()
     assert [row["rank"] for row in records] == [1, 2, 3] + [None] * 7
-    assert not len(cell.random)
     selection = Selection([cell], [None], None)
+    assert selection.verdict is None
     told = selection.report()["classes"]["Bag"]
-    assert told["high_quality_share"] is told["by_style"]["plain"]["preferences"] is None
+    assert told["high_quality_share"] is told["high_quality_ci95"] is told["by_style"]["plain"]["preferences"] is None
     assert not any("worst" in axes.get_ylabel() for axes in figure_of_selection(selection).axes)
     assert "Spearman" not in selection.describe()
     assert {row["seed"] for row in records} == set(range(10))
 
 
-def test_statistics_of_images_that_are_known():
-    flat, bars = torch.full((1, 1, 28, 28), 0.25), torch.zeros(1, 1, 28, 28)
-    bars[..., ::4] = 1
-    found = image_statistics(torch.cat([flat, bars]))
-    assert found["brightness"].tolist() == pytest.approx([0.25, 0.25])
-    for name in ("contrast", "sharpness", "edge_density"):
-        assert found[name][0] == pytest.approx(0, abs=1e-6)
-        assert found[name][1] > 0.02
-    assert to_bytes(flat).unique().tolist() == [64]
+def cell_of(choosing, images, top_k: int) -> Candidates:
+    """Candidates of class 0 that are these images, the first ones best."""
+    n = len(images)
+    scores = torch.rand(n, len(SCORE_NAMES), generator=torch.Generator().manual_seed(0))
+    asked = choosing.prompt_target(0, {})
+    return Candidates(asked, "Sneaker", {}, list(range(n)), list(range(n)), images, scores, top_k)
+
+
+def test_the_choice_is_judged_over_all_classes_with_an_interval(choosing, fashion):
+    """Of each cell the best two show the class asked for, and the other eight another: the judge must see the gain."""
+    held_out, judge = fashion[1], load_judge("fashion_mnist_12k")
+    seen = [to_unit_range(held_out.pixels[held_out.labels == label][:40]) for label in (0, 1)]
+    rows = [torch.cat([seen[0][2 * i :][:2], seen[1][8 * i :][:8]]) for i in range(5)]
+    selection = Selection([cell_of(choosing, images, 2) for images in rows], [None] * 5, judge)
+    found = selection.report()["right"]
+    hits = predict(judge, to_bytes(torch.cat(rows))).classes.view(5, 10) == 0
+    shares = hits[:, :2].double().mean().item(), hits.double().mean().item()
+    assert (found["best"], found["random"]) == pytest.approx(shares)
+    assert found["difference"] == pytest.approx(shares[0] - shares[1])
+    assert (found["n_best"], found["n_random"], found["cells"]) == (10, 50, 5)
+    assert 0.3 < found["ci95"][0] < found["difference"] < found["ci95"][1]
+    said = selection.describe()
+    assert f"of the 10 best, {shares[1]:.3f} of the 50 candidates" in said
+    assert "95% interval" in said
+
+
+def test_where_all_are_kept_there_is_no_choice_to_judge(choosing, fashion):
+    images, judge = to_unit_range(fashion[1].pixels[:4]), load_judge("fashion_mnist_12k")
+    assert Selection([cell_of(choosing, images, 4)], [None], judge).verdict is None

@@ -125,15 +125,6 @@ def test_every_number_of_the_tables_equals_the_files(measured):
         told = [row[key] for key in ("spearman", "real_spearman", "class_accuracy", "real_class_accuracy")]
         assert list(map(float, cells)) == pytest.approx(told, rel=1e-3)
         assert n == f"{row['n']:,}"
-    selection = json.loads((measured / "best" / "selection.json").read_text())
-    chosen = rows_of(text, "class")
-    assert [row[0] for row in chosen] == list(selection["classes"])
-    for name, style, n, share, *right in chosen:
-        row = selection["classes"][name]["by_style"][style]
-        assert float(share) == pytest.approx(row["high_quality_share"], rel=1e-3)
-        assert n == f"{row['n']:,}"
-        told = row["right"]
-        assert right == [f"{number(told['random'])} (n 2)", f"{number(told['best'])} (n 1)"]
     training = json.loads((measured / "training.json").read_text())
     assert f"| training images seen | {training['images']:,} in {training['steps']:,} steps |" in text
     assert f"{sum(training['data']['classes'].values()):,} images of [ann/pets]" in text
@@ -148,6 +139,40 @@ def numbers_in(value) -> set[float]:
     if isinstance(value, str):
         return {float(found.replace(",", "")) for found in re.findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?!\w)", value)}
     return {abs(float(value))} if isinstance(value, int | float) else set()
+
+
+def test_every_number_of_the_selections_table_equals_its_file(measured):
+    text = card_of(measured).text
+    selection = json.loads((measured / "best" / "selection.json").read_text())
+    chosen = rows_of(text, "class")
+    assert [row[0] for row in chosen] == list(selection["classes"])
+    for name, style, n, share, bounds, *right in chosen:
+        row = selection["classes"][name]["by_style"][style]
+        assert float(share) == pytest.approx(row["high_quality_share"], rel=1e-3)
+        assert list(map(float, bounds.split(" to "))) == pytest.approx(row["high_quality_ci95"], rel=1e-3)
+        assert n == f"{row['n']:,}"
+        told = row["right"]
+        assert right == [f"{number(told['random'])} (n 2)", f"{number(told['best'])} (n 1)"]
+
+
+def test_the_card_judges_the_choice_over_all_classes(measured):
+    text = card_of(measured).text
+    selection = json.loads((measured / "best" / "selection.json").read_text())
+    right = selection["right"]
+    assert f"{number(right['best'])} of the {right['n_best']} chosen into their class" in text
+    low, high = map(number, right["ci95"])
+    assert f"a difference of {number(right['difference'])} (95% interval {low} to {high})" in text
+
+
+def test_selections_of_before_intervals_are_still_read():
+    for file in sorted(Path(__file__).parents[2].glob("model_cards/*/selection.json")):
+        selection = json.loads(file.read_text())
+        selection.pop("right", None)
+        for entry in selection["classes"].values():
+            for row in entry["by_style"].values():
+                row.pop("high_quality_ci95", None)
+        assert "difference" not in selection_line(selection)
+        assert selection_table(selection).count("\n") == 1 + len(selection["classes"])
 
 
 def test_every_number_of_a_sentence_stands_in_a_file(measured):
