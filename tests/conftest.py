@@ -260,7 +260,7 @@ def pets(tmp_path_factory) -> dict[str, str]:
     """A model of two classes and two styles, images of those classes, and the judges of them."""
     tmp_path = tmp_path_factory.mktemp("pets")
     data = tmp_path / "pets"
-    class_folders(data / "train", dict.fromkeys(CATS, 300), size=(28, 28))
+    class_folders(data / "train", dict.fromkeys(CATS, 350), size=(28, 28))
     class_folders(data / "test", dict.fromkeys(CATS, 130), size=(28, 28))
     unet = tiny_unet(num_classes=2, num_styles=2)
     scheduler = make_objective(ObjectiveConfig()).scheduler()
@@ -268,7 +268,7 @@ def pets(tmp_path_factory) -> dict[str, str]:
     training, validation = load_training_data(str(data))
     for name, noised in (("judge", False), ("noised_judge", True)):
         judge = make_judge(training, widths=(4, 8, 8), half="first", noised=noised)
-        list(train_judge(judge, training, validation, epochs=1, batch_size=32))
+        list(train_judge(judge, training, validation, epochs=1 if noised else 6, batch_size=32))
         save_judge(judge, tmp_path / name, validation)
     return {"data": str(data), **{name: str(tmp_path / name) for name in ("model", "judge", "noised_judge")}}
 

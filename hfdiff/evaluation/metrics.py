@@ -260,7 +260,9 @@ METRICS: Mapping[str, Metric] = {
         per_class=SPARE * min(PER_CLASS),
         depends_on_n=True,
     ),
-    "near_black": Metric("share of pixels in 1 to 15 of 255 among those under 16", "as real", _near_black, 100),
+    "near_black": Metric(
+        "share of dark pixels that are not quite black: noise that nobody sees", "as real", _near_black, 100
+    ),
     "memorisation": Metric(
         "share of samples nearer to a training image than 99% of real ones", "lower", memorisation, 200, beside=False
     ),

@@ -149,8 +149,8 @@ def _style(
     row: dict[str, Any] = {"n": int((images.styled.strengths[:, style] > 0).sum())}
     ours, theirs = _levels(images, style, scales[style]), _levels(real, style, scales[style])
     row["levels"] = [
-        given | {f"real_{key}": value for key, value in known.items() if key != "asked"}
-        for given, known in zip(ours, theirs)
+        own | {"real": known["measured"], "real_ci95": known["ci95"], "real_n": known["n"]}
+        for own, known in zip(ours, theirs)
     ]
     for prefix, source, levels in (("", images, ours), ("real_", real, theirs)):
         readings = source.readings(style)

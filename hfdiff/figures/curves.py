@@ -76,7 +76,8 @@ def style_levels(report: Mapping[str, Any]) -> list[tuple[str, list[dict[str, An
     """Style -> what was measured at each strength asked for, of the styles of a report that were measured at several;
     none in older reports."""
     styles = report["metrics"].get("style_fidelity", {}).get("per_style", {})
-    return [(name, row["levels"]) for name, row in styles.items() if row.get("levels")]
+    levels = ((name, [level for level in row.get("levels", ()) if level["ci95"]]) for name, row in styles.items())
+    return [(name, rows) for name, rows in levels if rows]
 
 
 def style_strengths(report: Mapping[str, Any]) -> Figure:

@@ -247,7 +247,7 @@ def findings(records: ModelRecords) -> Iterator[str]:
     """What a reader must know before use, from the report."""
     metrics = records.report["metrics"] if records.report else {}
     if records.report:
-        for doubt in doubts(records.report["protocol"].get("judge") or {}):
+        for doubt in doubts(records.report.get("protocol", {}).get("judge") or {}):
             yield f"Independence of the judge: {plain(doubt)}."
     if accuracy := metrics.get("class_accuracy"):
         worst = sorted(accuracy["per_class"].items(), key=lambda item: item[1])[:3]

@@ -207,7 +207,12 @@ def test_the_code_of_the_card_runs_as_it_is_written(measured, tmp_path, monkeypa
 
 def test_the_images_are_there_and_have_a_text(measured):
     shown = re.findall(r"!\[([^\]]+)\]\(([^)]+)\)", card_of(measured).text)
-    assert [file for _, file in shown] == ["card/classes_and_styles.png", "card/losses.png", "card/selection.png"]
+    assert [file for _, file in shown] == [
+        "card/classes_and_styles.png",
+        "card/losses.png",
+        "card/style_strengths.png",
+        "card/selection.png",
+    ]
     assert all((measured / file).is_file() and len(text) > 20 for text, file in shown)
 
 
@@ -279,7 +284,9 @@ def test_a_weak_model_is_called_so():
 def with_levels(folder: Path, style: str | None = None) -> None:
     """A report as one is that measures each style at five strengths; `style` is what thick is called."""
     report = json.loads((folder / "metrics.json").read_text())
-    rows = report["metrics"]["style_fidelity"]["per_style"]
+    fidelity = report["metrics"]["style_fidelity"]
+    measured = next(iter(fidelity["per_style"].values()))
+    rows = fidelity["per_style"] = {name: dict(measured) for name in ("thick", "slanted")}
     for name, row in rows.items():
         row["levels"] = [
             {"asked": asked, "measured": 0.1 + 0.8 * asked, "ci95": [0.8 * asked, 0.2 + 0.8 * asked], "real": asked}
