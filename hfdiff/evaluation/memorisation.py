@@ -39,7 +39,7 @@ ALARM = 0.01  # share of fresh images that are called near-duplicates
 FEW_HELD_OUT = 200  # of fewer held-out images, that share is no image
 FEWEST = 20  # images that a threshold may come from
 MOST_REAL = 10_000
-PLANTED = 100  # of each kind
+PLANTED = 200  # of each kind: half of them to tell what is near, half to tell the power
 NEAR_SHARE = 0.95  # a real image as close as this share of planted near-duplicates is one itself ...
 NEAR_MOST = 0.5  # ... where it is half as far as its neighbours
 
@@ -221,7 +221,8 @@ def near_duplicates(samples: Tensor, training: Tensor, held_out: Tensor) -> Resu
     images are, all uint8: held-out ones, or where those are few, training images, each held against the others.
 
     `real` and `false_alarm` are of the other half of them: all, and without those that are near-duplicates of training
-    images themselves. `threshold_n` is 0 where nearly all are; the threshold is that of planted near-duplicates then.
+    images themselves. `threshold_n` is 0 where nearly all are; the threshold is that of planted
+    near-duplicates then. The power is that of other planted ones than those that tell what is near.
     BadInput with fewer than 2 training images.
     """
     generator = torch.Generator().manual_seed(0)
@@ -235,9 +236,10 @@ def near_duplicates(samples: Tensor, training: Tensor, held_out: Tensor) -> Resu
         own[-len(real) :] = order[: len(real)]
     closeness = nearest(torch.cat(searched), training, own).closeness.split([len(images) for images in searched])
 
-    threshold, half = Threshold.of(closeness[2], closeness[1]), len(real) // 2
-    hits, planted, alarms = (values < threshold.value for values in closeness)
-    planted, false_alarms = planted.unflatten(0, (len(ALTERED), -1)), alarms[half:][~threshold.duplicates[half:]]
+    planted = closeness[1].unflatten(0, (len(ALTERED), -1))
+    threshold, half = Threshold.of(closeness[2], planted[:, ::2].flatten()), len(real) // 2
+    hits, alarms = (values < threshold.value for values in (closeness[0], closeness[2]))
+    found, false_alarms = planted[:, 1::2] < threshold.value, alarms[half:][~threshold.duplicates[half:]]
     details = {
         "searched_n": len(training),
         "threshold": threshold.value,
@@ -248,8 +250,8 @@ def near_duplicates(samples: Tensor, training: Tensor, held_out: Tensor) -> Resu
         "false_alarm_ci95": list(wilson(false_alarms)) if len(false_alarms) else None,
         "duplicates": share_true(threshold.duplicates),  # of real images, which have no say in false_alarm
         "duplicates_n": len(real),
-        "power": {kind: share_true(found) for kind, found in zip(ALTERED, planted)},
-        "power_n": planted.shape[1],
+        "power": {kind: share_true(hits) for kind, hits in zip(ALTERED, found)},
+        "power_n": found.shape[1],
     }
     return Result(
         share_true(hits), len(hits), share_true(alarms[half:]), wilson(hits), "pixels", len(real) - half, details

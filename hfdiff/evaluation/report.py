@@ -216,8 +216,8 @@ def _compared(question: Question, metric: Mapping[str, Any]) -> str:
     """The sentence for where the value lies beside that of real images, which n limits as well."""
     if metric["real"] is None:
         return ""
-    low, high = metric["ci95"] or (metric["value"],) * 2
-    margin = (high - low) / 2 * math.sqrt(1 + metric["n"] / metric["real_n"])
+    ends = [abs(end - metric["value"]) for end in metric["ci95"] or (metric["value"],)]
+    margin = max(ends) * math.sqrt(1 + metric["n"] / metric["real_n"])  # an end may be cut off at the metric's range
     difference = metric["value"] - metric["real"]
     return question.near if abs(difference) <= margin else question.above if difference > 0 else question.below
 
@@ -233,10 +233,16 @@ def _worst_class(metric: Mapping[str, Any]) -> str:
 
 
 def _how_to_measure(name: str, report: Mapping[str, Any]) -> str:
-    """What a metric lacked, as the protocol says it, and the command that measures it."""
-    lack = next((line for line in report["protocol"].get("missing", ()) if line.startswith(name)), None)
+    """What a metric lacked, as the protocol says it, and the command that measures it where samples were lacking."""
+    protocol = report["protocol"]
+    lack = next((line for line in protocol.get("missing", ()) if line.startswith(name)), None)
+    if lack and " samples" not in lack:
+        return f"Not measured: {lack}."
     asked = "--num_styled 1000" if METRICS[name].styled else "--num_images 2000"
-    return f"Not measured{f': {lack}' if lack else ''}. hfdiff evaluate MODEL --metrics {name} {asked} measures it."
+    what = (
+        f"--images {protocol['images']} --dataset {protocol['dataset']}" if protocol.get("images") else f"MODEL {asked}"
+    )
+    return f"Not measured{f': {lack}' if lack else ''}. hfdiff evaluate {what} --metrics {name} measures it."
 
 
 def _weakest_style(metric: Mapping[str, Any]) -> str:

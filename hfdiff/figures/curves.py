@@ -76,8 +76,7 @@ def style_levels(report: Mapping[str, Any]) -> list[tuple[str, list[dict[str, An
     """Style -> what was measured at each strength asked for, of the styles of a report that were measured at several;
     none in older reports."""
     styles = report["metrics"].get("style_fidelity", {}).get("per_style", {})
-    levels = ((name, [level for level in row.get("levels", ()) if level["ci95"]]) for name, row in styles.items())
-    return [(name, rows) for name, rows in levels if rows]
+    return [(name, row["levels"]) for name, row in styles.items() if row.get("levels")]
 
 
 def style_strengths(report: Mapping[str, Any]) -> Figure:
