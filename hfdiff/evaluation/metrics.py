@@ -27,7 +27,7 @@ from hfdiff.evaluation.reference_images import (
 )
 from hfdiff.evaluation.statistics import SPLITS, around, mean_interval, share_true, split_error, wilson
 from hfdiff.evaluation.style_metrics import style_fidelity
-from hfdiff.evaluation.vendi import PER_CLASS, SPARE, kernel_widths, number_per_class, variety
+from hfdiff.evaluation.vendi import PER_CLASS, SPARE, common_numbers, kernel_widths, number_per_class, variety
 
 BESIDE = 1000  # held-out real images that are damaged, beside which a score is read
 LEAST_INFINITE = 2000  # samples; of fewer, the extrapolation to infinite n errs by as much as what it takes away
@@ -170,15 +170,17 @@ def _vendi(inputs: MetricInputs) -> Result:
     n, names = min(len(samples), len(real.others)), real.judge.class_names
     number = number_per_class(n, num_classes=len(names))
     widths = kernel_widths(real.others.output.features[:n], real.others.labels[:n])
+    numbers = common_numbers(number, samples.labels[:n], real.others.labels[:n])
     own, others = (
-        variety(images.output.features[:n], images.labels[:n], widths, number) for images in (samples, real.others)
+        variety(images.output.features[:n], images.labels[:n], widths, numbers) for images in (samples, real.others)
     )
     details = {
         "n_per_class": number,
         "per_class": {names[i]: score for i, score in own.per_class.items()},
         "real_per_class": {names[i]: score for i, score in others.per_class.items()},
     }
-    return Result(own.value, number * len(widths), others.value, own.ci95, "judge", details=details)
+    counted = sum(numbers[label] for label in widths)
+    return Result(own.value, counted, others.value, own.ci95, "judge", details=details)
 
 
 def _near_black(inputs: MetricInputs) -> Result:

@@ -239,9 +239,8 @@ def _how_to_measure(name: str, report: Mapping[str, Any]) -> str:
     if lack and " samples" not in lack:
         return f"Not measured: {lack}."
     asked = "--num_styled 1000" if METRICS[name].styled else "--num_images 2000"
-    what = (
-        f"--images {protocol['images']} --dataset {protocol['dataset']}" if protocol.get("images") else f"MODEL {asked}"
-    )
+    of_images = f"--images {protocol.get('images')} --dataset {protocol['dataset']}"
+    what = of_images if protocol.get("images") else f"MODEL {asked}"
     return f"Not measured{f': {lack}' if lack else ''}. hfdiff evaluate {what} --metrics {name} measures it."
 
 

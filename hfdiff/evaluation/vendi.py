@@ -39,10 +39,18 @@ class Variety:
         return around(self.value, self.error, low=0)
 
 
-def variety(features: Tensor, labels: Tensor, widths: dict[int, float], number: int) -> Variety:
-    """Of the first `number` images of each class that has a kernel, from features (N, F) and labels (N,); a class
+def common_numbers(number: int, *labels: Tensor) -> dict[int, int]:
+    """Class -> how many images of it are compared: `number`, or the fewest that a set has of it, of labels (N,) each;
+    where a set has none, its score is 0."""
+    classes = torch.cat(labels).unique().tolist()
+    counts = {label: [int((own == label).sum()) for own in labels] for label in classes}
+    return {label: min(number, *filter(None, given)) for label, given in counts.items()}
+
+
+def variety(features: Tensor, labels: Tensor, widths: dict[int, float], numbers: dict[int, int]) -> Variety:
+    """Of the first `numbers` images of each class that has a kernel, from features (N, F) and labels (N,); a class
     without images has 0. The error is the jackknife's, each image left out in turn: the score is smooth."""
-    kernels = [_kernel(features[labels == label][:number], width) for label, width in widths.items()]
+    kernels = [_kernel(features[labels == label][: numbers[label]], width) for label, width in widths.items()]
     scores = [vendi_score(kernel) for kernel in kernels]
     variance = sum(_jackknife_variance(kernel) for kernel in kernels)
     count = len(kernels)

@@ -162,8 +162,8 @@ def test_vendi_score_counts_what_differs():
 def test_a_class_without_samples_has_no_variety():
     features, labels = normal(60, 4), torch.arange(60) % 2
     widths = kernel_widths(features, labels)
-    both = variety(features, labels, widths, 20)
-    one = variety(features[labels == 0], labels[labels == 0], widths, 20)
+    both = variety(features, labels, widths, {0: 20, 1: 20})
+    one = variety(features[labels == 0], labels[labels == 0], widths, {0: 20, 1: 20})
     assert one.per_class == {0: both.per_class[0], 1: 0.0}
     assert one.value == pytest.approx(both.per_class[0] / 2)
 
