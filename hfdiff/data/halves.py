@@ -25,6 +25,7 @@ HALF_WEIGHTS = (
     (9, -1, -14, 4),
 )
 HALF_BIN, HALF_OFFSET = 1000.0, 0.05
+HALVES = 2  # version of the halves, which networks trained on one carry; in the first, bytes decided
 HASH_BITS = 63
 HASH_BIN = 12.0  # grey levels
 NEAR_BITS = 6  # images whose hashes differ in no more are taken for one

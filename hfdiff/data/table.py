@@ -12,6 +12,8 @@ from hfdiff.data.config import Half
 from hfdiff.data.halves import in_second_half
 from hfdiff.pipelines import shown
 
+NEAR_END = 16  # values of 255 that look black, or as far from white
+
 
 @dataclass(frozen=True)
 class ImageTable:
@@ -93,11 +95,15 @@ def to_bytes(images: Tensor) -> Tensor:
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
-def has_clean_black(pixels: Tensor) -> bool:
-    """Is what looks black in images (N, C, H, W) uint8, values under 16, quite black, as drawings and cut-outs are?"""
-    dark = pixels[:: max(1, len(pixels) // 1000)].flatten()
-    dark = dark[dark < 16]
-    return len(dark) > 0 and (dark == 0).double().mean().item() > 0.8
+def has_clean_ground(pixels: Tensor) -> bool:
+    """Is what looks black in images (N, C, H, W) uint8 quite black, or what looks white quite white, as in drawings and
+    cut-outs? Of values within `NEAR_END`, a twentieth of all at least."""
+    values = pixels[:: max(1, len(pixels) // 1000)].flatten()
+    for away in (values, 255 - values):
+        near = away[away < NEAR_END]
+        if len(near) > len(values) / 20 and (near == 0).double().mean().item() > 0.8:
+            return True
+    return False
 
 
 def describe(table: ImageTable, validation: ImageTable | None = None) -> str:

@@ -10,6 +10,7 @@ from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMix
 
 from hfdiff.core.errors import BadInput, first_line
 from hfdiff.core.files import existing_folder
+from hfdiff.data.halves import HALVES
 from hfdiff.data.registry import ASSETS, DATASETS
 from hfdiff.data.styles import STYLES
 from hfdiff.data.table import ImageTable, to_unit_range
@@ -70,6 +71,8 @@ def no_clip(dataset: str | None) -> BadInput:
 def describe_clip(model: PreTrainedModel) -> dict[str, str]:
     """What a report says of a CLIP model: its name, and of a small one what it was trained on."""
     known = {key: getattr(model.config, key, None) for key in ("trained_on", "half_seen")}
+    if known["half_seen"] and getattr(model.config, "halves", 1) != HALVES:
+        known["independence"] = "unknown: it was trained on halves of an earlier version, and may know these images"
     name = model.config.name_or_path
     return {"name": Path(name).name if Path(name).is_dir() else name} | {k: v for k, v in known.items() if v}
 

@@ -29,6 +29,7 @@ from hfdiff.core.errors import BadInput, TrainingFailed
 from hfdiff.core.files import write_folder
 from hfdiff.data.augmentation import invisible_noise, shift
 from hfdiff.data.config import Half
+from hfdiff.data.halves import HALVES
 from hfdiff.data.styles import STYLES, apply_styles, draw_styles, fitting_styles
 from hfdiff.data.table import ImageTable, to_unit_range
 from hfdiff.evaluation.clip import by_parts, caption
@@ -303,6 +304,7 @@ def save_clip(scorer: Scorer, folder: Path, table: ImageTable, half: Half, metri
 
     config = scorer.model.config
     config.trained_on, config.fingerprint, config.half_seen = table.name, table.fingerprint, half
+    config.halves = HALVES
 
     def fill(place: Path) -> None:
         scorer.model.half().save_pretrained(place)

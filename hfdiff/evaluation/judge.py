@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
 from hfdiff.data.config import Half
-from hfdiff.data.halves import near, perceptual_hashes
+from hfdiff.data.halves import HALVES, near, perceptual_hashes
 from hfdiff.data.registry import DATASETS, TEST_NAMES
 from hfdiff.data.styles import fitting_styles
 from hfdiff.data.table import ImageTable, to_model_range
@@ -220,7 +220,8 @@ def independence(judge: Judge, table: ImageTable) -> dict[str, str]:
 def independent(judge: Judge, chooser: Any) -> bool:
     """Did a judge and a chooser (a CLIP model's config, another judge) see different images, as far as they tell?"""
     other = getattr(chooser, "half_seen", None)
-    return other is None or {judge.half_seen, other} == {"first", "second"}
+    same_halves = isinstance(chooser, Judge) or getattr(chooser, "halves", 1) == HALVES
+    return other is None or (same_halves and {judge.half_seen, other} == {"first", "second"})
 
 
 def load_judge(name: str, noised: bool = False) -> Judge:

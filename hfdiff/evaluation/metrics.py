@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hfdiff.core.names import unknown
-from hfdiff.data.table import to_bytes, to_unit_range
+from hfdiff.data.table import NEAR_END, to_bytes, to_unit_range
 from hfdiff.evaluation.clip import caption, image_features
 from hfdiff.evaluation.distances import Kernels, at_infinite_n, frechet_to
 from hfdiff.evaluation.features import EXTRACTORS, FIXED_NUMBERS, shuffled_samples
@@ -35,7 +35,6 @@ INFINITE_ERROR = 1.2  # of the extrapolation, over that of the value: measured, 
 ROWS_PER_FEATURE = 8  # of them: covariances of the smallest parts must have full rank
 WIDE, WIDE_SPLITS = 512, 2  # features, from which on a Frechet distance takes seconds, and is split less often
 LEAST = min(FIXED_NUMBERS)
-NEAR_BLACK = 16  # values of 255 below it look black
 
 
 def _class_accuracy(inputs: MetricInputs) -> Result:
@@ -195,7 +194,7 @@ def _near_black(inputs: MetricInputs) -> Result:
 def _dust(pixels: Tensor) -> Tensor:
     """Of each image: how many values lie in 1 to 15, and how many in 0 to 15; pixels (N, C, H, W) uint8 -> (N, 2)."""
     values = pixels.flatten(1)
-    dark = values < NEAR_BLACK
+    dark = values < NEAR_END
     return torch.stack([(dark & (values > 0)).sum(dim=1), dark.sum(dim=1)], dim=1).double()
 
 

@@ -22,7 +22,7 @@ from hfdiff.data.table import to_bytes
 from hfdiff.evaluation.features import content_order
 from hfdiff.evaluation.judge import Judge
 from hfdiff.evaluation.reference_images import JudgedImages, ReferenceSet, judge_images
-from hfdiff.models.sampling import sample_tensors
+from hfdiff.models.sampling import generators, sample_tensors
 from hfdiff.pipelines import ClassStylePipeline
 
 BATCH = 100  # images drawn at once
@@ -96,7 +96,7 @@ def draw_request(
             pipeline,
             class_labels=request.labels[rows.start : rows.stop].tolist(),
             styles=[request.styles[row] for row in rows],
-            generator=[torch.Generator().manual_seed(derive_seed(seed, "picture", row)) for row in rows],
+            generator=generators(rows, seed, "picture"),
             **given,
         ).images
         mine.append((start, to_bytes(images)))

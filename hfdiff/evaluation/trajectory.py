@@ -25,7 +25,7 @@ from hfdiff.evaluation.judge import Judge, class_probabilities, predict
 from hfdiff.evaluation.statistics import wilson
 from hfdiff.models.objectives import betas_of, timestep_at
 from hfdiff.models.samplers import NUM_TIMESTEPS, Process, make_scheduler, process_of
-from hfdiff.models.sampling import sample_tensors
+from hfdiff.models.sampling import generators, sample_tensors
 from hfdiff.pipelines import ClassStylePipeline, noise_levels, predicted_clean
 
 NUM_PLACES = 21
@@ -63,20 +63,28 @@ def speciation(table: ImageTable) -> float:
     """The log-SNR at which the first of the classes parts from the others, by the images alone: sigma / alpha is the
     square root of the largest eigenvalue of the covariance between the classes (Biroli et al. 2024,
     https://arxiv.org/abs/2402.18491, Section 3)."""
-    pixels = to_model_range(table.pixels).flatten(1).double()
     counts = torch.bincount(table.labels, minlength=len(table.class_names)).double()
-    means = pixels.new_zeros(len(counts), pixels.shape[1]).index_add(0, table.labels, pixels) / counts.clamp(1)[:, None]
-    between = (counts / counts.sum()).sqrt()[:, None] * (means - pixels.mean(dim=0))
+    sums = torch.zeros(len(counts), table.pixels[0].numel(), dtype=torch.float64)
+    for pixels, labels in zip(table.pixels.split(1000), table.labels.split(1000)):
+        sums.index_add_(0, labels, to_model_range(pixels).flatten(1).double())
+    means = sums / counts.clamp(1)[:, None]
+    between = (counts / counts.sum()).sqrt()[:, None] * (means - sums.sum(dim=0) / counts.sum())
     return -2 * torch.linalg.matrix_norm(between, 2).log().item()
 
 
 def detail(table: ImageTable) -> Tensor:
     """How textured each class is (K,) float64: the mean step between neighbouring pixels, in [0, 1]; NaN without
     images."""
-    pixels = to_unit_range(table.pixels).double()
-    steps = [pixels.diff(dim=dim).abs().mean(dim=(1, 2, 3)) for dim in (2, 3)]
-    each = (steps[0] + steps[1]) / 2
+    parts = map(to_unit_range, table.pixels.split(1000))
+    each = torch.cat(
+        [sum(part.diff(dim=dim).abs().mean(dim=(1, 2, 3)) for dim in (2, 3)) / 2 for part in parts]
+    ).double()
     return torch.stack([each[table.labels == i].mean() for i in range(len(table.class_names))])
+
+
+def _steps(images: Tensor) -> Tensor:
+    """The mean step between neighbouring pixels of each of images (N, C, H, W): (N,)."""
+    return sum((images.diff(dim=dim).abs().mean(dim=(1, 2, 3)) for dim in (2, 3)), torch.zeros(len(images))) / 2
 
 
 @dataclass(frozen=True)
@@ -284,7 +292,7 @@ def measure_reverse(
         list(class_ids),
         num_images_per_label=num_images,
         num_inference_steps=num_inference_steps,
-        generator=[torch.Generator().manual_seed(seed + i) for i in range(len(class_ids) * num_images)],
+        generator=generators(range(len(class_ids) * num_images), seed, "reverse"),
         callback_on_step_end=recorder,
         **arguments,
     )

@@ -37,7 +37,7 @@ from hfdiff.figures.grids import class_style_grid, labelled_grid, save_figure, s
 from hfdiff.figures.trajectory import forward_curve, forward_strip, histogram_figure, recognition_figure, reverse_strip
 from hfdiff.models.objectives import OBJECTIVES
 from hfdiff.models.samplers import process_of, sampler_of
-from hfdiff.models.sampling import sample_tensors
+from hfdiff.models.sampling import generators, sample_tensors
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.training.run_folder import RunFolder
 
@@ -113,8 +113,8 @@ class GalleryInputs:
     def reverses(self) -> list[tuple[str, Reverse]]:
         """The reverse process with its guidance, and where there is any, first without, each with its name."""
         scales = guidance_of(self.pipeline, self.guidance)
-        guided = self.guidance | scales
-        plain = guided | dict.fromkeys(scales, 1.0)
+        guided = {"autoguidance_scale": 1.0} | self.guidance | scales
+        plain = guided | dict.fromkeys((*scales, "autoguidance_scale"), 1.0)
         return [(named(given), self._reverse(given)) for given in ([plain, guided] if guided != plain else [guided])]
 
     def _reverse(self, guidance: dict[str, Any]) -> Reverse:
@@ -136,8 +136,11 @@ class GalleryInputs:
 
 
 def named(guidance: dict[str, Any]) -> str:
-    scale = guidance["guidance_scale"]
-    return "without guidance" if scale == 1 else f"guidance {scale:g}"
+    scale, of_styles, auto = (guidance.get(f"{kind}guidance_scale", 1.0) for kind in ("", "style_", "auto"))
+    if scale == of_styles == auto == 1:
+        return "without guidance"
+    said = [f"guidance {scale:g}", *([f"of styles {of_styles:g}"] if of_styles != scale else [])]
+    return ", ".join([*said, *([f"autoguidance {auto:g}"] if auto != 1 else [])])
 
 
 def guidance_of(pipeline: ClassStylePipeline, given: dict[str, Any]) -> dict[str, float]:
@@ -298,8 +301,8 @@ def sweep(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
 
 def near_duplicates(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
     ids, count = inputs.few_class_ids, SIDE_BY_SIDE
-    generators = [torch.Generator().manual_seed(inputs.seed + i) for i in range(len(ids) * count)]
-    arguments = {"num_images_per_label": count, "generator": generators, **inputs.guidance}
+    drawn = generators(range(len(ids) * count), inputs.seed, "nearest")
+    arguments = {"num_images_per_label": count, "generator": drawn, **inputs.guidance}
     images = sample_tensors(inputs.pipeline, ids, **arguments).images
     found, training = nearest(to_bytes(images), inputs.training.pixels), inputs.training
     blocks = torch.stack([images, to_unit_range(training.pixels[found.rows])]).unflatten(1, (len(ids), count))

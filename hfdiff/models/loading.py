@@ -35,8 +35,8 @@ def make_pipeline(
     styles: tuple[str, ...],
     clean_ends: bool = False,
 ) -> ClassStylePipeline:
-    """A pipeline around trained weights; `data_styles` come from the data, `styles` from the table. `clean_ends`: its
-    samples have a black that is black, as the training images have."""
+    """A pipeline around trained weights; `data_styles` come from the data, `styles` from the table. `clean_ends`: what
+    looks black or white in samples is so, as in the training images."""
     phrases = {name: {"phrase": name, "group": None} for name in data_styles}
     phrases |= {name: {"phrase": STYLES[name].phrase, "group": STYLES[name].group} for name in styles}
     return ClassStylePipeline(

@@ -1,11 +1,13 @@
 """Samples as tensors: one typed call of the pipeline."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from hfdiff.core.seeds import derive_seed
 from hfdiff.pipelines import ClassStylePipeline, StyleSpec
 
 
@@ -29,3 +31,8 @@ def sample_tensors(
     """Call the pipeline with these and other arguments of its own; ValueError for what it cannot use."""
     out: Any = pipeline(class_labels, styles, output_type="pt", **arguments)
     return TensorImages(out.images, out.class_labels, out.styles, out.scores or [], out.candidates or [])
+
+
+def generators(rows: Iterable[int], seed: int, what: str) -> list[torch.Generator]:
+    """One for each row: a function of seed, purpose and row, so that two seeds share none."""
+    return [torch.Generator().manual_seed(derive_seed(seed, what, row)) for row in rows]

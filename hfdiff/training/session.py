@@ -9,7 +9,7 @@ from accelerate import Accelerator, PartialState
 from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_training_data
 from hfdiff.data.styles import check_styles, describe_styles
-from hfdiff.data.table import ImageTable, describe, has_clean_black
+from hfdiff.data.table import ImageTable, describe, has_clean_ground
 from hfdiff.models.loading import make_pipeline
 from hfdiff.models.objectives import Objective, make_objective
 from hfdiff.models.sizes import describe_shape
@@ -47,7 +47,7 @@ class Session:
     def pipeline(self) -> ClassStylePipeline:
         """A pipeline around the EMA weights, without progress bars."""
         table, scheduler, styles = self.table, self.objective.scheduler(), self.config.styles
-        names, clean_ends = (table.class_names, table.style_names, styles), has_clean_black(table.pixels)
+        names, clean_ends = (table.class_names, table.style_names, styles), has_clean_ground(table.pixels)
         pipeline = make_pipeline(self.state.ema_model(), scheduler, *names, clean_ends)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline

@@ -11,7 +11,7 @@ from hfdiff.core.errors import BadInput
 from hfdiff.data.config import ReadOptions
 from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.data.registry import ASSETS
-from hfdiff.data.table import ImageTable, has_clean_black
+from hfdiff.data.table import ImageTable, has_clean_ground
 
 
 def test_embedded_data_is_balanced_small_and_licensed(fashion):
@@ -314,7 +314,8 @@ def test_a_name_may_say_another_format(tmp_path):
     assert len(load_training_data(str(tmp_path))[0]) == 6
 
 
-def test_a_clean_black_is_told_from_a_dark_photograph(fashion):
-    assert has_clean_black(fashion[0].pixels)
-    assert not has_clean_black(torch.arange(256, dtype=torch.uint8).repeat(20, 1, 4, 1))
-    assert not has_clean_black(torch.full((3, 1, 8, 8), 200, dtype=torch.uint8))
+def test_a_clean_ground_is_told_from_a_photograph(fashion):
+    assert has_clean_ground(fashion[0].pixels)
+    assert has_clean_ground(255 - fashion[0].pixels)
+    assert not has_clean_ground(torch.arange(256, dtype=torch.uint8).repeat(20, 1, 4, 1))
+    assert not has_clean_ground(torch.full((3, 1, 8, 8), 200, dtype=torch.uint8))
