@@ -75,16 +75,14 @@ def speciation(table: ImageTable) -> float:
 def detail(table: ImageTable) -> Tensor:
     """How textured each class is (K,) float64: the mean step between neighbouring pixels, in [0, 1]; NaN without
     images."""
-    parts = map(to_unit_range, table.pixels.split(1000))
-    each = torch.cat(
-        [sum(part.diff(dim=dim).abs().mean(dim=(1, 2, 3)) for dim in (2, 3)) / 2 for part in parts]
-    ).double()
+    each = torch.cat([_steps(to_unit_range(part)) for part in table.pixels.split(1000)]).double()
     return torch.stack([each[table.labels == i].mean() for i in range(len(table.class_names))])
 
 
 def _steps(images: Tensor) -> Tensor:
     """The mean step between neighbouring pixels of each of images (N, C, H, W): (N,)."""
-    return sum((images.diff(dim=dim).abs().mean(dim=(1, 2, 3)) for dim in (2, 3)), torch.zeros(len(images))) / 2
+    down, right = (images.diff(dim=dim).abs().mean(dim=(1, 2, 3)) for dim in (2, 3))
+    return (down + right) / 2
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from hfdiff.evaluation.trajectory import (
 from hfdiff.models.config import ObjectiveConfig
 from hfdiff.models.objectives import OBJECTIVES, make_objective, timestep_at
 from hfdiff.models.samplers import process_of
+from hfdiff.models.sampling import generators
 from hfdiff.pipelines import ClassStylePipeline, noise_levels
 
 INF = math.inf
@@ -207,7 +208,7 @@ def test_the_reverse_process_is_judged_at_every_evaluation(objective, sampler):
     assert (found.log_snr.diff() >= 0).all()
     images = pipe(
         [0, 1], None, 3, num_inference_steps=5, output_type="pt",
-        generator=[torch.Generator().manual_seed(4 + i) for i in range(6)],
+        generator=generators(range(6), 4, "reverse"),
     ).images  # fmt: skip
     ended = (images * 255).round().byte()
     assert (found.clean[:, -1].int() - ended[::3].int()).abs().max() <= 1
