@@ -170,16 +170,28 @@ def style_table(report: Mapping[str, Any]) -> str | None:
     metric = report["metrics"].get("style_fidelity")
     if not metric:
         return None
-    keys = ("spearman", "real_spearman", "class_accuracy", "real_class_accuracy")
-    rows = [[plain(s), *(number(row[key]) for key in keys), f"{row['n']:,}"] for s, row in metric["per_style"].items()]
-    heads = [
-        "style",
-        "strength asked and measured (Spearman)",
-        "real images",
-        "class accuracy in it",
-        "real images",
+    keys = (
+        "slope",
+        "real_slope",
+        "spearman",
+        "real_spearman",
+        "class_accuracy",
+        "real_class_accuracy",
+    )  # old ones lack two
+    rows = [
+        [plain(style), *(number(row.get(key)) for key in keys), leak(row), f"{row['n']:,}"]
+        for style, row in metric["per_style"].items()
     ]
-    return table([*heads, "n"], rows)
+    heads = ["slope of strength measured over asked", "rank correlation (Spearman)", "class accuracy in it"]
+    beside = [cell for head in heads for cell in (head, "real images")]
+    return table(["style", *beside, "moves along most", "n"], rows)
+
+
+def leak(row: Mapping[str, Any]) -> str:
+    """The style whose measured strength moves most where another one is asked for, and how far."""
+    moves = row.get("leakage") or {}
+    style = max(moves, key=lambda name: abs(moves[name]), default=None)
+    return "" if style is None else f"{plain(style)} {number(moves[style])}"
 
 
 def selection_line(selection: Mapping[str, Any]) -> str:

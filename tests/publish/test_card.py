@@ -27,6 +27,7 @@ from hfdiff.publish.sections import (
     findings,
     first_screen_table,
     hub_id,
+    leak,
     metrics_table,
     plain,
     protocol_sentence,
@@ -122,8 +123,9 @@ def test_every_number_of_the_tables_equals_the_files(measured):
         assert n == f"{metric['n']:,}"
     for style, *cells, n in rows_of(text, "style"):
         row = report["metrics"]["style_fidelity"]["per_style"][style]
-        told = [row[key] for key in ("spearman", "real_spearman", "class_accuracy", "real_class_accuracy")]
-        assert list(map(float, cells)) == pytest.approx(told, rel=1e-3)
+        keys = ("slope", "real_slope", "spearman", "real_spearman", "class_accuracy", "real_class_accuracy")
+        assert list(map(float, cells[:-1])) == pytest.approx([row[key] for key in keys], rel=1e-3)
+        assert cells[-1] == leak(row)
         assert n == f"{row['n']:,}"
     training = json.loads((measured / "training.json").read_text())
     assert f"| training images seen | {training['images']:,} in {training['steps']:,} steps |" in text
