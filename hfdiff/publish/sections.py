@@ -177,7 +177,7 @@ def style_table(report: Mapping[str, Any]) -> str | None:
         "real_spearman",
         "class_accuracy",
         "real_class_accuracy",
-    )  # old ones lack two
+    )
     rows = [
         [plain(style), *(number(row.get(key)) for key in keys), leak(row), f"{row['n']:,}"]
         for style, row in metric["per_style"].items()

@@ -12,10 +12,11 @@ from matplotlib import rcParams
 from matplotlib.text import Text
 from PIL import Image
 
+from hfdiff.data.styles import LEVELS
 from hfdiff.evaluation.trajectory import Reading, Recognised, Recognition, Reverse, score_histogram
 from hfdiff.figures.curves import loss_curves, quality_curves, quality_points, style_levels, style_strengths
 from hfdiff.figures.evolution import evolution
-from hfdiff.figures.grids import STRENGTHS, class_style_grid, headed, labelled_grid, save_figure, style_sweep
+from hfdiff.figures.grids import class_style_grid, headed, labelled_grid, save_figure, style_sweep
 from hfdiff.figures.selection import selection_figure
 from hfdiff.figures.trajectory import histogram_figure, recognition_figure, reverse_strip
 
@@ -89,7 +90,7 @@ def test_sweep_starts_plain_and_ends_in_the_full_style(pipeline):
     sweep = style_sweep(pipeline, [1], seed=3, num_inference_steps=2)
     assert sweep.rows == ["Bag, thick", "Bag, thin"]
     assert sweep.columns == ["0", "0.25", "0.5", "0.75", "1"]
-    assert [style["thin"] for style in sweep.styles[5:]] == list(STRENGTHS)
+    assert [style["thin"] for style in sweep.styles[5:]] == list(LEVELS)
     noise = torch.Generator().manual_seed(4)
     full = pipeline(["Bag"], "thin", num_inference_steps=2, generator=noise, output_type="pt").images
     assert torch.allclose(sweep.images[-1], full[0], atol=1e-4)
