@@ -266,7 +266,7 @@ def test_style_fidelity_of_true_and_of_shuffled_strengths(inputs):
     true, shuffled = (fidelity(inputs, styled(inputs.real, shuffle)) for shuffle in (False, True))
     assert true.value > 0.5
     assert true.value == pytest.approx(true.real, abs=0.15)
-    assert abs(shuffled.value) < 0.25
+    assert shuffled.value < true.value - 0.3  # strength 0 stays where it is
     silent = styled(inputs.real)
     silent.output.strengths.fill_(0.5)
     assert fidelity(inputs, silent).value == 0
@@ -361,7 +361,8 @@ def test_real_images_in_class_folders_are_measured_as_real(real, tmp_path):
         result, own = METRICS[name].measure(given), METRICS[name].measure(held_out)
         assert result.value == pytest.approx(own.value, rel=1e-6, abs=1e-9), name
         assert result.real == pytest.approx(own.real, rel=1e-6, abs=1e-9), name
-        assert result.ci95[0] <= result.real <= result.ci95[1] or name in ("recall", "precision"), name
+        low, high = result.ci95  # as wide again: both sides are drawn
+        assert abs(result.value - result.real) < high - low or name in ("recall", "precision"), name
 
 
 def test_a_report_of_version_1_is_read_as_one_of_today():
