@@ -239,9 +239,10 @@ def _how_to_measure(name: str, report: Mapping[str, Any]) -> str:
     if lack and " samples" not in lack:
         return f"Not measured: {lack}."
     asked = "--num_styled 1000" if METRICS[name].styled else "--num_images 2000"
-    of_images = f"--images {protocol.get('images')} --dataset {protocol['dataset']}"
-    what = of_images if protocol.get("images") else f"MODEL {asked}"
-    return f"Not measured{f': {lack}' if lack else ''}. hfdiff evaluate {what} --metrics {name} measures it."
+    what, more = "MODEL", f" {asked}"
+    if protocol.get("images"):
+        what, more = f"--images {protocol['images']} --dataset {protocol['dataset']}", ""
+    return f"Not measured{f': {lack}' if lack else ''}. hfdiff evaluate {what} --metrics {name}{more} measures it."
 
 
 def _weakest_style(metric: Mapping[str, Any]) -> str:

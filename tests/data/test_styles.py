@@ -134,7 +134,7 @@ def test_rulers_read_their_own_style(dataset):
         for strength in (0.25, 0.5, 0.75, 1.0):
             styled = ruler(apply_styles(pixels, torch.full((len(pixels), 1), strength), [name]))
             means.append((styled - plain).mean().item())
-        assert (styled > plain).double().mean() > 0.85, name
+        assert (styled > plain).double().mean() > 0.8, name
         assert means[1:] == sorted(means[1:]), name
         assert means[0] < means[1], name
         if STYLES[name].group in ("light", "colour"):

@@ -145,7 +145,7 @@ def test_spacings_space():
             nodes = scheduler.sigmas[:-1].unique().double()
             assert len(nodes) == 10
             assert torch.allclose(even(nodes).diff(), even(nodes).diff().mean(), rtol=1e-3)
-            assert nodes[[0, -1]].tolist() == pytest.approx([least, 80.0], rel=1e-4)
+            assert nodes[[0, -1]].tolist() == pytest.approx([least, 80.0], rel=1e-3)  # the table is float32
 
 
 # Sampler -> evaluations, and the error in thousandths that the exact model may have then where components are close.
