@@ -91,4 +91,4 @@ def test_what_the_lines_left(place, hub):
     for report in metrics:
         assert report["metrics"]["memorisation"]["n"] == 300
         assert "each against the others" in report["metrics"]["memorisation"]["threshold_of"]
-    assert "Memorisation: " in (place / "runs" / "emoji" / "README.md").read_text()
+    assert "**copies**" in (place / "runs" / "emoji" / "README.md").read_text()
