@@ -34,7 +34,8 @@ OFFLINE = {
     "train-judge": "train-judge --dataset {data} --output_dir {out}/judge --epochs 1 --widths 4 8 8",
     "train-judge of noised images": "train-judge --dataset {data} --output_dir {out}/noised --noised --epochs 1",
     "train-clip": "train-clip --dataset {data} --output_dir {out}/clip --epochs 1 --batch_size 64",
-    "train in folders": f"train --dataset {{data}} --output_dir {{out}}/run {SHORT} 16",
+    "train in folders": f"train --dataset {{data}} --output_dir {{out}}/run --ema_profiles 0.05 0.1 {SHORT} 16",
+    "ema": "ema {out}/run --sigma_rel 0.05 --output_dir {out}/other",
     "evaluate": f"evaluate {{out}}/run --clip {{out}}/clip --num_images 20 --num_styled 100 {JUDGED}",
     "show": f"show {{out}}/run --output_dir {{out}}/shown --num_images 2 --noised_judge {{out}}/noised {JUDGED}",
 }
