@@ -90,9 +90,10 @@ def train(
         state.loss_sum += loss
         state.loss_steps += 1
         state.decays_by_time = decays_by_time(config, state)
-        share = share_done(config, state)
-        _average(config, state, share, accelerator)
-        yield Step(state.step, state.step * config.batch_size, loss, learning_rate, data_seconds, share_before, share)
+        share_after = share_done(config, state)
+        _average(config, state, share_after, accelerator)
+        images = state.step * config.batch_size
+        yield Step(state.step, images, loss, learning_rate, data_seconds, share_before, share_after)
 
 
 def _gradients(
