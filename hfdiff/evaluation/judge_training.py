@@ -29,6 +29,7 @@ from hfdiff.evaluation.judge import (
     styles_of,
     unseen,
 )
+from hfdiff.training.precision import autocast_bf16
 
 JUDGE_STYLED_SHARE = 0.5  # of the images in training
 TRAINING_IMAGES = 660_000  # seen in a training of default length
@@ -129,12 +130,13 @@ def train_judge(
                 to_unit_range(table.pixels[rows]).to(device), judge.flip
             )  # first: a mirrored slant is another
             images = invisible_noise(apply_styles(pixels, given, applied)) * 2 - 1
-            output = judge(*noise_for_judge(images)) if judge.noised else judge(images)
+            with autocast_bf16(device):
+                output = judge(*noise_for_judge(images)) if judge.noised else judge(images)
             smoothing = 0.0 if judge.noised else 0.1
-            loss = F.cross_entropy(output.logits, table.labels[rows].to(device), label_smoothing=smoothing)
+            loss = F.cross_entropy(output.logits.float(), table.labels[rows].to(device), label_smoothing=smoothing)
             if judge.style_names:  # cross-entropy with a strength as target is least at the strength to be expected
                 wanted = torch.cat([table.style_weights[rows], given], dim=1).to(device)
-                loss = loss + F.binary_cross_entropy(output.strengths, wanted)
+                loss = loss + F.binary_cross_entropy(output.strengths.float(), wanted)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -41,3 +41,9 @@ def precision_of(requested: Precision, device: torch.device) -> tuple[Precision,
     return choose_precision(
         requested, device.type, capability, bool(features.get("avx512_bf16") or features.get("amx_bf16"))
     )
+
+
+def autocast_bf16(device: torch.device) -> torch.autocast:
+    """Where training in bf16 is chosen for this device, its context; elsewhere one that changes nothing: fp16 would
+    need the scale of a loss."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision_of("auto", device)[0] == "bf16")
