@@ -21,8 +21,8 @@ PLAIN_TOLERANCE, PLAIN_SHARE = 0.02, 0.5  # so near to the ground is so much of 
 MAX_THICKER, MAX_THINNER = 2 / 28, 0.75 / 28  # of the shorter side: how far an outline moves at strength 1
 NARROWEST = 0.35  # of a figure's mean half width: `thin` moves the outline no farther
 STEPS = 3  # in which an outline moves outwards: its normals are known for about a pixel
-BOLD, FINE = 3.5 / 32, 1.5 / 32  # of the shorter side: width of the outlines in a photograph
-BOLD_DARKER, FINE_DARKER = 0.8, 0.9  # at strength 1; by its root, since faint lines drown in the image
+BOLD, FINE = 3 / 32, 1.5 / 32  # of the shorter side: width of the outlines in a photograph
+BOLD_DARKER, FINE_DARKER = 0.36, 0.48  # at strength 1, by its root; darker hides the class from a judge
 
 
 def ground_of(pixels: Tensor) -> Tensor:
