@@ -18,7 +18,7 @@ from torch import Tensor
 Change: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # images, strengths -> images
 
 PLAIN_TOLERANCE, PLAIN_SHARE = 0.02, 0.5  # so near to the ground is so much of the border of an image with a figure
-MAX_THICKER, MAX_THINNER = 2 / 28, 0.75 / 28  # of the shorter side: how far an outline moves at strength 1
+MAX_THICKER, MAX_THINNER = 2 / 28, 0.69 / 28  # of the shorter side: how far an outline moves at strength 1
 NARROWEST = 0.35  # of a figure's mean half width: `thin` moves the outline no farther
 STEPS = 3  # in which an outline moves outwards: its normals are known for about a pixel
 BOLD, FINE = 3 / 32, 1.5 / 32  # of the shorter side: width of the outlines in a photograph
