@@ -68,11 +68,12 @@ def of_model(flags: EvaluateFlags, process: PartialState) -> dict[str, Any]:
     given = real_images(flags.model, flags.dataset, flags.resolution)
     check_model_fits(pipeline, given.training)
     check_model_fits(pipeline, given.held_out)
-    judge = judge_of(flags, given, process, pipeline.style_names)
+    judge, notes = judge_of(flags, given, process, pipeline.style_names)
     protocol = protocol_of(flags, pipeline, process)
     scorer = open_clip(flags.clip, pipeline, given.training)
     real = ReferenceSet.of(judge, given.training, given.held_out, flags.seed, copied=given.copied, scorer=scorer)
     names, missing = measurable(flags.metrics, real, protocol.n, protocol.num_styled)
+    missing = notes + missing
     if not any(METRICS[name].styled for name in names):
         protocol = replace(protocol, num_styled=0)
     with as_bad_input():
@@ -92,13 +93,13 @@ def of_images(flags: EvaluateFlags, process: PartialState) -> dict[str, Any]:
     options = ReadOptions(flags.resolution, flags.image_column, flags.label_column)
     table = read_samples(Path(flags.images), given.training, options, flags.seed, flags.num_images)
     process.print(describe_samples(table))
-    judge = judge_of(flags, given, process)
+    judge, notes = judge_of(flags, given, process)
     scorer = open_scorer(flags.clip, given.training, process.device)
     training, held_out = (beside(table, side) for side in (given.training, given.held_out))
     real = ReferenceSet.of(judge, training, held_out, flags.seed, copied=given.copied, scorer=scorer)
     real = replace(real, training=given.training)
     names, missing = measurable(flags.metrics, real, len(table), 0, without_model=True)
-    missing += [f"no image of class {shown(name)}; real images of it are left out" for name in absent_classes(table)]
+    missing = notes + missing + [f"no image of class {shown(name)}; real images of it are left out" for name in absent_classes(table)]
     samples = judge_images(judge, table.pixels, table.labels, scorer=scorer)
     drawn = EvaluationSamples(samples, None, time.perf_counter() - started)
     about = {"seed": flags.seed, "images": table.name, "resized_to": given.resolution, "missing": missing}
@@ -114,12 +115,21 @@ def describe_samples(table: ImageTable) -> str:
 
 def judge_of(
     flags: EvaluateFlags, given: EvaluationImages, process: PartialState, style_names: Sequence[str] = ()
-) -> Judge:
-    """The judge of these real images, trained by the main process where there is none."""
+) -> tuple[Judge, list[str]]:
+    """The judge of these real images, trained by the main process where there is none, and what is to be said of it:
+    one asked for that judges other images makes room for the dataset's own."""
+    notes = []
     with process.main_process_first():
         judge = open_judge(flags.judge, given.training, given.held_out, process.device)
-    check_judge(judge, given.training, style_names)
-    return judge
+        try:
+            check_judge(judge, given.training, style_names)
+        except BadInput as error:
+            if flags.judge is None:
+                raise
+            notes = [f"--judge {flags.judge} is left out for the dataset's own: {error}"]
+            judge = open_judge(None, given.training, given.held_out, process.device)
+            check_judge(judge, given.training, style_names)
+    return judge, notes
 
 
 def protocol_of(flags: EvaluateFlags, pipeline: ClassStylePipeline, process: PartialState) -> Protocol:

@@ -84,6 +84,18 @@ def test_some_of_the_images_are_measured(pets, tmp_path, capsys):
     assert "left out: 1 other file (.txt 1)" in capsys.readouterr().out
 
 
+def test_a_judge_of_other_data_is_named_and_the_rest_measured(pets, tmp_path, capsys):
+    folder, output = class_folders(tmp_path / "samples", {"0": 9, "1": 9}, size=(28, 28)), tmp_path / "report.json"
+    words = ["--images", str(folder), "--dataset", "fashion_mnist_12k", "--judge", pets["judge"]]
+    assert hfdiff("evaluate", *words, "--output", str(output), "--metrics", "class_accuracy") == 0
+    report = json.loads(output.read_text())
+    said = "is left out for the dataset's own: the judge knows the classes cat, dog; dataset 'fashion_mnist_12k' has"
+    assert said in report["protocol"]["missing"][0]
+    assert said in capsys.readouterr().out
+    assert report["metrics"]["class_accuracy"]["n"] == 18
+    assert hfdiff("evaluate", *words, "--output", str(output), "--metrics", "recall") == 2
+
+
 def test_the_order_of_images_is_their_contents_and_the_seeds():
     pixels = torch.randint(0, 3, (200, 1, 2, 2), generator=torch.Generator().manual_seed(0)).byte()
     labels = torch.arange(200) % 7
