@@ -22,7 +22,7 @@ MAX_THICKER, MAX_THINNER = 2 / 28, 0.69 / 28  # of the shorter side: how far an 
 NARROWEST = 0.35  # of a figure's mean half width: `thin` moves the outline no farther
 STEPS = 3  # in which an outline moves outwards: its normals are known for about a pixel
 BOLD, FINE = 3 / 32, 1.5 / 32  # of the shorter side: width of the outlines in a photograph
-BOLD_DARKER, FINE_DARKER = 0.36, 0.48  # at strength 1, by its root; darker hides the class from a judge
+BOLD_DARKER, FINE_DARKER = 0.3, 0.38  # at strength 1, by its root; darker hides the class from a judge
 
 
 def ground_of(pixels: Tensor) -> Tensor:
