@@ -73,7 +73,7 @@ def table_angles(scheduler: SchedulerMixin) -> torch.Tensor:
     return torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())
 
 
-def _own(scheduler: SchedulerMixin, setting: str) -> Any:
+def own_setting(scheduler: SchedulerMixin, setting: str) -> Any:
     """A setting that this kind of scheduler obeys: `from_config` keeps those of the other kind, too."""
     return scheduler.config.get(setting) if setting in inspect.signature(type(scheduler)).parameters else None
 
@@ -83,11 +83,11 @@ def is_a(scheduler: SchedulerMixin, kind: str) -> bool:
 
 
 def kind_of(scheduler: SchedulerMixin) -> str | None:
-    if _own(scheduler, "prediction_type") == "flow_prediction" or is_a(scheduler, "FlowMatch"):
+    if own_setting(scheduler, "prediction_type") == "flow_prediction" or is_a(scheduler, "FlowMatch"):
         return "flow"
     if getattr(scheduler, "alphas_cumprod", None) is not None:
         return "discrete"
-    return "edm" if _own(scheduler, "sigma_data") else None
+    return "edm" if own_setting(scheduler, "sigma_data") else None
 
 
 def reversed_process(scheduler: SchedulerMixin) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def check_process(scheduler: SchedulerMixin, process: Mapping[str, Any]) -> None
 
 def prediction_type(scheduler: SchedulerMixin) -> str:
     """The entry in `TARGETS` that the model of a saved scheduler predicts; ValueError for another."""
-    given = _own(scheduler, "prediction_type")
+    given = own_setting(scheduler, "prediction_type")
     if given not in (*TARGETS, None):
         raise ValueError(f"unknown prediction_type {given!r}; valid: {', '.join(TARGETS)}")
     return "flow_prediction" if is_a(scheduler, "FlowMatch") else "edm" if is_a(scheduler, "EDM") else str(given)

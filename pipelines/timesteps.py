@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from diffusers import SchedulerMixin
 
-from .noise_levels import SIGMA_MAX, SIGMA_MIN, is_a, kind_of, noise_levels, timestep_at
+from .noise_levels import SIGMA_MAX, SIGMA_MIN, is_a, kind_of, noise_levels, own_setting, timestep_at
 
 RHO = 7.0  # Karras et al. 2022, Equation 5
 
@@ -47,11 +47,12 @@ def _even(scheduler: SchedulerMixin, n: int) -> dict[str, Any]:
 def _place(scheduler: SchedulerMixin, n: int) -> None:
     """Put the nodes of diffusers' scheduler, and the timesteps, where they belong."""
     kind, config = kind_of(scheduler), scheduler.config
-    spaced = config.get("use_karras_sigmas") or config.get("use_exponential_sigmas")
+    spaced = own_setting(scheduler, "use_karras_sigmas") or own_setting(scheduler, "use_exponential_sigmas")
+    at_nodes = getattr(scheduler, "order", 1) == 1 or is_a(scheduler, "Heun")  # others evaluate between them
     if is_a(scheduler, "FlowMatchHeun"):
         t = torch.linspace(1, 1 / n, n, dtype=torch.float64)
         _set_nodes(scheduler, config.shift * t / (1 + (config.shift - 1) * t))
-    elif kind == "discrete" and spaced and hasattr(scheduler, "sigmas"):
+    elif kind == "discrete" and spaced and at_nodes and hasattr(scheduler, "sigmas"):
         _set_nodes(scheduler, _spaced(scheduler, n))
     elif kind != "flow" or scheduler.timesteps.is_floating_point():
         return
@@ -72,7 +73,7 @@ def _spaced(scheduler: SchedulerMixin, n: int) -> torch.Tensor:
     """Noise levels (n,) from the table's most noise to its least, even in s^(1/7) or in ln s."""
     alpha, sigma = noise_levels(scheduler, torch.tensor([0.0, len(scheduler.alphas_cumprod) - 1.0]))
     low, high = (sigma / alpha).clamp(SIGMA_MIN, SIGMA_MAX)
-    if scheduler.config.get("use_exponential_sigmas"):
+    if own_setting(scheduler, "use_exponential_sigmas"):
         return even_logs(high, low, n)
     return torch.lerp(high ** (1 / RHO), low ** (1 / RHO), torch.linspace(0, 1, n, dtype=torch.float64)) ** RHO
 

@@ -73,12 +73,17 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
         terminalreporter.write_line("\n".join(f"{count:>5}  {name}" for name, count in sorted(passed.items())))
 
 
-@cache
-def full_data(name: str) -> tuple[ImageTable, ImageTable]:
-    """A full dataset: training and test images."""
+def full_data(name: str) -> str:
+    """The folder of a full dataset."""
     if not SHARED_DATA.is_dir():
         pytest.skip("the folder with the full datasets is absent")
-    return load_training_data(str(SHARED_DATA / name))[0], load_test_data(str(SHARED_DATA / name))
+    return str(SHARED_DATA / name)
+
+
+@cache
+def full_test(name: str) -> ImageTable:
+    """The test images of a full dataset."""
+    return load_test_data(full_data(name))
 
 
 def letters(count: int) -> ImageTable:

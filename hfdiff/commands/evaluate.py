@@ -99,7 +99,11 @@ def of_images(flags: EvaluateFlags, process: PartialState) -> dict[str, Any]:
     real = ReferenceSet.of(judge, training, held_out, flags.seed, copied=given.copied, scorer=scorer)
     real = replace(real, training=given.training)
     names, missing = measurable(flags.metrics, real, len(table), 0, without_model=True)
-    missing = notes + missing + [f"no image of class {shown(name)}; real images of it are left out" for name in absent_classes(table)]
+    missing = (
+        notes
+        + missing
+        + [f"no image of class {shown(name)}; real images of it are left out" for name in absent_classes(table)]
+    )
     samples = judge_images(judge, table.pixels, table.labels, scorer=scorer)
     drawn = EvaluationSamples(samples, None, time.perf_counter() - started)
     about = {"seed": flags.seed, "images": table.name, "resized_to": given.resolution, "missing": missing}
@@ -150,8 +154,8 @@ def measurable(
     names = list(asked) or [name for name, row in METRICS.items() if row.default]
     left_out = [name for name in names if METRICS[name].styled and without_model]
     lacks = {name: missing_inputs(name, real, n, num_styled) for name in names if name not in left_out}
-    missing = [*([NEED_A_MODEL] if without_model else []), *(lack for lack in lacks.values() if lack)]
-    if asked and (left_out or any(lacks.values())):
+    missing = [*([NEED_A_MODEL] if left_out or (without_model and not asked) else []), *filter(None, lacks.values())]
+    if asked and missing:
         raise BadInput("; ".join(missing))
     if "frechet_inception" in names:
         inception_network()

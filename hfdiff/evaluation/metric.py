@@ -1,10 +1,9 @@
 """What a metric is, what it looks at, and what it gives."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from hfdiff.core.errors import BadInput
 from hfdiff.evaluation.reference_images import JudgedImages, ReferenceSet
 
 
@@ -59,14 +58,3 @@ class Metric:
     beside: bool = True  # does it need as many real images that the judge never saw?
     default: bool = True
     depends_on_n: bool = False  # do values at different n differ for the same model?
-
-
-def check_comparable(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    """BadInput where two reports' entries of a metric whose value depends on n, as `Result.as_dict` gives them, come
-    from different numbers of samples or of reference images."""
-    for key, what in (("n", "samples"), ("reference_n", "reference images")):
-        if a.get(key) != b.get(key):
-            raise BadInput(
-                f"{name} of {a.get(key)} and of {b.get(key)} {what} do not compare, because its value depends on "
-                "their number; measure both at the same number"
-            )

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
-from hfdiff.data.table import NEAR_END, to_bytes, to_unit_range
+from hfdiff.data.table import to_bytes, to_unit_range
 from hfdiff.evaluation.clip import caption, image_features
 from hfdiff.evaluation.distances import Kernels, at_infinite_n, frechet_to
 from hfdiff.evaluation.features import EXTRACTORS, FIXED_NUMBERS, shuffled_samples
 from hfdiff.evaluation.memorisation import memorisation
 from hfdiff.evaluation.metric import Metric, MetricInputs, Result
 from hfdiff.evaluation.neighbours import Neighbourhood
+from hfdiff.evaluation.preferences import near_black_counts
 from hfdiff.evaluation.reference_images import (
     ClipReference,
     ReferenceSet,
@@ -183,19 +185,12 @@ def _vendi(inputs: MetricInputs) -> Result:
 
 
 def _near_black(inputs: MetricInputs) -> Result:
-    samples, others = (_dust(images.pixels) for images in (inputs.samples, inputs.real.others))
+    samples, others = (near_black_counts(images.pixels) for images in (inputs.samples, inputs.real.others))
     value, n = _ratio(samples), len(samples)
     # The ratio's error from its residuals (Cochran 1977, Equation 6.13).
     residuals = (samples[:, 0] - value * samples[:, 1]) / samples[:, 1].mean().clamp(min=1e-9)
     interval = around(value, residuals.std().item() / n**0.5, 0, 1)
     return Result(value, n, _ratio(others), interval, "pixels", len(others))
-
-
-def _dust(pixels: Tensor) -> Tensor:
-    """Of each image: how many values lie in 1 to 15, and how many in 0 to 15; pixels (N, C, H, W) uint8 -> (N, 2)."""
-    values = pixels.flatten(1)
-    dark = values < NEAR_END
-    return torch.stack([(dark & (values > 0)).sum(dim=1), dark.sum(dim=1)], dim=1).double()
 
 
 def _ratio(counts: Tensor) -> float:
@@ -287,3 +282,16 @@ def missing_inputs(name: str, real: ReferenceSet, n: int, num_styled: int) -> st
         counts |= {"held-out real images": len(real.reference), "other real images": len(real.others)}
     what, count = min(counts.items(), key=lambda item: item[1])
     return f"{name} needs {least} {what}; there are {count}" if count < least else None
+
+
+def check_comparable(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    """BadInput where two reports' entries of a metric whose value depends on n, as `Result.as_dict` gives them, come
+    from different numbers of samples or of reference images."""
+    if not METRICS[name].depends_on_n:
+        return
+    for key, what in (("n", "samples"), ("reference_n", "reference images")):
+        if a.get(key) != b.get(key):
+            raise BadInput(
+                f"{name} of {a.get(key)} and of {b.get(key)} {what} do not compare, because its value depends on "
+                "their number; measure both at the same number"
+            )

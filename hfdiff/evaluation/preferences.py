@@ -9,10 +9,9 @@ import torch
 from kornia.filters import laplacian, sobel
 from torch import Tensor
 
-from hfdiff.data.table import to_bytes
+from hfdiff.data.table import NEAR_END, to_bytes
 
 EDGE = 0.1  # of the gradient of images in [0, 1], from which on a pixel is an edge
-DARK = 16  # of 255: values below it look black
 SHUFFLES, AT_ONCE = 1000, 100
 
 Table: TypeAlias = dict[str, dict[str, float | None]]
@@ -30,11 +29,19 @@ def image_properties(images: Tensor) -> dict[str, Tensor]:
     }
 
 
+def near_black_counts(pixels: Tensor) -> Tensor:
+    """Of each image: how many values lie in 1 to 15, and how many in 0 to 15; pixels (N, C, H, W) uint8 -> (N, 2)
+    float64."""
+    values = pixels.flatten(1)
+    dark = values < NEAR_END
+    return torch.stack([(dark & (values > 0)).sum(dim=1), dark.sum(dim=1)], dim=1).double()
+
+
 def near_black_share(pixels: Tensor) -> Tensor:
     """Of the values of images (n, C, H, W) uint8 that look black, the share that is not: (n,), 0 where none is dark.
     Nobody sees it, and networks do."""
-    dark = (pixels < DARK).sum(dim=(1, 2, 3))
-    return ((pixels > 0) & (pixels < DARK)).sum(dim=(1, 2, 3)) / dark.clamp(min=1)
+    part, whole = near_black_counts(pixels).unbind(dim=1)
+    return (part / whole.clamp(min=1)).float()
 
 
 @dataclass(frozen=True)

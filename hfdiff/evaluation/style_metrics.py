@@ -62,8 +62,9 @@ class StyledImages:
     styled: JudgedImages
     plain: JudgedImages
 
-    def every_other(self, first: int) -> "StyledImages":
-        return StyledImages(self.styled[slice(first, None, 2)], self.plain[slice(first, None, 2)])
+    def half(self, which: int) -> "StyledImages":
+        """The first (0) or second (1) two of every four: styles alone and pairs of styles, which take turns."""
+        return StyledImages(*(images[_in_half(len(images), which)] for images in (self.styled, self.plain)))
 
     def with_style(self, style: int) -> JudgedImages:
         return self.styled[self.styled.strengths[:, style] > 0]
@@ -78,13 +79,17 @@ class StyledImages:
         )
 
 
+def _in_half(n: int, which: int) -> Tensor:
+    return (torch.arange(n) // 2 % 2 == which).nonzero().squeeze(1)
+
+
 def style_fidelity(inputs: MetricInputs) -> Result:
     """The mean over styles of the concordance of strengths asked for and measured (Lin 1989, Equation 1): 1 where both
     are equal, lower for a wrong order, slope or offset."""
     assert inputs.styled is not None
     judge, styled = inputs.real.judge, inputs.styled
     images, known = StyledImages(styled, inputs.samples), _transformed(inputs)
-    ruler, real = known.every_other(0), known.every_other(1)
+    ruler, real = known.half(0), known.half(1)
     asked = [i for i in range(len(judge.style_names)) if (styled.strengths[:, i] > 0).sum() >= GROUPS]
     found = {i: _scale(ruler, i) for i in asked}
     blind = [judge.style_names[i] for i, scale in found.items() if not scale]

@@ -383,7 +383,7 @@ def table_angles(scheduler: SchedulerMixin) -> torch.Tensor:
     return torch.atan2((1 - alpha_bar).sqrt(), alpha_bar.sqrt())
 
 
-def _own(scheduler: SchedulerMixin, setting: str) -> Any:
+def own_setting(scheduler: SchedulerMixin, setting: str) -> Any:
     """A setting that this kind of scheduler obeys: `from_config` keeps those of the other kind, too."""
     return scheduler.config.get(setting) if setting in inspect.signature(type(scheduler)).parameters else None
 
@@ -393,11 +393,11 @@ def is_a(scheduler: SchedulerMixin, kind: str) -> bool:
 
 
 def kind_of(scheduler: SchedulerMixin) -> str | None:
-    if _own(scheduler, "prediction_type") == "flow_prediction" or is_a(scheduler, "FlowMatch"):
+    if own_setting(scheduler, "prediction_type") == "flow_prediction" or is_a(scheduler, "FlowMatch"):
         return "flow"
     if getattr(scheduler, "alphas_cumprod", None) is not None:
         return "discrete"
-    return "edm" if _own(scheduler, "sigma_data") else None
+    return "edm" if own_setting(scheduler, "sigma_data") else None
 
 
 def reversed_process(scheduler: SchedulerMixin) -> dict[str, Any]:
@@ -428,7 +428,7 @@ def check_process(scheduler: SchedulerMixin, process: Mapping[str, Any]) -> None
 
 def prediction_type(scheduler: SchedulerMixin) -> str:
     """The entry in `TARGETS` that the model of a saved scheduler predicts; ValueError for another."""
-    given = _own(scheduler, "prediction_type")
+    given = own_setting(scheduler, "prediction_type")
     if given not in (*TARGETS, None):
         raise ValueError(f"unknown prediction_type {given!r}; valid: {', '.join(TARGETS)}")
     return "flow_prediction" if is_a(scheduler, "FlowMatch") else "edm" if is_a(scheduler, "EDM") else str(given)
@@ -666,11 +666,12 @@ def _even(scheduler: SchedulerMixin, n: int) -> dict[str, Any]:
 def _place(scheduler: SchedulerMixin, n: int) -> None:
     """Put the nodes of diffusers' scheduler, and the timesteps, where they belong."""
     kind, config = kind_of(scheduler), scheduler.config
-    spaced = config.get("use_karras_sigmas") or config.get("use_exponential_sigmas")
+    spaced = own_setting(scheduler, "use_karras_sigmas") or own_setting(scheduler, "use_exponential_sigmas")
+    at_nodes = getattr(scheduler, "order", 1) == 1 or is_a(scheduler, "Heun")  # others evaluate between them
     if is_a(scheduler, "FlowMatchHeun"):
         t = torch.linspace(1, 1 / n, n, dtype=torch.float64)
         _set_nodes(scheduler, config.shift * t / (1 + (config.shift - 1) * t))
-    elif kind == "discrete" and spaced and hasattr(scheduler, "sigmas"):
+    elif kind == "discrete" and spaced and at_nodes and hasattr(scheduler, "sigmas"):
         _set_nodes(scheduler, _spaced(scheduler, n))
     elif kind != "flow" or scheduler.timesteps.is_floating_point():
         return
@@ -691,7 +692,7 @@ def _spaced(scheduler: SchedulerMixin, n: int) -> torch.Tensor:
     """Noise levels (n,) from the table's most noise to its least, even in s^(1/7) or in ln s."""
     alpha, sigma = noise_levels(scheduler, torch.tensor([0.0, len(scheduler.alphas_cumprod) - 1.0]))
     low, high = (sigma / alpha).clamp(SIGMA_MIN, SIGMA_MAX)
-    if scheduler.config.get("use_exponential_sigmas"):
+    if own_setting(scheduler, "use_exponential_sigmas"):
         return even_logs(high, low, n)
     return torch.lerp(high ** (1 / RHO), low ** (1 / RHO), torch.linspace(0, 1, n, dtype=torch.float64)) ** RHO
 

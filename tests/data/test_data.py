@@ -4,7 +4,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import class_folders, full_data, make_image, metadata_folder, png
+from conftest import class_folders, full_data, full_test, make_image, metadata_folder, png
 from PIL import Image
 
 from hfdiff.core.errors import BadInput
@@ -269,7 +269,7 @@ def test_unknown_column(tmp_path):
     [("fashion_mnist", (1, 28, 28), 59_000), ("cifar10", (3, 32, 32), 49_000)],
 )
 def test_full_datasets(name, shape, count):
-    train, test = full_data(name)
+    train, test = load_training_data(full_data(name))[0], full_test(name)
     assert train.pixels.shape == (count, *shape)
     assert test.pixels.shape == (10_000, *shape)
     assert len(train.class_names) == 10

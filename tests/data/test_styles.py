@@ -4,12 +4,12 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import full_data
+from conftest import full_test
 from torchmetrics.functional.classification import binary_auroc
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.augmentation import NUM_AUGMENTS, NUM_DRAWS, augment
-from hfdiff.data.strokes import ground_of, has_plain_ground
+from hfdiff.data.strokes import BOLD_DARKER, FINE_DARKER, ground_of, has_plain_ground
 from hfdiff.data.styles import (
     STYLES,
     apply_styles,
@@ -110,23 +110,36 @@ def test_a_hairline_stays_a_line():
 
 
 def test_photographs_are_outlined_in_their_own_darker_colour():
-    photos = to_unit_range(full_data("cifar10")[1].pixels[:100])
+    photos = to_unit_range(full_test("cifar10").pixels[:100])
     photos = photos[~has_plain_ground(photos)]
     full = torch.ones(len(photos), 1)
     bold, fine = (apply_styles(photos, full, [name]) for name in ("thick", "thin"))
     coloured = photos > 0.1
     shares = [image[coloured] / photos[coloured] for image in (bold, fine)]
-    lines = [(share < 0.7).double().mean().item() for share in shares]
-    assert lines[0] > 1.5 * lines[1] > 0.1
+    assert [share.quantile(0.02).item() for share in shares] == pytest.approx(
+        [1 - BOLD_DARKER, 1 - FINE_DARKER], abs=0.02
+    )
     for image, share in zip((bold, fine), shares):
         assert (image <= photos).all()
         assert share.min() > 0.05  # no line is black where the image is not
 
 
+@pytest.mark.parametrize(("name", "darker", "width"), [("thick", BOLD_DARKER, 3), ("thin", FINE_DARKER, 1.5)])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_outlines_are_as_wide_as_they_are_said_to_be(name, darker, width, scale):
+    """In pixels at 32 a side, across an upright edge: the sum of the darkening over that at strength 1."""
+    row = torch.tensor([0.3] * 15 + [0.55] + [0.8] * 16).repeat_interleave(scale)
+    side = 32 * scale
+    photo = row.expand(1, 3, side, side) + 0.1 * torch.linspace(0, 1, side)[:, None]  # no plain ground
+    dark = 1 - apply_styles(photo, torch.ones(1, 1), [name]) / photo
+    assert dark.max() == pytest.approx(darker, abs=1e-5)
+    assert dark[0, 0, side // 2].sum() / darker / scale == pytest.approx(width, abs=0.51)
+
+
 @pytest.mark.parametrize("dataset", ["fashion_mnist", "cifar10"])
 def test_rulers_read_their_own_style(dataset):
     """Each real image beside itself; the ends of the histogram and colours are told apart between images, too."""
-    pixels = to_unit_range(full_data(dataset)[1].pixels[:400])
+    pixels = to_unit_range(full_test(dataset).pixels[:400])
     for name in fitting_styles(pixels.shape[1]):
         ruler = STYLES[name].ruler
         plain = ruler(pixels)
@@ -146,7 +159,7 @@ def test_rulers_read_their_own_style(dataset):
 def test_light_keeps_its_measure_beside_other_styles():
     """The ends of the histogram stay where they were when strokes and shears move pixels, and when colours change."""
     for dataset, names in (("fashion_mnist", ("bright", "dark", "faded")), ("cifar10", ("bright", "dark", "faded"))):
-        pixels = to_unit_range(full_data(dataset)[1].pixels[:300])
+        pixels = to_unit_range(full_test(dataset).pixels[:300])
         full = torch.ones(len(pixels), 2)
         others = ("slanted", "grey", "warm") if pixels.shape[1] == 3 else ("thick", "slanted")
         for name, other in product(names, others):

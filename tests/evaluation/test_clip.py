@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import UNFINISHED, full_data, letters, near_black_dust
+from conftest import UNFINISHED, full_test, letters, near_black_dust
 from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -226,8 +226,8 @@ def test_the_clip_of_images_is_found_by_name_and_by_fingerprint(fashion, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
-def test_full_datasets_find_their_clip(name):
-    assert load_clip(find_clip(full_data(name)[0]))[0].config.trained_on == name
+def test_full_testsets_find_their_clip(name):
+    assert load_clip(find_clip(full_test(name)))[0].config.trained_on == name
 
 
 def test_the_scorer_and_the_judge_saw_other_images(fashion):
@@ -267,7 +267,7 @@ def test_a_clip_of_which_weights_are_missing_is_refused(tmp_path):
 )
 @UNFINISHED
 def test_the_embedded_clips_on_the_real_test_sets(name, class_accuracy, style_accuracy):
-    metrics = measure_clip(Scorer(*load_clip(dataset=name)), full_data(name)[1].part(slice(0, 2_000)))
+    metrics = measure_clip(Scorer(*load_clip(dataset=name)), full_test(name).part(slice(0, 2_000)))
     assert metrics.n == 2_000
     assert metrics.class_accuracy >= class_accuracy
     assert metrics.clear_auc >= 0.97
@@ -299,7 +299,8 @@ def test_dust_that_nobody_sees_is_not_what_clip_prefers(fashion):
     total = score_images(scorer, dusty, asked, table.labels, SCORE_WEIGHTS)[:, -1]
     dark = ((dusty > 0) & (dusty < 16 / 255)).double().mean((1, 2, 3))
     ranks = [spearman_corrcoef(total[table.labels == i].double(), dark[table.labels == i]) for i in range(10)]
-    assert torch.stack(ranks).mean().abs() < 0.2
+    assert torch.stack(ranks).mean().abs() < 0.1
+    assert torch.stack(ranks).abs().mean() < 0.2  # 0.09 by chance, of 80 images a class
 
 
 @pytest.mark.parametrize("kind", ["noise", "dust"])

@@ -20,8 +20,8 @@ from hfdiff.evaluation.distances import SCALES, Kernels, at_infinite_n, frechet
 from hfdiff.evaluation.given_samples import read_samples
 from hfdiff.evaluation.judge import Judge, independent, load_judge, unseen
 from hfdiff.evaluation.judge_training import make_judge
-from hfdiff.evaluation.metric import MetricInputs, Result, check_comparable
-from hfdiff.evaluation.metrics import METRICS, missing_inputs
+from hfdiff.evaluation.metric import MetricInputs, Result
+from hfdiff.evaluation.metrics import METRICS, check_comparable, missing_inputs
 from hfdiff.evaluation.neighbours import Neighbourhood
 from hfdiff.evaluation.reference_images import JudgedImages, ReferenceSet, check_judge, judge_images
 from hfdiff.evaluation.report import read_report
@@ -281,6 +281,22 @@ def test_style_fidelity_of_true_and_of_shuffled_strengths(inputs):
     assert abs(row["leakage"]["slanted"]) < 0.2
 
 
+def test_styles_alone_and_pairs_of_them_are_in_both_halves_of_the_real_images(inputs):
+    """One half gives the scale, the other stands beside the samples, which take turns as a report's do."""
+    real = inputs.real
+    thick, slanted = (real.judge.style_names.index(name) for name in ("thick", "slanted"))
+    strengths = torch.zeros(400, len(real.judge.style_names))
+    strengths[0::4, thick], strengths[2::4, slanted] = 1.0, 1.0  # alone
+    strengths[1::2, [thick, slanted]] = torch.tensor(LEVELS[1:])[torch.arange(200) % 4][:, None]
+    pixels = apply_styles(to_unit_range(real.others.pixels[:400]), strengths, real.judge.style_names)
+    row = fidelity(inputs, judge_images(real.judge, to_bytes(pixels), real.others.labels[:400], strengths))
+    assert row.details["real_pairs"]["thick+slanted"]["n"] == 100
+    for style in row.details["per_style"].values():
+        assert style["leakage"]
+        assert style["real_leakage"].keys() == style["leakage"].keys()
+    assert row.value == pytest.approx(row.real, abs=0.15)
+
+
 def test_a_model_that_answers_with_an_offset_is_not_faithful(inputs):
     """Strengths 0.4 + 0.6 s keep every rank: only a scale with an origin sees them."""
     real = inputs.real
@@ -326,6 +342,7 @@ def test_values_at_different_n_are_not_compared():
     check_comparable("coverage", row, {**row, "value": 0.8})
     with pytest.raises(BadInput, match="coverage of 1000 and of 500 samples do not compare"):
         check_comparable("coverage", row, {**row, "n": 500})
+    check_comparable("class_accuracy", row, {**row, "n": 500})
 
 
 def test_pixels_that_are_no_numbers():

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT, UNFINISHED, class_folders, full_data, letters, near_black_dust
+from conftest import ROOT, UNFINISHED, class_folders, full_test, letters, near_black_dust
 from torchmetrics.functional.classification import binary_auroc
 
 from hfdiff.core.errors import BadInput
@@ -28,7 +28,7 @@ def test_embedded_judges_are_small(name):
 
 @pytest.mark.parametrize(("name", "least"), [("fashion_mnist", 0.92), pytest.param("cifar10", 0.85, marks=UNFINISHED)])
 def test_embedded_judges_on_the_real_test_sets(name, least):
-    judge, test = load_judge(name), full_data(name)[1].part(slice(0, 4000))
+    judge, test = load_judge(name), full_test(name).part(slice(0, 4000))
     assert tuple(judge.class_names) == test.class_names
     right = accuracy(judge, test)
     assert right >= least - 0.01
@@ -36,8 +36,8 @@ def test_embedded_judges_on_the_real_test_sets(name, least):
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
-def test_full_datasets_find_their_judge(name):
-    assert find_judge(full_data(name)[0]).trained_on == name
+def test_full_testsets_find_their_judge(name):
+    assert find_judge(full_test(name)).trained_on == name
 
 
 def test_the_embedded_judge_knows_the_embedded_images(fashion):
@@ -90,7 +90,7 @@ def test_what_a_judge_has_seen(fashion):
 @pytest.mark.parametrize("dataset", ["fashion_mnist", "cifar10"])
 def test_the_embedded_judge_reads_every_style(dataset):
     """Real images at strength 0 and 1 are told apart, and the mean reading follows the strength along a line."""
-    judge, table = load_judge(dataset), full_data(dataset)[1].part(slice(0, 200))
+    judge, table = load_judge(dataset), full_test(dataset).part(slice(0, 200))
     pixels = to_unit_range(table.pixels)
     plain = predict(judge, table.pixels)
     for column, name in enumerate(judge.style_names):
