@@ -33,6 +33,8 @@ from hfdiff.evaluation.reference_images import (
     real_images,
 )
 from hfdiff.evaluation.report import describe_report, drawn_by, report_of
+from hfdiff.figures.curves import style_levels, style_strengths
+from hfdiff.figures.grids import save_figure
 from hfdiff.pipelines import ClassStylePipeline, shown
 from hfdiff.training.run_folder import home_of, run_config
 from hfdiff.training.signals import leave_together
@@ -55,6 +57,8 @@ def main(flags: EvaluateFlags) -> int:
         report = of_model(flags, process) if flags.images is None else of_images(flags, process)
         if process.is_main_process:
             write_json(output, report)
+            if style_levels(report):
+                save_figure(output.with_name(f"{output.stem}_styles.png"), style_strengths(report))
             print(f"{describe_report(report)}\nthe whole report: {output}")
     return leave_together(0)
 

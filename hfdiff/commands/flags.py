@@ -107,7 +107,8 @@ class EvaluateFlags(Drawing):
     dataset: str | None = None
     """The real images; by default those that the run was trained on."""
     output: str | None = None
-    """JSON of the report; by default metrics.json, in the run's folder where there is one."""
+    """JSON of the report, beside it a figure of the styles (metrics_styles.png); by default metrics.json, in the run's
+    folder where there is one."""
     num_images: int | None = None
     """Plain samples; by default 2,000, of --images all."""
     num_styled: int | None = None

@@ -295,6 +295,29 @@ def source_line(protocol: Mapping[str, Any]) -> str:
     )
 
 
+def strongest_leak(row: Mapping[str, Any], key: str = "leakage") -> tuple[str, float] | None:
+    """The style whose measured strength moves most where that of the row is asked for alone, and how far."""
+    moves = row.get(key) or {}
+    return max(moves.items(), key=lambda move: abs(move[1]), default=None)
+
+
+def style_lines(per_style: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A table of the strengths measured at those asked for, of each style; none of older reports."""
+    rows = {name: row for name, row in per_style.items() if row.get("levels")}
+    if not rows:
+        return []
+    asked = [level["asked"] for level in next(iter(rows.values()))["levels"]]
+    heads = " ".join(f"{level:>6g}" for level in asked)
+    lines = ["", f"{'strength asked for':<18} {heads}   slope   real  moves along most"]
+    for name, row in rows.items():
+        cells = ["" if level["measured"] is None else f"{level['measured']:.2f}" for level in row["levels"]]
+        moved = strongest_leak(row)
+        leak = f"{moved[0]} {moved[1]:+.2f}" if moved else ""
+        measured = " ".join(f"{cell:>6}" for cell in cells)
+        lines.append(f"{name:<18} {measured}  {row['slope']:>6.2f} {row['real_slope']:>6.2f}  {leak}".rstrip())
+    return lines
+
+
 def describe_report(report: dict[str, Any]) -> str:
     """The first screen and a short table of the rest, for the screen."""
     protocol = report["protocol"]
@@ -313,5 +336,6 @@ def describe_report(report: dict[str, Any]) -> str:
         interval = "" if metric["ci95"] is None else " to ".join(map(number, metric["ci95"]))
         numbers = f"{number(metric['value']):>9}  {interval:^22} {number(metric['real']):>9} {metric['n']:>7,}"
         lines.append(f"{name:<18} {numbers}  {metric['extractor']}")
+    lines += style_lines(report["metrics"].get("style_fidelity", {}).get("per_style", {}))
     said = "\n".join(lines)
     return "\n".join([said, *(lack for lack in protocol["missing"] if lack not in said)])

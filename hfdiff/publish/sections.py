@@ -14,7 +14,7 @@ from hfdiff.core.errors import ESCAPES, BadInput
 from hfdiff.data.registry import DATASETS
 from hfdiff.evaluation.metrics import METRICS
 from hfdiff.evaluation.protocol import SETTINGS
-from hfdiff.evaluation.report import chosen_by, doubts, first_screen, number, rest_of
+from hfdiff.evaluation.report import chosen_by, doubts, first_screen, number, rest_of, strongest_leak
 from hfdiff.models.objectives import resolve_objective
 from hfdiff.models.samplers import sampler_of
 from hfdiff.pipelines import ClassStylePipeline
@@ -188,10 +188,13 @@ def style_table(report: Mapping[str, Any]) -> str | None:
 
 
 def leak(row: Mapping[str, Any]) -> str:
-    """The style whose measured strength moves most where another one is asked for, and how far."""
-    moves = row.get("leakage") or {}
-    style = max(moves, key=lambda name: abs(moves[name]), default=None)
-    return "" if style is None else f"{plain(style)} {number(moves[style])}"
+    """The style whose measured strength moves most where another one is asked for, how far, and in real images."""
+    moved = strongest_leak(row)
+    if moved is None:
+        return ""
+    style, distance = moved
+    real = (row.get("real_leakage") or {}).get(style)
+    return f"{plain(style)} {number(distance)}" + ("" if real is None else f" (real images {number(real)})")
 
 
 def selection_line(selection: Mapping[str, Any]) -> str:
