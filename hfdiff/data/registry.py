@@ -58,6 +58,7 @@ DATASETS: dict[str, DatasetSpec] = {
         "uoft-cs/cifar10",
         "60,000 photographs, 32x32 colour, 10 classes",
         judge="judge_cifar10",
+        noised_judge="judge_cifar10_noised",
         clip="clip_cifar10",
         shape=(49_000, 3, 32, 32),
     ),

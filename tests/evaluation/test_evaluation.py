@@ -270,7 +270,7 @@ def test_style_fidelity_of_true_and_of_shuffled_strengths(inputs):
     plain, silent = inputs.real.others[torch.arange(len(inputs.real.others))], styled(inputs.real)
     for images in (plain, silent):
         images.output.strengths.fill_(0.5)
-    assert METRICS["style_fidelity"].measure(replace(inputs, samples=plain, styled=silent)).value == 0
+    assert METRICS["style_fidelity"].measure(replace(inputs, samples=plain, styled=silent)).value < 1e-6
     assert set(true.details["per_style"]) == {"thick", "slanted"}
     row = true.details["per_style"]["thick"]
     assert row["n"] == 300
@@ -286,7 +286,7 @@ def test_styles_alone_and_pairs_of_them_are_in_both_halves_of_the_real_images(in
     real = inputs.real
     thick, slanted = (real.judge.style_names.index(name) for name in ("thick", "slanted"))
     strengths = torch.zeros(400, len(real.judge.style_names))
-    strengths[0::4, thick], strengths[2::4, slanted] = 1.0, 1.0  # alone
+    strengths[0::2] = torch.eye(strengths.shape[1])[[thick, thick, slanted, slanted] * 50]  # alone
     strengths[1::2, [thick, slanted]] = torch.tensor(LEVELS[1:])[torch.arange(200) % 4][:, None]
     pixels = apply_styles(to_unit_range(real.others.pixels[:400]), strengths, real.judge.style_names)
     row = fidelity(inputs, judge_images(real.judge, to_bytes(pixels), real.others.labels[:400], strengths))
