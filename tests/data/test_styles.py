@@ -150,10 +150,12 @@ def test_rulers_read_their_own_style(dataset):
         assert (styled > plain).double().mean() > 0.8, name
         assert means[1:] == sorted(means[1:]), name
         assert means[0] < means[1], name
+        line = torch.tensor([[0, 0.25, 0.5, 0.75, 1], [0, *means]])
+        if STYLES[name].group == "stroke" and dataset == "cifar10":
+            continue  # lines go by the root of the strength; the judge tells them apart
+        assert line.corrcoef()[0, 1] ** 2 >= 0.95, name
         if STYLES[name].group in ("light", "colour"):
             assert binary_auroc(torch.cat([styled, plain]), torch.arange(800) < 400) >= 0.95, name
-            line = torch.tensor([[0, 0.25, 0.5, 0.75, 1], [0, *means]])
-            assert line.corrcoef()[0, 1] ** 2 >= 0.95, name
 
 
 def test_light_keeps_its_measure_beside_other_styles():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import UNFINISHED, full_test, letters, near_black_dust
+from conftest import full_test, letters, near_black_dust
 from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -265,7 +265,6 @@ def test_a_clip_of_which_weights_are_missing_is_refused(tmp_path):
     ("name", "class_accuracy", "style_accuracy"),
     [("fashion_mnist", 0.90, 0.96), ("cifar10", 0.57, 0.84)],
 )
-@UNFINISHED
 def test_the_embedded_clips_on_the_real_test_sets(name, class_accuracy, style_accuracy):
     metrics = measure_clip(Scorer(*load_clip(dataset=name)), full_test(name).part(slice(0, 2_000)))
     assert metrics.n == 2_000
