@@ -102,7 +102,7 @@ def test_the_embedded_judge_reads_every_style(dataset):
         ends = torch.cat([readings[-1], readings[0]])
         assert binary_auroc(ends, torch.arange(len(ends)) < len(pixels)) >= 0.95, name
         line = torch.stack([torch.tensor(LEVELS), readings.mean(dim=1)])
-        # Edges are softest half a pixel away, so that thin reads alike from 0.75 on: 0.948 of 1,000 Fashion-MNIST images.
+        # An edge is softest half a pixel away, so thin reads alike from 0.75 on: 0.948 of 1,000 Fashion-MNIST images.
         assert line.corrcoef()[0, 1] ** 2 >= (0.94 if name == "thin" else 0.95), name
         if name == "slanted":  # to the other side is no slant
             mirrored = predict(judge, to_bytes(apply_styles(pixels, torch.ones(len(pixels), 1), [name])).flip(-1))
