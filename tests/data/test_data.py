@@ -12,6 +12,8 @@ from hfdiff.data.config import ReadOptions
 from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.data.registry import ASSETS
 from hfdiff.data.table import ImageTable, has_clean_ground
+from hfdiff.evaluation.clip import find_clip, load_clip
+from hfdiff.evaluation.judge import find_judge
 
 
 def test_embedded_data_is_balanced_small_and_licensed(fashion):
@@ -273,6 +275,8 @@ def test_full_datasets(name, shape, count):
     assert train.pixels.shape == (count, *shape)
     assert test.pixels.shape == (10_000, *shape)
     assert len(train.class_names) == 10
+    assert find_judge(train).trained_on == name
+    assert load_clip(find_clip(train))[0].config.trained_on == name
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])

@@ -225,11 +225,6 @@ def test_the_clip_of_images_is_found_by_name_and_by_fingerprint(fashion, tmp_pat
     assert describe_clip(model) == {"name": "clip_fashion_mnist", "trained_on": train.name, "half_seen": "second"}
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
-def test_full_testsets_find_their_clip(name):
-    assert load_clip(find_clip(full_test(name)))[0].config.trained_on == name
-
-
 def test_the_scorer_and_the_judge_saw_other_images(fashion):
     model, judge = load_clip(dataset="fashion_mnist")[0], load_judge("fashion_mnist")
     halves = [fashion[0].half(half) for half in (model.config.half_seen, judge.half_seen)]

@@ -107,8 +107,11 @@ def test_the_screen_shows_five_numbers_and_each_other_once(file):
         assert f"{headline.name} " in top
         assert headline.advice in top
         assert number(headline.value) in top
-    shown = {headline.metric for headline in first_screen(report)}
-    assert [text.split()[0] for text in rest.splitlines()[1:]] == [n for n in report["metrics"] if n not in shown]
+    rows, _, styles = rest.partition("\n\n")
+    assert [text.split()[0] for text in rows.splitlines()[1:]] == list(rest_of(report))
+    assert [text.split()[0] for text in styles.splitlines()[1:]] == list(
+        report["metrics"]["style_fidelity"]["per_style"]
+    )
 
 
 def test_numbers_keep_four_digits():
