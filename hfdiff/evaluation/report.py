@@ -234,11 +234,15 @@ def _worst_class(metric: Mapping[str, Any]) -> str:
 
 def _how_to_measure(name: str, report: Mapping[str, Any]) -> str:
     """What a metric lacked, as the protocol says it, and the command that measures it where samples were lacking."""
-    protocol = report["protocol"]
+    protocol, row = report["protocol"], METRICS[name]
+    if protocol.get("images") and row.styled:
+        return "Not measured: it needs a model."
     lack = next((line for line in protocol.get("missing", ()) if line.startswith(name)), None)
+    if protocol.get("images") and protocol["n"] < row.least:
+        lack = f"{name} needs {row.least} images; there are {protocol['n']}"
     if lack and " samples" not in lack:
         return f"Not measured: {lack}."
-    asked = "--num_styled 1000" if METRICS[name].styled else "--num_images 2000"
+    asked = "--num_styled 1000" if row.styled else "--num_images 2000"
     what, more = "MODEL", f" {asked}"
     if protocol.get("images"):
         what, more = f"--images {protocol['images']} --dataset {protocol['dataset']}", ""

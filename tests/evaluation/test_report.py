@@ -97,6 +97,9 @@ def test_what_is_missing_says_how_to_measure_it():
         assert f"hfdiff evaluate MODEL --metrics {headline.metric} --num_" in headline.advice
     assert line(report, "copies").advice.startswith("Not measured: memorisation needs 200 samples; there are 50. ")
     assert line(report, "style").advice.startswith("Not measured. ")
+    report["protocol"] |= {"images": "samples/", "dataset": "pets", "n": 120}
+    assert line(report, "variety").advice == "Not measured: coverage needs 250 images; there are 120."
+    assert line(report, "style").advice == "Not measured: it needs a model."
 
 
 @pytest.mark.parametrize("file", REPORTS, ids=lambda file: file.parent.name)
