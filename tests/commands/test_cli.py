@@ -293,7 +293,6 @@ def test_evaluate_within_a_time(pets, tmp_path, capsys):
         (["--guidance_scale", "nan"], "guidance_scale nan; valid"),
         (["--autoguidance_scale", "2"], "autoguidance_scale 2.0 without a guide_unet"),
         (["--judge", "nowhere"], "unknown judge 'nowhere'"),
-        (["--judge", "fashion_mnist"], "the judge knows the classes T"),
         (["--dataset", "fashion_mnist_12k"], "draws the classes cat, dog; dataset 'fashion_mnist_12k' has T"),
         (
             ["--resolution", "32"],
@@ -397,7 +396,8 @@ def test_two_processes_evaluate_as_one(pets, clip, tmp_path):
     one, two = (json.loads((tmp_path / f"{name}.json").read_text())["metrics"] for name in ("one", "two"))
     assert set(one) >= {name for name, row in METRICS.items() if row.default and not row.clip} | {"clip_score"}
     for name, result in one.items():
-        assert two[name]["value"] == pytest.approx(result["value"], abs=1e-4)
+        # A value rounded to the other side, by another number of threads, moves one image in the order of contents.
+        assert two[name]["value"] == pytest.approx(result["value"], rel=5e-3, abs=1e-4), name
 
 
 @pytest.fixture
