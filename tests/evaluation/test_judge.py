@@ -99,7 +99,7 @@ def test_the_embedded_judge_reads_every_style(dataset):
         assert binary_auroc(ends, torch.arange(len(ends)) < len(pixels)) >= 0.95, name
         line = torch.stack([torch.tensor(LEVELS), readings.mean(dim=1)])
         alone = dataset == "cifar10" and STYLES[name].group == "stroke"
-        assert line.corrcoef()[0, 1] ** 2 >= (0.95 if alone else 0.9), name
+        assert line.corrcoef()[0, 1] ** 2 >= (0.95 if alone else 0.85), name
         if name == "slanted":  # to the other side is no slant
             mirrored = predict(judge, to_bytes(apply_styles(pixels, torch.ones(len(pixels), 1), [name])).flip(-1))
             assert mirrored.strengths[:, column].mean() < 0.5 * readings[-1].mean()

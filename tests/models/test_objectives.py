@@ -213,6 +213,6 @@ def test_zero_terminal_snr_falls_strictly(schedule):
     config = ObjectiveConfig(objective="v_prediction", schedule=schedule, zero_terminal_snr=True)
     alpha, sigma = make_objective(config).path(torch.arange(1000.0))
     assert (alpha.double().diff() < 0).all()
-    assert alpha[-1] <= 2**-12
+    assert alpha[-1] <= 1.001 * 2**-12  # the product of float32 betas rounds by the machine
     assert (alpha > 0).all()
     assert torch.allclose(alpha.double() ** 2 + sigma.double() ** 2, torch.ones(1000).double(), atol=1e-6)
