@@ -103,11 +103,8 @@ def of_images(flags: EvaluateFlags, process: PartialState) -> dict[str, Any]:
     real = ReferenceSet.of(judge, training, held_out, flags.seed, copied=given.copied, scorer=scorer)
     real = replace(real, training=given.training)
     names, missing = measurable(flags.metrics, real, len(table), 0, without_model=True)
-    missing = (
-        notes
-        + missing
-        + [f"no image of class {shown(name)}; real images of it are left out" for name in absent_classes(table)]
-    )
+    absent = [f"no image of class {shown(name)}; real images of it are left out" for name in absent_classes(table)]
+    missing = [*notes, *missing, *absent]
     samples = judge_images(judge, table.pixels, table.labels, scorer=scorer)
     drawn = EvaluationSamples(samples, None, time.perf_counter() - started)
     about = {"seed": flags.seed, "images": table.name, "resized_to": given.resolution, "missing": missing}

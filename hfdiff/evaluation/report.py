@@ -299,9 +299,9 @@ def source_line(protocol: Mapping[str, Any]) -> str:
     )
 
 
-def strongest_leak(row: Mapping[str, Any], key: str = "leakage") -> tuple[str, float] | None:
+def strongest_leak(row: Mapping[str, Any]) -> tuple[str, float] | None:
     """The style whose measured strength moves most where that of the row is asked for alone, and how far."""
-    moves = row.get(key) or {}
+    moves = row.get("leakage") or {}
     return max(moves.items(), key=lambda move: abs(move[1]), default=None)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from conftest import tiny_unet
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, KDPM2DiscreteScheduler
 from diffusers.models.unets.unet_2d import UNet2DOutput
 
 from hfdiff.models.config import ObjectiveConfig
@@ -71,6 +71,14 @@ def test_the_network_is_given_the_timestep_of_the_samplers_own_noise(process, na
     for t in timesteps:
         x = scheduler.step(torch.zeros_like(x), t, x, return_dict=False)[0]
     assert torch.isfinite(x).all()
+
+
+def test_a_scheduler_that_evaluates_between_its_nodes_keeps_its_own_timesteps():
+    saved = make_scheduler(make_objective(ObjectiveConfig(objective="v_prediction")).process(), "dpmpp_2m")
+    ours, theirs = (KDPM2DiscreteScheduler.from_config(saved.config) for _ in range(2))
+    theirs.set_timesteps(10)
+    assert ours.config.use_exponential_sigmas
+    assert torch.equal(set_timesteps(ours, 10), theirs.timesteps)
 
 
 @pytest.mark.parametrize("name", ["euler", "heun"])
