@@ -20,7 +20,7 @@ GATES_TESTS := tests/core/test_locks.py tests/commands/test_locked.py \
 	tests/data/test_hostile.py tests/models/test_declared.py tests/publish/test_page_routes.py tests/publish/test_hub.py \
 	tests/publish/test_card.py tests/test_offline.py tests/test_public.py tests/data/test_data.py
 
-.PHONY: install demo test test-fast test-faults test-cases test-gates test-floors check bundles clean
+.PHONY: install demo test test-fast test-faults test-full test-cases test-gates test-floors check bundles clean
 
 demo: .venv/installed
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
@@ -36,10 +36,13 @@ test: .venv/installed
 	$(BIN)/pytest
 
 test-fast: .venv/installed
-	$(BIN)/pytest -m "not long and not slow"
+	$(BIN)/pytest -m "not long and not full and not slow"
 
 test-faults: .venv/installed
 	$(BIN)/pytest -m long -s --numprocesses 0 tests/training
+
+test-full: .venv/installed
+	$(BIN)/pytest -m full
 
 test-cases: .venv/installed
 	$(BIN)/pytest -m long tests/cases --dist load

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.slow
 NOTEBOOK = ROOT / "examples" / "hfdiff_colab.ipynb"
 
 
+@pytest.mark.full
 def test_the_notebook_runs(pets, tmp_path, hub, monkeypatch):
     """All of its cells, at tiny size, on other settings than those of its second cell."""
     monkeypatch.setenv("HFDIFF_CACHE", str(tmp_path / "cache"))

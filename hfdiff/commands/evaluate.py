@@ -199,6 +199,8 @@ def check_source(flags: EvaluateFlags) -> None:
     extra = [name for name in MODEL_FLAGS if getattr(flags, name) not in (None, "auto")]
     if extra:
         raise BadInput(f"--images draws nothing, so {', '.join(f'--{name}' for name in extra)} cannot be used with it")
+    if any(METRICS[name].styled for name in flags.metrics if name in METRICS):
+        raise BadInput(NEED_A_MODEL)
     if flags.dataset is None:
         raise BadInput("--images needs --dataset: the real images that they are held against")
     if existing_folder(flags.images) is None:

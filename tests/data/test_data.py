@@ -265,7 +265,7 @@ def test_unknown_column(tmp_path):
         load_training_data(str(class_folders(tmp_path, {"a": 3, "b": 3})), ReadOptions(label_column="labels"))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "shape", "count"),
     [("fashion_mnist", (1, 28, 28), 59_000), ("cifar10", (3, 32, 32), 49_000)],

@@ -256,6 +256,7 @@ def test_a_clip_of_which_weights_are_missing_is_refused(tmp_path):
         load_clip(str(tmp_path))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "class_accuracy", "style_accuracy"),
     [("fashion_mnist", 0.90, 0.96), ("cifar10", 0.57, 0.84)],

@@ -87,6 +87,7 @@ def test_what_nobody_sees_moves_nothing(bench, undamaged, what):
         assert abs(found[name].value - undamaged[name].value) <= 2 * half_width(undamaged[name]), name
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("what", ["noise of ±3 of 255"])
 def test_noise_that_nobody_sees_in_photographs_moves_nothing(what):
     table, scorer = full_test("cifar10").part(slice(0, 4 * N)), Scorer(*load_clip(dataset="cifar10"))

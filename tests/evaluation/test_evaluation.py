@@ -397,7 +397,7 @@ def test_a_report_of_version_1_is_read_as_one_of_today():
     }
     for version in ({}, {"version": 1}, {"version": 2}):
         assert read_report({**version, "metrics": {"any": now}}) == {"version": 2, "metrics": {"any": now}}
-    with pytest.raises(BadInput, match="a report of version 3; this hfdiff reads 1 and 2"):
+    with pytest.raises(BadInput, match="metrics.json is a report of version 3; this hfdiff reads 1 and 2"):
         read_report({"version": 3, "metrics": {}})
     for damaged in ({"protocol": {}}, {"metrics": None}, {"version": 2, "metrics": {"any": 1}}):
         assert read_report(damaged) == damaged

@@ -27,7 +27,9 @@ def test_embedded_judges_are_small(name):
     assert (ASSETS / f"judge_{name}" / "model.safetensors").stat().st_size < 1.3 * 2**20
 
 
-@pytest.mark.parametrize(("name", "least"), [("fashion_mnist", 0.92), ("cifar10", 0.85)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("fashion_mnist", 0.92), pytest.param("cifar10", 0.85, marks=pytest.mark.full)]
+)
 def test_embedded_judges_on_the_real_test_sets(name, least):
     judge, test = load_judge(name), full_test(name).part(slice(0, 4000))
     assert tuple(judge.class_names) == test.class_names
@@ -82,7 +84,7 @@ def test_what_a_judge_has_seen(fashion):
     assert torch.equal(unseen(half, table).pixels, table.half("first").pixels)
 
 
-@pytest.mark.parametrize("dataset", ["fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("dataset", ["fashion_mnist", pytest.param("cifar10", marks=pytest.mark.full)])
 def test_the_embedded_judge_reads_every_style(dataset):
     """Real images at strength 0 and 1 are told apart, and the mean reading follows the strength: along a line where no
     ruler does, for outlines in photographs, and nearly so elsewhere."""
@@ -105,6 +107,7 @@ def test_the_embedded_judge_reads_every_style(dataset):
             assert mirrored.strengths[:, column].mean() < 0.5 * readings[-1].mean()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dataset", ["fashion_mnist", "cifar10"])
 def test_strokes_leave_the_class_readable(dataset):
     judge, table = load_judge(dataset), full_test(dataset).part(slice(0, 2000))
@@ -115,6 +118,7 @@ def test_strokes_leave_the_class_readable(dataset):
     assert min(right.values()) >= right[""] - 0.03, right
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dataset", ["fashion_mnist", "cifar10"])
 def test_styles_together_keep_their_measures(dataset):
     """Pairs at half strength: the mean reading of each is that of the style alone within 0.1, of nine in ten. What the

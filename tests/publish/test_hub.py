@@ -274,7 +274,7 @@ def test_a_published_folder_is_a_model_that_is_published_again(records, tmp_path
     assert 'from_pretrained("ann/clothes"' in (tmp_path / "second" / "README.md").read_text()
 
 
-FAULTS = [401, 403, 429, 500, "cut"]
+FAULTS = [*(pytest.param(code, marks=pytest.mark.long) for code in (401, 403, 429, 500)), "cut"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -306,6 +306,7 @@ def test_a_space_keeps_what_others_put_there(hub, records, quick, capsys):
     assert "the Space reads a private model" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_hub_that_fails_while_a_space_is_sent_keeps_the_model(hub, records, quick):
     push(records, "ann/clothes")
     before = len(hub.requests)

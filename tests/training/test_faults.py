@@ -39,6 +39,7 @@ def test_every_file_system_call_of_a_save_may_fail(tmp_path, kind):
         assert result["lost"] == 0, case
 
 
+@pytest.mark.long
 def test_a_run_may_stop_after_any_step_and_go_on_in_more_or_fewer_processes(tmp_path, data):
     result = counts("resumed", tmp_path / "resumed", data, 48)
     assert result.pop("difference") < 1e-5

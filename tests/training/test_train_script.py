@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, SCRIPT, SHARED_DATA, TINY_FLAGS, class_folders, files, lines, newest_tensors
+from conftest import ROOT, SCRIPT, TINY_FLAGS, class_folders, files, full_data, lines, newest_tensors
 
 import hfdiff.commands.train as train_command
 import hfdiff.training.run as run_module
@@ -100,7 +100,7 @@ def test_no_judge_to_go_by(start, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("images", [24, 40])
+@pytest.mark.parametrize("images", [24, pytest.param(40, marks=pytest.mark.long)])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(start, tmp_path, monkeypatch, images):
     """Killed after `images`: between two checkpoints, or in the middle of a validation interval."""
     flags = ("--max_train_images", "80", "--dropout", "0.1", "--gradient_accumulation_steps", "2", "--flip")
@@ -233,11 +233,10 @@ def _poison(run: Path) -> tuple[str, ...]:
     return ()
 
 
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the folder with the full datasets is absent")
-@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["fashion_mnist", pytest.param("cifar10", marks=pytest.mark.full)])
 def test_full_datasets_train_with_their_configuration(script, tmp_path, name):
     config = ROOT / "train_scripts" / "configs" / f"{name}.yaml"
-    flags = ["--config", str(config), "--dataset", str(SHARED_DATA / name), "--output_dir", str(tmp_path / "run")]
+    flags = ["--config", str(config), "--dataset", full_data(name), "--output_dir", str(tmp_path / "run")]
     small = "--block_out_channels 8 16 --down_block_types DownBlock2D DownBlock2D --attention_head_dim 8".split()
     small += ["--batch_size", "32", "--patch_size", "4"]
     assert script["main"]([*flags, *small, "--max_train_images", "320"]) == 0
