@@ -81,7 +81,8 @@ def read_report(found: dict[str, Any]) -> dict[str, Any]:
         return found
     if found.get("version", 1) not in (1, VERSION):
         raise BadInput(
-            f"metrics.json is a report of version {found['version']}; this hfdiff reads 1 and {VERSION}: install a newer one"
+            f"metrics.json is a report of version {found['version']}; this hfdiff reads 1 and {VERSION}: install a "
+            "newer one"
         )
     metrics = {name: _with_real(metric) for name, metric in metrics.items()}
     for metric in metrics.values():
