@@ -25,7 +25,7 @@ RANGES = (
     ("layers_per_block", 1, 16),
     ("resolution", 4, 1024),
     ("learning_rate", 1e-12, 10),
-    ("max_grad_norm max_minutes", 1e-6, 1e9),
+    ("max_grad_norm max_minutes max_cpu_minutes", 1e-6, 1e9),
     ("lr_warmup_images", 0, 10**15),
     ("weight_decay", 0, 10),
     ("style_share augment drop_class drop_style drop_both dropout lr_decay_share", 0, 1),
@@ -64,6 +64,10 @@ def check_config(config: TrainConfig, num_processes: int = 1) -> TrainConfig:
         check_shape(widths, attend, config.norm_num_groups or 0, config.attention_head_dim, config.patch_size or 0)
     except ValueError as error:
         raise BadInput(str(error)) from error
+    if None not in (config.max_minutes, config.max_cpu_minutes):
+        raise BadInput(
+            f"max_minutes {config.max_minutes:g} and max_cpu_minutes {config.max_cpu_minutes:g} exclude each other"
+        )
     if config.drop_class + config.drop_style + config.drop_both > 1:
         raise BadInput("drop_class, drop_style and drop_both add up to more than 1")
     parts = num_processes * config.gradient_accumulation_steps

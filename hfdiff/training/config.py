@@ -27,6 +27,8 @@ class OptimisationConfig:
     """Length of the run, in training images."""
     max_minutes: float | None = None
     """End after this time, the learning rate decayed before."""
+    max_cpu_minutes: float | None = None
+    """The same of processor time, all threads of the first process together: fair where others share the cores."""
     learning_rate: float = 1e-3
     """Of AdamW, at its peak."""
     lr_schedule: Literal["constant", "cosine", "linear", "step"] = "linear"
@@ -98,7 +100,7 @@ class TrainConfig(RunConfig, OptimisationConfig, ObjectiveConfig, ModelConfig, D
 
 # What may differ when a run is resumed: how it is watched, where, and how long it goes on.
 RESUMABLE_KEYS = frozenset(
-    "dataset output_dir max_train_images max_minutes logging_images validation_images sample_images "
+    "dataset output_dir max_train_images max_minutes max_cpu_minutes logging_images validation_images sample_images "
     "checkpointing_images keep_checkpoints resume report_to push_to_hub hub_model_id hub_private_repo license".split()
 )
 

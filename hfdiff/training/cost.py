@@ -62,7 +62,9 @@ def measure(config: TrainConfig, draw: Callable[[ClassStylePipeline, int], objec
     `draw` takes one step of drawing what training draws, from a pipeline and a seed.
     """
     # No end, neither by images nor by the clock, lies within the steps that are measured.
-    config = replace(resolve_config(config), max_train_images=10**12, max_minutes=None, report_to="none")
+    config = replace(
+        resolve_config(config), max_train_images=10**12, max_minutes=None, max_cpu_minutes=None, report_to="none"
+    )
     use_all_cores(1)
     stand_in = stand_in_data(config.dataset, config.read_options)
     session = open_session(config, data=stand_in)

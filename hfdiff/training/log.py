@@ -121,6 +121,7 @@ def write_record(
         "images": state.step * batch,
         "steps": state.step,
         "seconds": round(state.seconds, 1),
+        "cpu_seconds": round(state.cpu_seconds, 1),
         "best_images": state.best_step * batch,
         "best_by": config.best_by,
         "best_score": state.best_score if math.isfinite(state.best_score) else None,

@@ -22,7 +22,7 @@ from hfdiff.training.batch import Inputs, draw_batch, make_inputs
 from hfdiff.training.build import SCHEDULE_LEARNING_RATE
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.memory import Attempt, fitting_micro_batches, is_out_of_memory, micro_batches_after_failure
-from hfdiff.training.progress import agreed_seconds, decays_by_time, lr_factor, out_of_time, share_done
+from hfdiff.training.progress import agreed_seconds, decays_by_time, elapsed, lr_factor, out_of_time, share_done
 from hfdiff.training.state import TrainState
 
 MAX_SKIPPED_STEPS = 40  # fp16 halves its loss scale at each: from 65,536 to far below 1
@@ -57,11 +57,13 @@ def train(
         state.optimizer,
         accelerator,
     )
-    started = time.monotonic() - state.seconds
+    started, cpu_started = time.monotonic() - state.seconds, time.process_time() - state.cpu_seconds
     skipped = 0
     while state.step < config.num_steps and not out_of_time(config, state):
         images, share_before = state.step * config.batch_size, share_done(config, state)
-        learning_rate = config.learning_rate * lr_factor(config, images, state.seconds, bool(state.decays_by_time))
+        learning_rate = config.learning_rate * lr_factor(
+            config, images, elapsed(config, state), bool(state.decays_by_time)
+        )
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate
         done = _gradients(config, table, state, objective, accelerator)
@@ -84,6 +86,7 @@ def train(
             continue
         skipped = 0
         state.seconds = agreed_seconds(time.monotonic() - started, config, accelerator)
+        state.cpu_seconds = agreed_seconds(time.process_time() - cpu_started, config, accelerator)
         if state.learned is not None:
             _learn_schedule(state, learning_rate / config.learning_rate, accelerator)
         state.step += 1

@@ -10,8 +10,19 @@ from hfdiff.training.config import OptimisationConfig
 from hfdiff.training.state import TrainState
 
 
+def time_limit(config: OptimisationConfig) -> float | None:
+    """Seconds that the run may take, by the clock of `elapsed`."""
+    minutes = config.max_minutes if config.max_cpu_minutes is None else config.max_cpu_minutes
+    return None if minutes is None else 60 * minutes
+
+
+def elapsed(config: OptimisationConfig, state: TrainState) -> float:
+    """Seconds spent by the clock that may end the run: the wall's, or the processor's."""
+    return state.seconds if config.max_cpu_minutes is None else state.cpu_seconds
+
+
 def lr_factor(config: OptimisationConfig, images: int, seconds: float = 0.0, decays_by_time: bool = False) -> float:
-    """The learning rate after `images` images, as a share of its peak."""
+    """The learning rate after `images` images and `elapsed` seconds, as a share of its peak."""
     warmup = min(1.0, (images + config.batch_size) / max(config.lr_warmup_images, 1))
     left = max(0.0, 1 - images / (config.num_steps * config.batch_size))
     if config.lr_schedule == "cosine":
@@ -22,20 +33,23 @@ def lr_factor(config: OptimisationConfig, images: int, seconds: float = 0.0, dec
         decay = 0.1 ** sum(images >= share * config.num_steps * config.batch_size for share in (0.6, 0.85))
     else:
         decay = 1.0
-    if decays_by_time and config.max_minutes and config.lr_decay_share:
-        time_left = max(0.0, 1 - seconds / (60 * config.max_minutes))
+    limit = time_limit(config)
+    if decays_by_time and limit and config.lr_decay_share:
+        time_left = max(0.0, 1 - seconds / limit)
         decay = min(decay, time_left / config.lr_decay_share)
     return warmup * decay
 
 
 def share_done(config: OptimisationConfig, state: TrainState) -> float:
     """How much of the run is done, 0 to 1: by images or by the clock, whichever is nearer to its end."""
-    by_clock = state.seconds / (60 * config.max_minutes) if config.max_minutes else 0.0
+    limit = time_limit(config)
+    by_clock = elapsed(config, state) / limit if limit else 0.0
     return min(1.0, max(state.step / config.num_steps, by_clock))
 
 
 def out_of_time(config: OptimisationConfig, state: TrainState) -> bool:
-    return config.max_minutes is not None and state.seconds >= 60 * config.max_minutes
+    limit = time_limit(config)
+    return limit is not None and elapsed(config, state) >= limit
 
 
 def is_finished(config: OptimisationConfig, state: TrainState) -> bool:
@@ -44,16 +58,16 @@ def is_finished(config: OptimisationConfig, state: TrainState) -> bool:
 
 def agreed_seconds(seconds: float, config: OptimisationConfig, accelerator: Accelerator) -> float:
     """The first process's clock, where it decides anything."""
-    if config.max_minutes is None or accelerator.num_processes == 1:
+    if time_limit(config) is None or accelerator.num_processes == 1:
         return seconds
     return broadcast(torch.tensor(seconds, device=accelerator.device)).item()
 
 
 def decays_by_time(config: OptimisationConfig, state: TrainState) -> bool | None:
     """Decided once, when the time left is that of the decay: will the clock end the run before the images do?"""
-    if config.max_minutes is None or state.decays_by_time is not None:
+    limit, seconds = time_limit(config), elapsed(config, state)
+    if limit is None or state.decays_by_time is not None:
         return state.decays_by_time
-    total = 60 * config.max_minutes
-    if state.seconds < (1 - config.lr_decay_share) * total:
+    if seconds < (1 - config.lr_decay_share) * limit:
         return None
-    return state.step * total / state.seconds < config.num_steps
+    return state.step * limit / seconds < config.num_steps

@@ -90,7 +90,9 @@ def open_run(config: TrainConfig, locks: contextlib.ExitStack, print_line: Calla
         saved = newest_checkpoint(folder, warn=lambda text: print_line(f"warning: {text}"))
     before = saved_config(folder.config) if saved else config
     session = open_session(config, saved=saved, log=print_line)
-    if any(getattr(before, key) != getattr(config, key) for key in ("max_minutes", "max_train_images")):
+    if any(
+        getattr(before, key) != getattr(config, key) for key in ("max_minutes", "max_cpu_minutes", "max_train_images")
+    ):
         session.state.decays_by_time = None  # to be decided anew
     return Run(session, folder)
 

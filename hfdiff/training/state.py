@@ -39,7 +39,8 @@ class TrainState:
     loss_sum: Tensor | float = 0.0  # over the steps since the last log point; on the device, to be read seldom
     loss_steps: int = 0
     seconds: float = 0.0  # spent training, earlier launches included
-    decays_by_time: bool | None = None  # max_minutes ends the run before max_train_images; None: not yet known
+    cpu_seconds: float = 0.0  # the same by the processor's clock, of the first process
+    decays_by_time: bool | None = None  # the clock ends the run before max_train_images; None: not yet known
     num_micro_batches: int = 1  # micro-batches that a process takes its share of a step in
 
     def ema_model(self) -> ClassStyleUNet2DModel:
@@ -97,6 +98,7 @@ class TrainState:
             "loss_sum": float(self.loss_sum),
             "loss_steps": self.loss_steps,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "decays_by_time": self.decays_by_time,
             "scaler": self.scaler.state_dict() if self.scaler else None,
         }
@@ -124,6 +126,7 @@ class TrainState:
         self.quality_n, self.quality_seconds = numbers["quality_n"], numbers["quality_seconds"]
         self.loss_sum, self.loss_steps = numbers["loss_sum"], numbers["loss_steps"]
         self.seconds = numbers["seconds"]
+        self.cpu_seconds = numbers.get("cpu_seconds", 0.0)  # absent in older checkpoints
         self.decays_by_time = numbers["decays_by_time"]
         if self.scaler and numbers["scaler"]:
             self.scaler.load_state_dict(numbers["scaler"])
