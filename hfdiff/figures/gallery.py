@@ -215,12 +215,21 @@ def reverse(inputs: GalleryInputs) -> Iterator[GalleryFigure]:
 def recognised_in_words(run: Recognition) -> str:
     """The medians of a run, log-SNR first."""
     state, predicted = run.state[-1], run.predicted[-1]
+    if math.isinf(state.shares[1]):
+        middle = "more than half are never recognised"
+    else:
+        middle = (
+            f"the median is a log-SNR of {level(state.log_snr[1])} ({percent(state.shares[1])} of the sampler's steps, "
+            f"{percent(state.linear_beta_shares[1])} of those of DDPM's linear betas), {extremes(run.state)}"
+        )
+    end = (
+        "never"
+        if math.isinf(predicted.shares[1])
+        else f"{level(predicted.log_snr[1])} ({percent(predicted.shares[1])})"
+    )
     return (
-        f"{run.label[0].upper()}{run.label[1:]}, in the noisy image x_t the median is a log-SNR of "
-        f"{level(state.log_snr[1])} ({percent(state.shares[1])} of the sampler's steps, "
-        f"{percent(state.linear_beta_shares[1])} of those of DDPM's linear betas), {extremes(run.state)}; in the clean "
-        f"image predicted without the class {level(predicted.log_snr[1])} ({percent(predicted.shares[1])}). Never "
-        f"recognised: {predicted.never:.0%} of {predicted.num_images}."
+        f"{run.label[0].upper()}{run.label[1:]}, in the noisy image x_t {middle}; in the clean image predicted without "
+        f"the class {end}. Never recognised: {predicted.never:.0%} of {predicted.num_images}."
     )
 
 
