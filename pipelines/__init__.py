@@ -12,6 +12,7 @@ from .grammar import find_name as find_name
 from .grammar import parse_styles as parse_styles
 from .grammar import resolve_styles as resolve_styles
 from .grammar import shown as shown
+from .guidance import SAMPLING_DEFAULTS as SAMPLING_DEFAULTS
 from .guidance import ClipGuidance as ClipGuidance
 from .guidance import Guidance as Guidance
 from .images import dead_zone as dead_zone

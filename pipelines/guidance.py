@@ -1,8 +1,9 @@
 """Guidance by the model's own conditions, and by a prompt."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import SchedulerMixin
@@ -10,6 +11,16 @@ from diffusers import SchedulerMixin
 from .checks import check_interval, number
 from .noise_levels import TARGETS, moved, noise_levels, prediction_type, solve_clean
 from .scores import Scorer
+
+# Steps and guidance of a call where neither it nor the model's configuration says.
+SAMPLING_DEFAULTS: Mapping[str, Any] = {
+    "num_inference_steps": 10,
+    "guidance_scale": 3.0,
+    "style_guidance_scale": 3.0,
+    "autoguidance_scale": 1.0,
+    "guidance_rescale": 0.0,
+    "guidance_interval": (0.0, math.inf),
+}
 
 
 class Branch(NamedTuple):

@@ -23,20 +23,13 @@ from hfdiff.evaluation.features import content_order
 from hfdiff.evaluation.judge import Judge
 from hfdiff.evaluation.reference_images import JudgedImages, ReferenceSet, judge_images
 from hfdiff.models.sampling import generators, sample_tensors
-from hfdiff.pipelines import ClassStylePipeline
+from hfdiff.pipelines import SAMPLING_DEFAULTS, ClassStylePipeline
 
 BATCH = 100  # images drawn at once
 PROBE = 20  # images that tell what one costs
 Cell: TypeAlias = tuple[int, tuple[str, ...]]  # a class id, and the styles of an image
 # Arguments of the pipeline that a report states.
-SETTINGS = (
-    "num_inference_steps",
-    "guidance_scale",
-    "style_guidance_scale",
-    "autoguidance_scale",
-    "guidance_rescale",
-    "guidance_interval",
-)
+SETTINGS = tuple(SAMPLING_DEFAULTS)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """The JSON of an evaluation, its first screen, and a short table of the rest."""
 
-import inspect
 import math
 import re
 import time
@@ -66,8 +65,7 @@ def report_of(real: ReferenceSet, drawn: EvaluationSamples, names: Sequence[str]
 
 def drawn_by(pipeline: ClassStylePipeline, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a report says of the model that drew: its weights, its sampler, and the pipeline's arguments."""
-    parameters = inspect.signature(pipeline.__call__).parameters
-    settings = {key: given.get(key, parameters[key].default) for key in SETTINGS}
+    settings = pipeline.settings(**given)
     settings["guidance_interval"] = [
         str(level) if math.isinf(level) else level for level in settings["guidance_interval"]
     ]

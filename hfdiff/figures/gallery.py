@@ -1,6 +1,5 @@
 """`hfdiff show`: a model explained in figures, each with a text for those who cannot see it, and its numbers."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -145,8 +144,8 @@ def named(guidance: dict[str, Any]) -> str:
 
 def guidance_of(pipeline: ClassStylePipeline, given: dict[str, Any]) -> dict[str, float]:
     """The scales in force: those given, else the pipeline's own."""
-    defaults = inspect.signature(type(pipeline).__call__).parameters
-    return {key: given.get(key, defaults[key].default) for key in ("guidance_scale", "style_guidance_scale")}
+    settings = pipeline.settings(**given)
+    return {key: settings[key] for key in ("guidance_scale", "style_guidance_scale")}
 
 
 def show(inputs: GalleryInputs) -> Iterator[GalleryFigure]:

@@ -261,6 +261,7 @@ def build(pipe: DiffusionPipeline, model: str, turns: Turns, measured: Sequence[
     report."""
     pipe.set_progress_bar_config(disable=True)
     scored, styles = pipe.clip_model is not None, pipe.style_names
+    own = pipe.config.get("sampling") or {}
     with Page(title=f"{model}: draw by class and style", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(f"<h1>{html.escape(model)}</h1>")
         gr.Markdown("Images by class and by style. Move a style above 0 to ask for it; several act at once.")
@@ -269,9 +270,11 @@ def build(pipe: DiffusionPipeline, model: str, turns: Turns, measured: Sequence[
             with gr.Column(scale=1):
                 classes = gr.CheckboxGroup(pipe.class_names, value=pipe.class_names[:3], label="classes")
                 sliders = [gr.Slider(0, 1, 0, step=0.05, label=f"style: {name}") for name in styles]
-                guidance = gr.Slider(1, 6, 3, step=0.1, label="guidance to the class")
-                style_guidance = gr.Slider(1, 6, 3, step=0.1, label="guidance to the styles")
-                steps = gr.Slider(2, MOST_STEPS, 10, step=1, label="steps")
+                guidance = gr.Slider(1, 6, own.get("guidance_scale", 3), step=0.1, label="guidance to the class")
+                style_guidance = gr.Slider(
+                    1, 6, own.get("style_guidance_scale", 3), step=0.1, label="guidance to the styles"
+                )
+                steps = gr.Slider(2, MOST_STEPS, own.get("num_inference_steps", 10), step=1, label="steps")
                 count = gr.Slider(
                     1,
                     MOST_IMAGES // 4,

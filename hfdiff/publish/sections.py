@@ -1,6 +1,5 @@
 """The sentences and tables of a card."""
 
-import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +12,10 @@ from huggingface_hub.utils import validate_repo_id
 from hfdiff.core.errors import ESCAPES, BadInput
 from hfdiff.data.registry import DATASETS
 from hfdiff.evaluation.metrics import METRICS
-from hfdiff.evaluation.protocol import SETTINGS
 from hfdiff.evaluation.report import chosen_by, doubts, first_screen, number, rest_of, strongest_leak
 from hfdiff.models.objectives import resolve_objective
 from hfdiff.models.samplers import sampler_of
-from hfdiff.pipelines import ClassStylePipeline
+from hfdiff.pipelines import SAMPLING_DEFAULTS, ClassStylePipeline
 from hfdiff.publish.records import ModelRecords
 
 RECIPE = (
@@ -135,11 +133,9 @@ def protocol_sentence(report: Mapping[str, Any]) -> str:
 
 def settings_line(protocol: Mapping[str, Any]) -> str:
     """The pipeline's arguments of a report: the usual three, and what is not as by default."""
-    parameters = inspect.signature(ClassStylePipeline.__call__).parameters
     usual = ("num_inference_steps", "guidance_scale", "style_guidance_scale")
-    default = {key: parameters[key].default for key in SETTINGS}
-    default["guidance_interval"] = [0.0, "inf"]  # JSON knows no infinity
-    default["spacing"] = "auto"
+    # JSON knows no infinity
+    default = {**SAMPLING_DEFAULTS, "guidance_interval": [0.0, "inf"], "spacing": "auto"}
     return ", ".join(f"{key} {protocol[key]}" for key in default if key in usual or protocol[key] != default[key])
 
 

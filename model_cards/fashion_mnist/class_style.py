@@ -1089,6 +1089,17 @@ def noise_nodes(process: SchedulerMixin, count: int, strength: float) -> torch.T
     return even_logs(high, low, count)
 
 
+# Steps and guidance of a call where neither it nor the model's configuration says.
+SAMPLING_DEFAULTS: Mapping[str, Any] = {
+    "num_inference_steps": 10,
+    "guidance_scale": 3.0,
+    "style_guidance_scale": 3.0,
+    "autoguidance_scale": 1.0,
+    "guidance_rescale": 0.0,
+    "guidance_interval": (0.0, math.inf),
+}
+
+
 class Branch(NamedTuple):
     """One condition that a step evaluates: its share of the prediction, its conditions, and which UNet."""
 
@@ -1489,6 +1500,8 @@ class ClassStylePipeline(DiffusionPipeline):
         process: what `reversed_process` says of the scheduler that the UNet was trained for; by default of `scheduler`.
         clean_ends: put what nobody can tell from black and white there (`dead_zone`), as where black is quite black in
             the data.
+        sampling: what a call takes where nothing is given, in place of some of `SAMPLING_DEFAULTS`: chosen for this
+            model.
     """
 
     model_cpu_offload_seq = "unet->guide_unet->clip_model"
@@ -1502,6 +1515,7 @@ class ClassStylePipeline(DiffusionPipeline):
         styles: dict | None = None,
         process: dict | None = None,
         clean_ends: bool = False,
+        sampling: dict | None = None,
         guide_unet: ModelMixin | None = None,
         clip_model: Any = None,
         clip_processor: Any = None,
@@ -1538,7 +1552,12 @@ class ClassStylePipeline(DiffusionPipeline):
             styles=styles,
             process=process or reversed_process(scheduler),
             clean_ends=clean_ends,
+            sampling=sampling or {},
         )
+        if unknown := self.config.sampling.keys() - SAMPLING_DEFAULTS.keys():
+            raise ValueError(f"sampling sets {', '.join(sorted(unknown))}; valid: {', '.join(SAMPLING_DEFAULTS)}")
+        if sampling:
+            self.check_settings(**self.settings())
 
     @property
     def class_names(self) -> list[str]:
@@ -1587,9 +1606,9 @@ class ClassStylePipeline(DiffusionPipeline):
         class_labels: Sequence[int | str | None] | int | str | None = None,
         styles: Sequence[StyleSpec] | StyleSpec = None,
         num_images_per_label: int = 1,
-        guidance_scale: float = 3.0,
-        style_guidance_scale: float = 3.0,
-        num_inference_steps: int = 10,
+        guidance_scale: float | None = None,
+        style_guidance_scale: float | None = None,
+        num_inference_steps: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -1598,9 +1617,9 @@ class ClassStylePipeline(DiffusionPipeline):
         strength: float | None = None,
         mask: ImageInput | None = None,
         num_resamples: int = 20,
-        autoguidance_scale: float = 1.0,
-        guidance_rescale: float = 0.0,
-        guidance_interval: tuple[float, float] = (0.0, math.inf),
+        autoguidance_scale: float | None = None,
+        guidance_rescale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         callback_on_step_end: "StepCallback | None" = None,
         num_candidates: int | None = None,
         top_k: int = 1,
@@ -1612,6 +1631,8 @@ class ClassStylePipeline(DiffusionPipeline):
         clip_guidance_interval: tuple[float, float] = (0.0, math.inf),
     ) -> ClassStylePipelineOutput | tuple:
         """Draw images, from noise or from images given.
+
+        Steps and guidance that are not given are the model's own, chosen for it, else `SAMPLING_DEFAULTS` (`settings`).
 
         Args:
             class_labels: names or ids; None for a label means "any class".
@@ -1658,9 +1679,16 @@ class ClassStylePipeline(DiffusionPipeline):
         """
         num_images_per_label = count("num_images_per_label", num_images_per_label, 1)
         max_batch_size = count("max_batch_size", max_batch_size, 1)
-        num_inference_steps = count(
-            "num_inference_steps", num_inference_steps, 1, self.scheduler.config.num_train_timesteps
+        settings = self.settings(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            style_guidance_scale=style_guidance_scale,
+            autoguidance_scale=autoguidance_scale,
+            guidance_rescale=guidance_rescale,
+            guidance_interval=guidance_interval,
         )
+        most_steps = self.scheduler.config.num_train_timesteps
+        num_inference_steps = count("num_inference_steps", settings.pop("num_inference_steps"), 1, most_steps)
         if strength is None:
             strength = 0.6 if image is not None and mask is None else 1.0
         elif image is None:
@@ -1669,9 +1697,7 @@ class ClassStylePipeline(DiffusionPipeline):
         choice = None
         if num_candidates is not None:
             choice = Choice(num_candidates, top_k, early_stopping, score_weights, quality_prompts)
-        guidance = Guidance(
-            guidance_scale, style_guidance_scale, autoguidance_scale, guidance_rescale, guidance_interval
-        )
+        guidance = Guidance(**settings)
         clip_guidance = ClipGuidance(clip_guidance_scale, clip_guidance_interval) if clip_guidance_scale else None
         num_resamples = count("num_resamples", num_resamples, 1)
         plan = SamplingPlan(
@@ -1752,6 +1778,13 @@ class ClassStylePipeline(DiffusionPipeline):
         for label in asked:
             self.scorer.texts([template.replace("{}", label.subject) for template in label.quality_prompts])
             self.scorer.texts([prompt(rival) for rival in label.subjects])
+
+    def settings(self, **given: Any) -> dict[str, Any]:
+        """Steps and guidance of a call that gives these, None or nothing for the model's own."""
+        own = {**SAMPLING_DEFAULTS, **self.config.sampling}
+        if self.guide_unet is None:  # it was taken away
+            own["autoguidance_scale"] = 1.0
+        return {key: own[key] if given.get(key) is None else given[key] for key in own}
 
     def check_settings(self, num_inference_steps: int | None = None, **guidance: Any) -> None:
         """ValueError for arguments of a call that this pipeline would refuse."""

@@ -29,6 +29,7 @@ from hfdiff.models.config import ObjectiveConfig
 from hfdiff.models.objectives import make_objective
 from hfdiff.pipelines import (
     INSTALLED,
+    SAMPLING_DEFAULTS,
     ClassStylePipeline,
     Guidance,
     dead_zone,
@@ -236,6 +237,56 @@ def test_the_interval_holds_for_autoguidance_too(guided, calls):
     assert [rows for _, rows in calls] == [1] * 10
     draw = {"guidance_scale": 1, "style_guidance_scale": 1, "generator": seeded(), "output_type": "pt"}
     assert torch.equal(images, guided(["Bag"], **draw).images)
+
+
+def chosen(pipeline, **sampling) -> ClassStylePipeline:
+    """The same pipeline with settings chosen for it."""
+    parts, config = pipeline.components, pipeline.config
+    pipe = ClassStylePipeline(**parts, id2label=config.id2label, styles=config.styles, sampling=sampling)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_what_was_chosen_for_a_model_holds_where_nothing_is_given(pipeline, tmp_path):
+    own = {
+        "num_inference_steps": 4,
+        "guidance_scale": 1.5,
+        "style_guidance_scale": 2.0,
+        "guidance_interval": [0.2, 5.0],
+    }
+    chosen(pipeline, **own).save_pretrained(tmp_path)
+    pipe = ClassStylePipeline.from_pretrained(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    draw = {"class_labels": ["Bag"], "styles": "thin", "output_type": "pt"}
+    assert torch.equal(pipe(**draw, generator=seeded()).images, pipeline(**draw, **own, generator=seeded()).images)
+    assert torch.equal(
+        pipe(**draw, generator=seeded(), guidance_scale=3).images,
+        pipeline(**draw, **{**own, "guidance_scale": 3}, generator=seeded()).images,
+    )
+    assert pipe.settings(num_inference_steps=7)["num_inference_steps"] == 7
+    assert pipeline.settings() == SAMPLING_DEFAULTS
+
+
+def test_autoguidance_that_was_chosen_goes_with_its_guide(guided):
+    pipe = chosen(guided, autoguidance_scale=2.0)
+    assert pipe.settings()["autoguidance_scale"] == 2
+    pipe.register_modules(guide_unet=None)
+    assert pipe.settings()["autoguidance_scale"] == 1
+    assert len(pipe(["Bag"]).images) == 1
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        ({"guidance": 2}, "sampling sets guidance; valid: num_inference_steps, guidance_scale"),
+        ({"guidance_scale": "high"}, "guidance_scale high; valid: -1000 to 1000"),
+        ({"guidance_interval": [5, 1]}, "guidance_interval .* valid: two noise levels"),
+        ({"num_inference_steps": 0}, "num_inference_steps 0; valid: a whole number, 1 to 1000"),
+    ],
+)
+def test_settings_that_cannot_be_a_models_own(pipeline, sampling, message):
+    with pytest.raises(ValueError, match=message):
+        chosen(pipeline, **sampling)
 
 
 @each_scheduler
