@@ -33,6 +33,7 @@ COMMANDS = {
     "plan": Command(
         "TrainConfig", "Say what training with these flags, or with --config FILE, costs here; writes nothing."
     ),
+    "study": Command("StudyFlags", "Train variants at an equal budget, judge them alike, and recommend one."),
     "sample": Command("SampleFlags", "Draw images from a trained model."),
     "select": Command("SelectFlags", "Draw candidates of each class and keep the best by CLIP, beside real images."),
     "evaluate": Command(

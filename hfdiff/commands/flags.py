@@ -154,6 +154,16 @@ class EmaFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudyFlags:
+    study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY.yaml")]
+    """What is varied, the budget of each run, the seeds, and how samples are judged (train_scripts/studies/)."""
+    output_dir: str = "runs/study"
+    """Folder of the runs and of the results; the same command again goes on."""
+    dry_run: bool = False
+    """Say what it will cost here, from a few real steps of each variant; nothing is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CardFlags:
     model: Model
     """A run's folder, or a pipeline's."""

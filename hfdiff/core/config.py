@@ -161,6 +161,10 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         if value not in arguments:
             raise BadInput(f"{where} is {value!r}; valid: {', '.join(map(str, arguments))}")
         return value
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise BadInput(f"{where} is {value!r}; valid: keys with values")
+        return {str(key): content for key, content in value.items()}
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise BadInput(f"{where} is {value!r}; valid: a list")
