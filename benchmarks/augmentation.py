@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from hfdiff.core.config import command_line, read_yaml
-from hfdiff.core.errors import BadInput, run_program
+from hfdiff.core.errors import BadInput, check_range, run_program
 from hfdiff.core.files import folder_to_write
 from hfdiff.core.names import unknown
 from hfdiff.data.augmentation import NUM_DRAWS, augment
@@ -35,13 +35,13 @@ from hfdiff.data.loading import load_test_data, load_training_data
 from hfdiff.data.table import ImageTable, to_bytes, to_unit_range
 from hfdiff.evaluation.judge import Judge, predict
 from hfdiff.evaluation.judge_training import train_judge
+from hfdiff.evaluation.statistics import student_t
 from hfdiff.models.loading import load_pipeline
 from hfdiff.models.sampling import sample_tensors
 from hfdiff.pipelines import ClassStylePipeline, find_name
 from hfdiff.training.checkpoint import newest_checkpoint
 from hfdiff.training.run_folder import RunFolder
 
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # quantiles of Student's t, 1 to 9 degrees
 AUGMENT_PROBABILITY = 0.5  # of each change of an augmented copy
 COPIES = "copies (oversampling)"
 DEVICE = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
@@ -70,7 +70,7 @@ class Arguments:
 
 def half_width(values: Sequence[float]) -> float:
     """Of the 95% interval of a mean: t_{0.975, n-1} s / sqrt(n)."""
-    return T_975[len(values) - 2] * stdev(values) / len(values) ** 0.5
+    return student_t(len(values) - 1) * stdev(values) / len(values) ** 0.5
 
 
 def shown(values: Sequence[float]) -> str:
@@ -124,8 +124,7 @@ def name_of_generated(model: str, kept: ImageTable, whole: ImageTable) -> str:
 
 def load(given: Arguments) -> tuple[ClassStylePipeline, ImageTable, ImageTable]:
     """The model, the training images and the test images."""
-    if not 2 <= given.seeds <= len(T_975) + 1:
-        raise BadInput(f"seeds is {given.seeds}; valid: 2 to {len(T_975) + 1}")
+    check_range("seeds", given.seeds, 2, 1000)
     pipeline, table = load_pipeline(given.folder), load_training_data(given.dataset)[0]
     test = load_test_data(given.reference)
     if not pipeline.class_names == list(table.class_names) == list(test.class_names):

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # In the order of the data; above them all stand hfdiff/__init__.py and hfdiff/cli.py.
-PACKAGES = ("core", "pipelines", "data", "models", "training", "evaluation", "figures", "study", "publish", "commands")
+PACKAGES = ("core", "pipelines", "data", "models", "training", "evaluation", "figures", "tuning", "publish", "commands")
 MOST_LINES, MOST_LINES_OF_A_FUNCTION = 450, 60
 # Files that run without the project -> what they import beside `EVERYONE_HAS`.
 STANDALONE = {

@@ -26,6 +26,7 @@ OFFLINE = {
     "import": "import",
     "train": f"train --output_dir {{run}} {SHORT} 16",
     "resume": f"train --output_dir {{run}} {SHORT} 32",
+    "study": "study {study} --output_dir {out}/study --dry_run",  # what it starts is train
     "plan": f"plan --output_dir {{run}} {SHORT} 32",
     "sample": f"sample {{run}} --output_dir {{out}}/images --num_images 1 {FEW_STEPS}",
     "select": f"select {{run}} --output_dir {{out}}/best --class_labels bag --num_candidates 3 --top_k 1 {FEW_STEPS}",
@@ -59,7 +60,9 @@ class Watched(NamedTuple):
 def watched(tmp_path_factory) -> Watched:
     place, port = tmp_path_factory.mktemp("offline"), free_port()
     data = class_folders(place / "data", dict.fromkeys(CATS, 80), size=(28, 28))
-    named = {"run": place / "run", "out": place / "out", "data": data, "port": port}
+    study = place / "study.yaml"
+    study.write_text("{base: {size: tiny}, images: 16, seeds: [0], factors: {learning_rate: [1.0e-4]}}")
+    named = {"run": place / "run", "out": place / "out", "data": data, "port": port, "study": study}
     todo = {**OFFLINE, "hub": HUB, "page": PAGE}
     words = {name: [word.format(**named) for word in line.split()] for name, line in todo.items()}
     (place / "commands.json").write_text(json.dumps(words))

@@ -11,9 +11,13 @@ def num_local_processes() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
+def cores() -> list[int]:
+    """The numbers of the cores that this process may run on, in order."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
 def use_all_cores(num_processes: int) -> None:
     """Give each process its share of the cores: `accelerate launch` leaves it one."""
     import torch  # not before the line above
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // num_processes))
+    torch.set_num_threads(max(1, len(cores()) // num_processes))

@@ -7,7 +7,8 @@ from torch import Tensor
 
 Z95 = 1.96  # standard errors in half of a 95% interval
 GROUPS = 10
-T95 = 2.262  # the same for an error estimated from GROUPS values (Student's t, 9 degrees of freedom)
+# The same for an error estimated from few values: quantiles of Student's t, 1 to 10 degrees of freedom.
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 PSEUDO = 4  # observations that a share of few is drawn by, towards that of more (Agresti & Coull 1998)
 SPLITS = 20  # of three contrasts each: their own chance is then a tenth of the error
 
@@ -25,6 +26,11 @@ def mean_interval(values: Tensor) -> tuple[float, float]:
     """95% interval of the mean of independent values (N,)."""
     values = values.double()
     return around(values.mean().item(), values.std().item() / len(values) ** 0.5)
+
+
+def student_t(freedom: int) -> float:
+    """Standard errors in half of a 95% interval whose error has so many degrees of freedom; beyond ten within 1%."""
+    return T95[freedom - 1] if freedom <= len(T95) else Z95 + 2.6 / freedom
 
 
 def around(value: float, error: float, low: float = -torch.inf, high: float = torch.inf) -> tuple[float, float]:
@@ -60,7 +66,7 @@ def jackknife(statistic: Callable[[Tensor], float], n: int) -> tuple[float, floa
     without = torch.tensor([statistic(rows[tenth != i]) for i in range(GROUPS)], dtype=torch.float64)
     error = ((GROUPS - 1) / GROUPS * (without - without.mean()).square().sum()).sqrt().item()
     value = statistic(rows)
-    return value - T95 * error, value + T95 * error
+    return value - student_t(GROUPS - 1) * error, value + student_t(GROUPS - 1) * error
 
 
 def split_error(statistic: Callable[[Tensor, Tensor], float], n: int, splits: int = SPLITS) -> float:

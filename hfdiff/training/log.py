@@ -130,7 +130,7 @@ def write_record(
         "device": device_name(accelerator.device),
         "processes": accelerator.num_processes,
         "command": launch_command(accelerator.num_processes),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": versions(),
         "data": {
             "name": table.name,
             "fingerprint": table.fingerprint,
@@ -149,6 +149,11 @@ def launch_command(num_processes: int) -> str:
     if Path(program).name in ("hfdiff", "cli.py"):
         return shlex.join(["hfdiff", *words])
     return f"accelerate launch --num_processes {num_processes} {shlex.join(sys.argv)}"
+
+
+def versions() -> dict[str, str]:
+    """Package -> its version."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def device_name(device: torch.device) -> str:

@@ -22,7 +22,7 @@ from hfdiff.training.batch import Inputs, draw_batch, make_inputs
 from hfdiff.training.build import SCHEDULE_LEARNING_RATE
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.memory import Attempt, fitting_micro_batches, is_out_of_memory, micro_batches_after_failure
-from hfdiff.training.progress import agreed_seconds, decays_by_time, elapsed, lr_factor, out_of_time, share_done
+from hfdiff.training.progress import agree_on_time, decays_by_time, elapsed, lr_factor, out_of_time, share_done
 from hfdiff.training.state import TrainState
 
 MAX_SKIPPED_STEPS = 40  # fp16 halves its loss scale at each: from 65,536 to far below 1
@@ -85,8 +85,8 @@ def train(
                 )
             continue
         skipped = 0
-        state.seconds = agreed_seconds(time.monotonic() - started, config, accelerator)
-        state.cpu_seconds = agreed_seconds(time.process_time() - cpu_started, config, accelerator)
+        state.seconds, state.cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
+        agree_on_time(config, state, accelerator)
         if state.learned is not None:
             _learn_schedule(state, learning_rate / config.learning_rate, accelerator)
         state.step += 1

@@ -56,11 +56,12 @@ def is_finished(config: OptimisationConfig, state: TrainState) -> bool:
     return state.step >= config.num_steps or out_of_time(config, state)
 
 
-def agreed_seconds(seconds: float, config: OptimisationConfig, accelerator: Accelerator) -> float:
-    """The first process's clock, where it decides anything."""
+def agree_on_time(config: OptimisationConfig, state: TrainState, accelerator: Accelerator) -> None:
+    """Let all processes go by the first one's clocks, where one decides anything."""
     if time_limit(config) is None or accelerator.num_processes == 1:
-        return seconds
-    return broadcast(torch.tensor(seconds, device=accelerator.device)).item()
+        return
+    clocks = torch.tensor([state.seconds, state.cpu_seconds], dtype=torch.float64, device=accelerator.device)
+    state.seconds, state.cpu_seconds = broadcast(clocks).tolist()
 
 
 def decays_by_time(config: OptimisationConfig, state: TrainState) -> bool | None:

@@ -1687,8 +1687,8 @@ class ClassStylePipeline(DiffusionPipeline):
             guidance_rescale=guidance_rescale,
             guidance_interval=guidance_interval,
         )
-        most_steps = self.scheduler.config.num_train_timesteps
-        num_inference_steps = count("num_inference_steps", settings.pop("num_inference_steps"), 1, most_steps)
+        most = self.scheduler.config.num_train_timesteps
+        steps = count("num_inference_steps", settings.pop("num_inference_steps"), 1, most)
         if strength is None:
             strength = 0.6 if image is not None and mask is None else 1.0
         elif image is None:
@@ -1699,10 +1699,8 @@ class ClassStylePipeline(DiffusionPipeline):
             choice = Choice(num_candidates, top_k, early_stopping, score_weights, quality_prompts)
         guidance = Guidance(**settings)
         clip_guidance = ClipGuidance(clip_guidance_scale, clip_guidance_interval) if clip_guidance_scale else None
-        num_resamples = count("num_resamples", num_resamples, 1)
-        plan = SamplingPlan(
-            guidance, num_inference_steps, strength, num_resamples, choice, clip_guidance, self.config.clean_ends
-        )
+        repeats = count("num_resamples", num_resamples, 1)
+        plan = SamplingPlan(guidance, steps, strength, repeats, choice, clip_guidance, self.config.clean_ends)
         self._check(plan, output_type, num_images_per_label, image, mask)
         per_label = num_images_per_label if choice is None else choice.num_candidates
         ids, strengths = self.conditions(class_labels, styles, per_label)

@@ -21,16 +21,18 @@ COMMANDS = {
     "evaluate --images": f"evaluate --images {MODEL} {DATA} --output {{out}}",
     "card": "card {model} --output_dir {out}",
     "train-judge": f"train-judge {DATA} --output_dir {{out}}",
+    "study": "study {study} --output_dir {out}",
     "train-clip": f"train-clip {DATA} --output_dir {{out}}",
 }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_place_in_use_is_left_alone(pipeline, tmp_path, capsys, name):
-    out, model = tmp_path / "out", tmp_path / "model"
+    out, model, study = tmp_path / "out", tmp_path / "model", tmp_path / "study.yaml"
     pipeline.save_pretrained(model)
+    study.write_text("{images: 8, factors: {learning_rate: [1.0e-4]}}")
     with write_lock(out), pytest.raises(SystemExit) as stop:
-        main(COMMANDS[name].format(out=out, model=model).split())
+        main(COMMANDS[name].format(out=out, model=model, study=study).split())
     assert stop.value.code == 2
     assert f"{out} is in use by process {os.getpid()} on" in (said := capsys.readouterr().err)
     assert said.count("hfdiff: error:") == 1

@@ -2,22 +2,26 @@
 
 import json
 import math
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 
 from hfdiff.cli import run_command
 from hfdiff.core.errors import BadInput
-from hfdiff.study.config import BASE, StudyConfig, read_study, rungs
-from hfdiff.study.judging import DISTANCE
-from hfdiff.study.results import estimate, recommended, rows_of, undecided
-from hfdiff.study.run import outcomes, survivors
-from hfdiff.study.trial import Outcome, trial_of
+from hfdiff.core.threads import cores
 from hfdiff.training.checkpoint import list_checkpoints
+from hfdiff.tuning.study.config import BASE, StudyConfig, read_study, rungs
+from hfdiff.tuning.study.judging import DISTANCE
+from hfdiff.tuning.study.results import estimate, recommended, rows_of, undecided
+from hfdiff.tuning.study.run import outcomes, shares_of_cores, survivors
+from hfdiff.tuning.study.trial import Outcome, trial_of
 
+STUDIES = sorted((ROOT / "train_scripts" / "studies").glob("*.yaml"))
 RATES = {"learning_rate": [1e-3, 2e-3, 4e-3]}
 SHAPES = {"shape": {"wide": {"block_out_channels": [16, 32]}, "flat": {"norm_num_groups": 2}}}
 SMALL = {
@@ -38,7 +42,7 @@ def study_of(tmp_path):
     def make(**keys):
         file = tmp_path / "study.yaml"
         file.write_text(yaml.safe_dump({"base": SMALL, "images": 16, "factors": RATES, **keys}, sort_keys=False))
-        return read_study(file)
+        return read_study(file, tmp_path / "out")
 
     return make
 
@@ -46,7 +50,7 @@ def study_of(tmp_path):
 def test_each_option_alone_or_all_together(study_of):
     alone = study_of(factors=RATES | SHAPES)
     names = [variant.name for variant in alone.variants]  # 1e-3 is the base's
-    assert names == [BASE, "learning_rate 0.002", "learning_rate 0.004", "shape wide", "shape flat"]
+    assert names == [BASE, "learning_rate=0.002", "learning_rate=0.004", "shape=wide", "shape=flat"]
     together = study_of(factors=RATES | SHAPES, design="crossed")
     assert len(together.variants) == 1 + 3 * 2
     assert together.variants[-1].changes == {"learning_rate": 4e-3, "norm_num_groups": 2}
@@ -77,8 +81,9 @@ def test_every_run_has_the_budget(study_of, budget, key):
         ({"factors": {"learning_rat": [1]}}, "unknown key of training .*'learning_rat' .did you mean 'learning_rate'"),
         ({"factors": {"a": {"b": {"widths": [8]}}}}, "unknown key of training in option 'b' of factor 'a' 'widths'"),
         ({"factors": {"shape": {"wide": {}}}}, "option 'wide' of factor 'shape' is {}; valid: keys"),
-        ({"factors": {"learning_rate": ["fast"]}}, "learning_rate in variant 'learning_rate fast' is 'fast'"),
-        ({"factors": {"norm_num_groups": [3]}}, "variant 'norm_num_groups 3': width 8 .* norm_num_groups 3"),
+        ({"factors": {"learning_rate": [2e-3, 2e-3]}}, "two options of factor 'learning_rate' have one name"),
+        ({"factors": {"learning_rate": ["fast"]}}, "learning_rate in variant 'learning_rate=fast' is 'fast'"),
+        ({"factors": {"norm_num_groups": [3]}}, "variant 'norm_num_groups=3': width 8 .* norm_num_groups 3"),
         ({"factors": {"seed": [1, 2]}}, "factor 'seed', a list, sets seed, which a study sets itself"),
         ({"factors": {"dataset": ["cifar10"]}}, "sets dataset; all runs of a study are judged by the same images"),
         ({"base": {"output_dir": "here"}}, "base sets output_dir, which a study sets itself"),
@@ -88,7 +93,14 @@ def test_every_run_has_the_budget(study_of, budget, key):
         ({"seeds": [0, 0]}, r"seeds is \[0, 0\]; valid: at least one, each once"),
         ({"guidance_scale": []}, r"guidance_scale is \[\]"),
         ({"halving": 1}, "halving is 1; valid: 2"),
-        ({"at_once": 0}, "at_once is 0"),
+        ({"at_once": 0}, "at_once is 0; valid: 1 to"),
+        ({"at_once": 999}, "at_once is 999; valid: 1 to .* the cores that there are"),
+        ({"factors": {"learning_rate": [1e-3]}}, "every option of the factors is what the base has"),
+        ({"factors": {"a b": {"c": {"dropout": 0.1}}, "a  b": {"c": {"dropout": 0.2}}}}, "two factors have one name"),
+        (
+            {"images": None, "minutes": 1, "factors": {"lr_schedule": ["cosine"]}},
+            "variant 'lr_schedule=cosine': lr_schedule goes by images",
+        ),
         ({"sedes": [0]}, "unknown key in .*'sedes' .did you mean 'seeds'"),
         ({"factors": [1]}, r"factors in .* is \[1\]; valid: keys with values"),
         (
@@ -130,22 +142,25 @@ def test_what_a_study_decides(study_of):
         ]
         for i, row in enumerate(ratios)
     }
-    found["dropout 0.1"] = [outcome(study, 5, s, math.inf, failure="it burst") for s in range(4)]
+    found["dropout=0.1"] = [outcome(study, 5, s, math.inf, failure="it burst") for s in range(4)]
     rows = {row.variant.name: row for row in rows_of(study, {1.0: found})}
     assert next(iter(rows)) == BASE
     assert {name: row.verdict for name, row in rows.items()} == {
         BASE: "base",
-        "learning_rate 0.002": "better",
-        "learning_rate 0.003": "undecided",
-        "learning_rate 0.004": "worse",
-        "learning_rate 0.005": "nearer, less various",
-        "dropout 0.1": "failed",
+        "learning_rate=0.002": "better",
+        "learning_rate=0.003": "undecided",
+        "learning_rate=0.004": "worse",
+        "learning_rate=0.005": "nearer, less various",
+        "dropout=0.1": "failed",
     }
-    assert math.exp(rows["learning_rate 0.002"].ratio.mean) == pytest.approx(0.5, rel=0.01)
-    assert rows["learning_rate 0.002"].guidance_scale == 1
-    assert recommended(study, list(rows.values()))["learning_rate"] == 2e-3
-    assert [line.split(":")[0] for line in undecided(list(rows.values()))] == ["learning_rate 0.003", "dropout 0.1"]
-    assert [v.name for v in survivors(study.variants, found, 2)] == [BASE, "learning_rate 0.005", "learning_rate 0.002"]
+    assert math.exp(rows["learning_rate=0.002"].ratio.mean) == pytest.approx(0.5, rel=0.01)
+    assert rows["learning_rate=0.002"].guidance_scale == 1
+    config, chosen = recommended(study, list(rows.values()))
+    assert config == study.training(study.variants[1])
+    assert [row.variant.name for row in chosen] == ["learning_rate=0.002"]
+    open_questions = ["learning_rate=0.005", "learning_rate=0.003", "dropout=0.1"]
+    assert [line.split(":")[0] for line in undecided(list(rows.values()))] == open_questions
+    assert [v.name for v in survivors(study.variants, found, 2)] == [BASE, "learning_rate=0.005", "learning_rate=0.002"]
 
 
 def test_one_seed_decides_nothing(study_of):
@@ -153,12 +168,101 @@ def test_one_seed_decides_nothing(study_of):
     found = {variant.name: [outcome(study, i, 0, 10.0 / (i + 1))] for i, variant in enumerate(study.variants)}
     rows = rows_of(study, {1.0: found})
     assert {row.verdict for row in rows[1:]} == {"undecided"}
-    assert recommended(study, rows) == study.base
+    assert recommended(study, rows) == (study.training(study.variants[0]), [])
     assert all("one seed tells nothing of chance" in line for line in undecided(rows))
 
 
+def verdicts(study, distances: list[list[float]], failed: int = 0) -> dict[str, str]:
+    """Variant -> verdict, of distances by variant and seed; of the last variant so many runs more failed."""
+    found = {
+        variant.name: [outcome(study, i, s, d) for s, d in enumerate(distances[i])]
+        for i, variant in enumerate(study.variants)
+    }
+    last = study.variants[-1].name
+    found[last] += [outcome(study, len(distances) - 1, 90 + i, 0, failure="it burst") for i in range(failed)]
+    return {row.variant.name: row.verdict for row in rows_of(study, {1.0: found})}
+
+
+def test_a_variant_that_fails_at_times_is_not_recommended(study_of):
+    study = study_of(factors={"dropout": [0.1]})
+    assert verdicts(study, [[10, 11, 10], [5, 5.5, 5]])["dropout=0.1"] == "better"
+    assert verdicts(study, [[10, 11, 10], [5, 5.5, 5]], failed=1)["dropout=0.1"] == "nearer, but runs failed"
+
+
+def test_where_the_base_fails_nothing_is_decided(study_of):
+    study = study_of(factors={"dropout": [0.1]})
+    assert verdicts(study, [[], [5, 5.5, 5]]) == {BASE: "failed", "dropout=0.1": "undecided"}
+
+
+def test_options_that_set_one_key_are_not_recommended_together(study_of):
+    factors = {
+        "a": {"x": {"dropout": 0.1, "batch_size": 4}},
+        "b": {"y": {"dropout": 0.2}},
+        "c": {"z": {"augment": 0.1}},
+    }
+    study = study_of(factors=factors)
+    distances = [[10, 11, 10], [6, 6.6, 6.1], [5, 5.5, 5.1], [7, 7.7, 7.1]]
+    found = {
+        v.name: [outcome(study, i, s, d) for s, d in enumerate(distances[i])] for i, v in enumerate(study.variants)
+    }
+    config, chosen = recommended(study, rows_of(study, {1.0: found}))
+    assert [row.variant.name for row in chosen] == ["b=y", "c=z"]
+    assert (config.dropout, config.batch_size, config.augment) == (0.2, 8, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "at_once", "shares"), [([0, 1, 2], 2, [[0], [1]]), ([4, 6, 7, 9], 2, [[4, 6], [7, 9]]), ([3], 1, [[3]])]
+)
+def test_each_run_has_as_many_cores_as_the_others(numbers, at_once, shares):
+    assert shares_of_cores(numbers, at_once) == shares
+
+
+def test_what_a_judge_cannot_do_is_the_outcome_of_one_run(study_of, tmp_path):
+    study = study_of(seeds=[0])
+    trials = [trial_of(study, variant, 0, 1.0, tmp_path) for variant in study.variants[:2]]
+    for trial in trials:
+        trial.folder.mkdir(parents=True)
+        (trial.folder / "judged.json").write_text("{}")
+        (trial.folder / "training.json").write_text('{"images": 16, "cpu_seconds": 1.0}')
+
+    def judge(folder: str, stopped) -> dict:
+        if folder == str(trials[0].folder):
+            raise RuntimeError("out of memory")
+        return {1.0: {DISTANCE: 3.0}}
+
+    found = {outcome.trial.variant: outcome for outcome in outcomes(trials, judge, at_once=1)}
+    assert found[BASE].failure == "out of memory"
+    assert found["learning_rate=0.002"].by_guidance == {1.0: {DISTANCE: 3.0}}
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_shipped_studies_can_be_trained_and_say_how_they_are_started(file, tmp_path):
+    assert f"hfdiff study train_scripts/studies/{file.name}" in file.read_text().splitlines()[0]
+    assert len(read_study(file, tmp_path).variants) > 1
+
+
 @pytest.mark.slow
-def test_a_study_from_its_file_to_its_results(tmp_path, capfd, monkeypatch):
+def test_a_dry_run_says_what_a_study_costs_and_writes_nothing(tmp_path, capsys):
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump({"base": SMALL, "images": 6400, "seeds": [0, 1], "factors": {"dropout": [0.1]}}))
+    assert run_command("study", [str(file), "--output_dir", str(tmp_path / "out"), "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "2 variants x 2 seeds, images 6400 each" in said
+    assert re.search(r"dropout=0.1: [\d,]+ parameters, .* minutes of training and .* of drawing for each seed", said)
+    assert re.search(r"together \d", said)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    """Where there is one, both are it."""
+    numbers = (cores() * 2)[:2]
+    for module in ("config", "run"):
+        monkeypatch.setattr(f"hfdiff.tuning.study.{module}.cores", lambda: numbers)
+
+
+@pytest.mark.slow
+def test_a_study_from_its_file_to_its_results(two_cores, tmp_path, capfd, monkeypatch):
     """Two runs at once on real images; one variant fails and says why; the same command again trains nothing twice."""
     file, home = tmp_path / "study.yaml", tmp_path / "out"
     keys = {"base": {**SMALL, "dataset": "fashion_mnist_12k"}, "images": 64, "seeds": [0], "guidance_scale": [1, 2]}
@@ -168,33 +272,34 @@ def test_a_study_from_its_file_to_its_results(tmp_path, capfd, monkeypatch):
     assert run_command("study", words) == 1
     said = capfd.readouterr().out
     study = json.loads((home / "study.json").read_text())
+    assert {"device", "versions", "judge", "reference_n", "study"} <= study.keys()
     rows = {row["name"]: row for row in study["variants"]}
-    assert rows["from nothing"]["verdict"] == "failed"
-    assert str(tmp_path / "nothing") in rows["from nothing"]["failures"][0]
-    for name in (BASE, "learning_rate 0.002"):
+    assert rows["from=nothing"]["verdict"] == "failed"
+    assert str(tmp_path / "nothing") in rows["from=nothing"]["failures"][0]
+    for name in (BASE, "learning_rate=0.002"):
         assert rows[name]["values"][DISTANCE]["mean"] > 10 * study["real"][DISTANCE]
         assert rows[name]["values"]["images"]["mean"] == 64
     assert "| real images |" in said
     assert (home / "study.png").is_file()
     assert yaml.safe_load((home / "recommended.yaml").read_text())["batch_size"] == 8
-    monkeypatch.setattr("hfdiff.study.trial.Trainings.train", lambda self, trial: f"trained {trial.variant}")
+    monkeypatch.setattr("hfdiff.tuning.study.trial.Trainings.train", lambda self, trial: f"trained {trial.variant}")
     assert run_command("study", words) == 1
     again = json.loads((home / "study.json").read_text())
     assert again["variants"][:2] == study["variants"][:2]
-    assert again["variants"][2]["failures"] == ["seed 0: trained from nothing"]
+    assert again["variants"][2]["failures"] == ["seed 0: trained from=nothing"]
 
 
 @pytest.mark.slow
-def test_a_study_that_is_left_leaves_no_training_behind(study_of, tmp_path):
+def test_a_study_that_is_left_leaves_no_training_behind(two_cores, study_of, tmp_path):
     """A training that goes on is ended as by a signal, with a checkpoint to go on from."""
     study = study_of(base={**SMALL, "checkpointing_images": 10**7, "logging_images": 80})
     short = trial_of(study, study.variants[0], 0, 1.0, tmp_path)
     long = replace(short, config=replace(short.config, max_train_images=10**8, output_dir=str(tmp_path / "long")))
 
-    def judge(folder: str) -> dict:
-        while not (long.folder / "metrics.jsonl").exists():
+    def judge(folder: str, stopped) -> dict:
+        while not (long.folder / "metrics.jsonl").exists() and not (tmp_path / "long.log").read_text().count("error"):
             time.sleep(0.1)
-        return {"by_guidance": {"1": {DISTANCE: 1.0}}}
+        return {1.0: {DISTANCE: 1.0}}
 
     ends = outcomes([short, long], judge, at_once=2)
     assert next(ends).by_guidance == {1.0: {DISTANCE: 1.0}}

@@ -1,17 +1,20 @@
 """What a study found: each variant beside the base, seed by seed, and what that decides."""
 
+import contextlib
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from hfdiff.study.config import BASE, Study, Variant
-from hfdiff.study.judging import DISTANCE
-from hfdiff.study.trial import Outcome
+from hfdiff.core.errors import BadInput
+from hfdiff.evaluation.statistics import student_t
+from hfdiff.training.checks import check_config
+from hfdiff.training.config import TrainConfig
+from hfdiff.tuning.study.config import BASE, Study, Variant
+from hfdiff.tuning.study.judging import DISTANCE, WATCHED
+from hfdiff.tuning.study.trial import Outcome
 
-# Student's t, half of whose 95% interval is so many standard errors, by degrees of freedom; beyond, within 1%.
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+BETTER = "better"  # the interval of its distance's ratio lies below 1, no run failed, and no recall was seen to be lost
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Row:
     failures: tuple[str, ...]
     guidance_scale: float | None  # None: nothing was measured
     values: Mapping[str, Estimate]  # metric, and "images" and "cpu_seconds"
+    num_pairs: int  # seeds with both its run and the base's
     ratio: Estimate | None  # natural logarithm of distance over the base's, paired by seed
     recall: Estimate | None  # recall less the base's, paired by seed
 
@@ -49,11 +53,15 @@ class Row:
             return "failed"
         if self.variant.name == BASE:
             return "base"
+        if self.share < 1:
+            return f"left at {self.share:.2g} of the budget"
         if self.ratio is None or self.ratio.low <= 0 <= self.ratio.high:
             return "undecided"
         if self.ratio.low > 0:
             return "worse"
-        return "nearer, less various" if self.recall and self.recall.high < 0 else "better"
+        if self.failures:
+            return "nearer, but runs failed"
+        return "nearer, less various" if self.recall and self.recall.high < 0 else BETTER
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -61,8 +69,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     if len(values) < 2:
         return Estimate(values[0], None)
     freedom = len(values) - 1
-    t = T95[freedom - 1] if freedom <= len(T95) else 1.96 + 2.6 / freedom
-    return Estimate(statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values)))
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return Estimate(statistics.fmean(values), student_t(freedom) * error)
 
 
 def rows_of(study: Study, rungs: Mapping[float, Mapping[str, Sequence[Outcome]]]) -> list[Row]:
@@ -96,32 +104,43 @@ def row_of(variant: Variant, share: float, own: Sequence[Outcome], base: Mapping
     failures = tuple(f"seed {outcome.trial.config.seed}: {outcome.failure}" for outcome in own if outcome.failure)
     best = best_scale(own)
     if best is None:
-        return Row(variant, share, (), failures, None, {}, None, None)
+        return Row(variant, share, (), failures, None, {}, 0, None, None)
     scale, by_seed = best
     measured = [outcome for outcome in own if outcome.by_guidance]
-    values = {name: estimate([found[name] for found in by_seed.values()]) for name in next(iter(by_seed.values()))}
+    common = [name for name in WATCHED if all(name in found for found in by_seed.values())]
+    values = {name: estimate([found[name] for found in by_seed.values()]) for name in common}
     values |= {key: estimate([getattr(outcome, key) for outcome in measured]) for key in ("images", "cpu_seconds")}
     pairs = [(found, base[seed]) for seed, found in by_seed.items() if seed in base and variant.name != BASE]
     ratio = estimate([math.log(_positive(a) / _positive(b)) for a, b in pairs]) if pairs else None
-    recall = estimate([a["recall"] - b["recall"] for a, b in pairs]) if pairs and "recall" in values else None
-    return Row(variant, share, tuple(by_seed), failures, scale, values, ratio, recall)
+    gains = [a["recall"] - b["recall"] for a, b in pairs if "recall" in a and "recall" in b]
+    recall = estimate(gains) if gains else None
+    return Row(variant, share, tuple(by_seed), failures, scale, values, len(pairs), ratio, recall)
 
 
 def _positive(found: Mapping[str, float]) -> float:
     return max(found[DISTANCE], 1e-9)  # rounding may take the distance of equal sets below 0
 
 
-def recommended(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
-    """Keys of training: the base's with those of the best decided option of each factor, at the whole budget."""
-    better = [row for row in rows if row.verdict == "better" and row.share == 1 and row.ratio]
-    chosen: dict[str, Row] = {}
-    for row in sorted(better, key=lambda row: row.ratio.mean if row.ratio else 0):
-        if not row.variant.options.keys() & chosen.keys():
-            chosen |= dict.fromkeys(row.variant.options, row)
-    keys = dict(study.base)
-    for row in chosen.values():
-        keys |= row.variant.changes
-    return keys
+def recommended(study: Study, rows: Sequence[Row]) -> tuple[TrainConfig, list[Row]]:
+    """The base with the best decided option of each factor, and the rows of these; an option that sets a key of
+    another one, or does not go with it, stays out."""
+    better = sorted(
+        (row for row in rows if row.verdict == BETTER and row.ratio), key=lambda row: row.values[DISTANCE].mean
+    )
+    chosen: list[Row] = []
+    config = study.training(study.variants[0])
+    for row in better:
+        if any(row.variant.options.keys() & other.variant.options.keys() for other in chosen):
+            continue
+        if any(row.variant.changes.keys() & other.variant.changes.keys() for other in chosen):
+            continue
+        changes = {key: value for one in (*chosen, row) for key, value in one.variant.changes.items()}
+        with contextlib.suppress(BadInput):
+            config = study.training(Variant("recommended", {}, changes))
+            check_config(config)
+            chosen.append(row)
+    changes = {key: value for row in chosen for key, value in row.variant.changes.items()}
+    return study.training(Variant("recommended", {}, changes)), chosen
 
 
 def undecided(rows: Sequence[Row]) -> list[str]:
@@ -137,8 +156,8 @@ def undecided(rows: Sequence[Row]) -> list[str]:
             lines.append(
                 f"{name}: one seed tells nothing of chance; its distance was {ratio_of(row.ratio)} of the base's"
             )
-        elif row.verdict == "undecided":
-            lines.append(f"{name}: its distance is {ratio_of(row.ratio)} of the base's")
+        elif row.verdict not in (BETTER, "worse"):
+            lines.append(f"{name}: {row.verdict}, its distance was {ratio_of(row.ratio)} of the base's")
     return lines
 
 

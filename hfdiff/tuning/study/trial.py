@@ -8,19 +8,20 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from hfdiff.core.config import to_mapping
-from hfdiff.core.errors import BadInput
-from hfdiff.core.files import slug, write_file, write_json
-from hfdiff.study.config import Study, Variant
-from hfdiff.training.config import TrainConfig
+from hfdiff.core.errors import first_line
+from hfdiff.core.files import slug, write_file
+from hfdiff.training.config import RESUMABLE_KEYS, TrainConfig
 from hfdiff.training.run_folder import RunFolder
+from hfdiff.tuning.study.config import BUDGETS, Study, Variant
 
 JUDGED = "judged.json"
-Judging = Callable[[str], dict[str, Any]]  # a run's folder -> what `JUDGED` holds
+WATCHING = RESUMABLE_KEYS - {"dataset", *BUDGETS.values()}  # how a run is watched: of no weight in what it is
+# A run's folder, and whether to stop -> guidance scale -> metric -> value; fewer scales where it stopped.
+Judging = Callable[[str, Callable[[], bool]], dict[float, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,16 @@ class Outcome:
 def trial_of(study: Study, variant: Variant, seed: int, share: float, home: Path) -> Trial:
     """Its folder is named by all that it is, so that a study that was changed finds what is still its own."""
     config = replace(study.training(variant, share), seed=seed)
-    known = {key: value for key, value in asdict(config).items() if key != "output_dir"}
+    known = {key: value for key, value in asdict(config).items() if key not in WATCHING}
+    if study.config.minutes is not None:
+        known["at_once"] = study.config.at_once  # decides what a minute is
     mark = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
-    folder = home / "runs" / f"{slug(variant.name)[:60]}-{mark}"
+    folder = home / "runs" / f"{slug(variant.name)}-{mark}"
     return Trial(variant.name, replace(config, output_dir=str(folder)))
+
+
+ERROR = "hfdiff: error: "  # how a program begins the line that says why it ends
+STOPPED = "the study was stopped"
 
 
 class Trainings:
@@ -68,7 +75,7 @@ class Trainings:
         file, log = (trial.folder.with_name(f"{trial.folder.name}{end}") for end in (".yaml", ".log"))
         write_file(file, yaml.safe_dump(to_mapping(trial.config), sort_keys=False).encode())
         words = [sys.executable, "-m", "hfdiff.cli", "train", "--config", str(file)]
-        with log.open("wb") as said:
+        with log.open("ab") as said:
             process = subprocess.Popen(words, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
             self.running.add(process)
             if self.stopped:
@@ -87,30 +94,19 @@ class Trainings:
 def last_line(log: Path) -> str:
     """What a program said last."""
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").strip().splitlines()
-    return lines[-1].removeprefix("hfdiff: error: ")[:300] if lines else "it said nothing"
+    causes = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
+    return (causes or lines or ["it said nothing"])[-1][:300]
 
 
 def outcome_of(trial: Trial, trainings: Trainings, judge: Judging) -> Outcome:
-    """Train and judge, or what is left to do of both; a failure is an outcome, too."""
-    failure = "" if (trial.folder / JUDGED).is_file() else trainings.train(trial)
-    if failure or trainings.stopped:
-        return Outcome(trial, {}, failure=failure or "stopped")
+    """Train and judge, or what is left to do of both; whatever goes wrong is the outcome of this trial alone."""
     try:
-        found = judge(str(trial.folder))
+        failure = "" if (trial.folder / JUDGED).is_file() else trainings.train(trial)
+        if failure or trainings.stopped:
+            return Outcome(trial, {}, failure=failure or STOPPED)
+        by_guidance = judge(str(trial.folder), lambda: trainings.stopped)
         record = json.loads(RunFolder(trial.folder).record.read_text(encoding="utf-8"))
-    except (BadInput, OSError, ValueError) as error:
-        return Outcome(trial, {}, failure=str(error))
-    by_guidance = {float(scale): values for scale, values in found["by_guidance"].items()}
-    return Outcome(trial, by_guidance, record["images"], record["cpu_seconds"])
-
-
-def judged_once(folder: str, asked: Mapping[str, Any], judge: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `judge` finds, kept in the run's folder beside `asked`: all that decides it."""
-    file = Path(folder) / JUDGED
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        known = json.loads(file.read_text(encoding="utf-8"))
-        if known["asked"] == asked and isinstance(known["by_guidance"], dict):
-            return known
-    found = {"asked": dict(asked), **judge()}
-    write_json(file, found)
-    return found
+        failure = STOPPED if trainings.stopped else ""
+        return Outcome(trial, {} if failure else by_guidance, record["images"], record["cpu_seconds"], failure)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:  # the judge's memory, a damaged file
+        return Outcome(trial, {}, failure=first_line(error))

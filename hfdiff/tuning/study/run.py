@@ -8,28 +8,29 @@ from pathlib import Path
 
 import torch
 
-from hfdiff.study.config import BASE, Study, Variant, rungs
-from hfdiff.study.judging import DISTANCE
-from hfdiff.study.results import best_scale
-from hfdiff.study.trial import Judging, Outcome, Trainings, Trial, outcome_of, trial_of
+from hfdiff.core.threads import cores
+from hfdiff.tuning.study.config import BASE, Study, Variant, rungs
+from hfdiff.tuning.study.judging import DISTANCE
+from hfdiff.tuning.study.results import best_scale
+from hfdiff.tuning.study.trial import Judging, Outcome, Trainings, Trial, outcome_of, trial_of
 
 Rungs = dict[float, dict[str, list[Outcome]]]  # share of the budget -> variant -> its outcomes
 
 
-def run_study(study: Study, home: Path, judge: Judging, log: Callable[[str], None]) -> Rungs:
-    """Train and judge every variant with every seed, rung by rung."""
-    found: Rungs = {}
+def run_study(study: Study, home: Path, judge: Judging, found: Rungs, log: Callable[[str], None]) -> None:
+    """Train and judge every variant with every seed, rung by rung; `found` is filled meanwhile."""
     variants = list(study.variants)
     for share, count in rungs(study.config, len(study.variants) - 1):
         if found:
             variants = survivors(variants, found[max(found)], count)
+            if len(variants) == 1:
+                break  # all others failed
         seeds = study.config.seeds  # in the outer loop: an interrupted study has seen every variant
         trials = [trial_of(study, variant, seed, share, home) for seed in seeds for variant in variants]
         found[share] = {variant.name: [] for variant in variants}
         for number, outcome in enumerate(outcomes(trials, judge, study.config.at_once), 1):
             found[share][outcome.trial.variant].append(outcome)
             log(f"{number} of {len(trials)}: {describe(outcome)}")
-    return found
 
 
 def survivors(variants: Sequence[Variant], found: dict[str, list[Outcome]], count: int) -> list[Variant]:
@@ -54,8 +55,11 @@ def describe(outcome: Outcome) -> str:
 
 def outcomes(trials: Iterable[Trial], judge: Judging, at_once: int) -> Iterator[Outcome]:
     """Of every trial, in the order of their ends; however this is left, no training goes on behind."""
-    trainings, slots = Trainings(), shares_of_cores(at_once)
-    with ThreadPoolExecutor(at_once, initializer=lambda: take(slots.get())) as pool:
+    trainings = Trainings()
+    shares: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+    for share in shares_of_cores(cores(), at_once):
+        shares.put(share)
+    with ThreadPoolExecutor(at_once, initializer=lambda: take(shares.get())) as pool:
         waiting = [pool.submit(outcome_of, trial, trainings, judge) for trial in trials]
         try:
             for done in as_completed(waiting):
@@ -65,17 +69,14 @@ def outcomes(trials: Iterable[Trial], judge: Judging, at_once: int) -> Iterator[
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def shares_of_cores(at_once: int) -> "queue.SimpleQueue[list[int]]":
-    """The cores of each worker; where there are fewer than workers, some share one."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    slots: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
-    for number in range(at_once):
-        slots.put(cores[number::at_once] or cores[number % len(cores) :][:1] if cores else [])
-    return slots
+def shares_of_cores(numbers: Sequence[int], at_once: int) -> list[list[int]]:
+    """As many cores for each worker as for the others: runs of one budget are to be alike."""
+    size = len(numbers) // at_once
+    return [list(numbers[worker * size : (worker + 1) * size]) for worker in range(at_once)]
 
 
-def take(cores: list[int]) -> None:
+def take(share: list[int]) -> None:
     """Let this thread, and the programs that it starts, run on these cores alone."""
-    if cores:
-        os.sched_setaffinity(0, cores)  # on Linux: of the calling thread
-        torch.set_num_threads(len(cores))
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, share)  # on Linux: of the calling thread
+    torch.set_num_threads(len(share))

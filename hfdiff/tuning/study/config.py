@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 from hfdiff.core.config import from_mapping, read_yaml
 from hfdiff.core.errors import BadInput, check_range
 from hfdiff.core.names import unknown
+from hfdiff.core.threads import cores
 from hfdiff.data.config import DatasetConfig
 from hfdiff.training.checks import check_config
 from hfdiff.training.config import TrainConfig
@@ -82,8 +83,8 @@ class Study:
         return replace(config, **limits)
 
 
-def read_study(file: Path) -> Study:
-    """BadInput names whatever is wrong, before anything is trained."""
+def read_study(file: Path, home: Path) -> Study:
+    """The study of a file, whose runs will lie in `home`; BadInput names whatever is wrong."""
     config = from_mapping(StudyConfig, read_yaml(file), str(file))
     check(config, str(file))
     base = read_yaml(file.parent / Path(config.config).expanduser()) if config.config else {}
@@ -92,19 +93,24 @@ def read_study(file: Path) -> Study:
     base = {key: value for key, value in {**base, **config.base}.items() if key not in OWN_KEYS}
     study = distinct(Study(config, base, (Variant(BASE, {}, {}), *variants_of(config))))
     for variant in study.variants:
+        if "lr_schedule" in variant.changes and config.images is None:
+            raise BadInput(f"variant {variant.name!r}: lr_schedule goes by images; give the budget in images")
         try:
-            check_config(replace(study.training(variant), output_dir=str(Path("runs") / "study")))
+            check_config(replace(study.training(variant), output_dir=str(home / "runs")))
         except BadInput as error:
             raise BadInput(f"variant {variant.name!r}: {error}") from error
     return study
 
 
 def distinct(study: Study) -> Study:
-    """Without the variants that are the base, or one before them, in other words."""
+    """Without the variants that are the base, or one before them, in other words; BadInput where none is left."""
     kept: dict[TrainConfig, Variant] = {}
     for variant in study.variants:
         kept.setdefault(study.training(variant), variant)
-    return replace(study, variants=tuple(kept.values()))
+    variants = tuple(kept.values())
+    if len(variants) == 1:
+        raise BadInput("every option of the factors is what the base has; valid: one that differs")
+    return replace(study, variants=variants)
 
 
 def check(config: StudyConfig, where: str) -> None:
@@ -122,7 +128,8 @@ def check(config: StudyConfig, where: str) -> None:
         check_range("guidance_scale", scale, 0, 1000)
     check_range("num_images", config.num_images, 1, 1_000_000)
     check_range("num_styled", config.num_styled, 0, 1_000_000)
-    check_range("at_once", config.at_once, 1, 1000)
+    if not 1 <= config.at_once <= len(cores()):
+        raise BadInput(f"at_once is {config.at_once}; valid: 1 to {len(cores())}, the cores that there are")
     if config.halving is not None:
         check_range("halving", config.halving, 2, 100)
 
@@ -139,7 +146,7 @@ def budget_of(config: StudyConfig) -> tuple[str, float]:
 
 def variants_of(config: StudyConfig) -> Iterator[Variant]:
     """Each option alone, or all combinations."""
-    factors = {name: options_of(name, given) for name, given in config.factors.items()}
+    factors = named("factors", [(name, options_of(name, given)) for name, given in config.factors.items()])
     if config.design == "one_at_a_time":
         combinations: Any = ([(name, option)] for name, options in factors.items() for option in options)
     else:
@@ -150,7 +157,7 @@ def variants_of(config: StudyConfig) -> Iterator[Variant]:
             if twice := changes.keys() & factors[name][option].keys():
                 raise BadInput(f"factor {name!r} sets {', '.join(sorted(twice))}, which another factor of it sets")
             changes |= factors[name][option]
-        yield Variant(", ".join(f"{name} {option}" for name, option in chosen), dict(chosen), changes)
+        yield Variant(", ".join(f"{name}={option}" for name, option in chosen), dict(chosen), changes)
 
 
 def options_of(name: str, given: Any) -> dict[str, dict[str, Any]]:
@@ -159,13 +166,21 @@ def options_of(name: str, given: Any) -> dict[str, dict[str, Any]]:
         raise BadInput(f"factor {name!r} is {given!r}; valid: a list of values, or options with their keys")
     if isinstance(given, list):
         check_varied(name, f"factor {name!r}, a list,")
-        return {str(value): {name: value} for value in given}
+        return named(f"options of factor {name!r}", [(value, {name: value}) for value in given])
     for option, keys in given.items():
         if not isinstance(keys, dict) or not keys:
             raise BadInput(f"option {option!r} of factor {name!r} is {keys!r}; valid: keys of training with values")
         for key in keys:
             check_varied(key, f"option {option!r} of factor {name!r}")
-    return {str(option): dict(keys) for option, keys in given.items()}
+    return named(f"options of factor {name!r}", [(option, dict(keys)) for option, keys in given.items()])
+
+
+def named(what: str, given: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
+    """By names on one line each, as they stand in tables, comments and folders; BadInput for two that are then one."""
+    found = {" ".join(str(name).split()): value for name, value in given}
+    if len(found) < len(given):
+        raise BadInput(f"two {what} have one name; valid: names that differ")
+    return found
 
 
 def check_key(key: str, where: str) -> None:

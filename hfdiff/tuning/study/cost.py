@@ -1,21 +1,19 @@
 """What a study costs on this machine, from a few real steps of each variant."""
 
-import os
+import math
 from collections.abc import Iterator
 
 from hfdiff.core.errors import BadInput
+from hfdiff.core.threads import cores
 from hfdiff.evaluation.protocol import seconds_per_image
 from hfdiff.pipelines import ClassStylePipeline
-from hfdiff.study.config import Study, Variant, budget_of, rungs
 from hfdiff.training.cost import Cost, measure
-
-STYLED_COST = 1.5  # of a sample in styles over a plain one: three conditions for two
+from hfdiff.tuning.study.config import Study, Variant, budget_of, rungs
 
 
 def describe_cost(study: Study) -> Iterator[str]:
     """A line for each variant, as it is measured, and the sum."""
     config, seconds = study.config, 0.0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     stages = rungs(config, len(study.variants) - 1)
     name, budget = budget_of(config)
     yield f"{len(study.variants)} variants x {len(config.seeds)} seeds, {name} {budget:g} each"
@@ -26,8 +24,13 @@ def describe_cost(study: Study) -> Iterator[str]:
             cost, sample = cost_of(study, variant)
         except BadInput as error:
             raise BadInput(f"variant {variant.name!r}: {error}") from error
-        whole = {"images": budget / cost.images_per_second, "cpu_minutes": 60 * budget / cores, "minutes": 60 * budget}
-        drawing = sample * len(config.guidance_scale) * (config.num_images + STYLED_COST * config.num_styled)
+        whole = {
+            "images": budget / cost.images_per_second,
+            "cpu_minutes": 60 * budget / len(cores()),
+            "minutes": 60 * budget,
+        }
+        branches = sum(1 if scale == 1 else 2 for scale in config.guidance_scale)  # that a sample's steps evaluate
+        drawing = sample / 2 * branches * (config.num_images + config.num_styled)
         # Which variants go on is not known; that the first ones do is as good as any.
         training = sum(share * whole[name] for share, count in stages if number <= count)
         judged = sum(number <= count for _, count in stages)
@@ -37,19 +40,16 @@ def describe_cost(study: Study) -> Iterator[str]:
             f"{cost.images_per_second:,.0f} images/s; {training / 60:.1f} minutes of training and "
             f"{judged * drawing / 60:.1f} of drawing for each seed"
         )
-    yield (
-        f"together {seconds / 3600:.2f} hours on all {cores} cores, the start and end of each run apart; as measured "
-        "in a few steps, not promised"
-    )
+    yield f"together {seconds / 3600:.2f} hours on all {len(cores())} cores, the start and end of each run apart;"
+    yield "as measured in a few steps, not promised"
 
 
 def cost_of(study: Study, variant: Variant) -> tuple[Cost, float]:
-    """Of training, and the seconds that a sample takes."""
-    seconds = 0.0
+    """Of training, and the seconds that a guided sample takes."""
+    seconds: list[float] = []
 
     def draw(pipeline: ClassStylePipeline, seed: int) -> None:
-        nonlocal seconds
         pipeline.set_progress_bar_config(disable=True)
-        seconds = seconds_per_image(pipeline, guidance_scale=2.0, style_guidance_scale=2.0)
+        seconds.append(seconds_per_image(pipeline, guidance_scale=2.0, style_guidance_scale=2.0))
 
-    return measure(study.training(variant), draw), seconds
+    return measure(study.training(variant), draw), math.fsum(seconds)

@@ -1,0 +1,1 @@
+"""What trains, judges and draws to find something out: studies."""
