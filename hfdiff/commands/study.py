@@ -13,9 +13,10 @@ from hfdiff.core.threads import use_all_cores
 from hfdiff.figures.grids import save_figure
 from hfdiff.figures.study import distance_ratios
 from hfdiff.training.checks import resolve_config
+from hfdiff.tuning.measure import DISTANCE
 from hfdiff.tuning.study.config import Study, read_study
 from hfdiff.tuning.study.cost import describe_cost
-from hfdiff.tuning.study.judging import DISTANCE, StudyJudge, open_judge
+from hfdiff.tuning.study.judging import StudyJudge, open_judge
 from hfdiff.tuning.study.report import describe, recommendation, record
 from hfdiff.tuning.study.results import Row, rows_of
 from hfdiff.tuning.study.run import Rungs, run_study

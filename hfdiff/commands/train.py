@@ -1,6 +1,7 @@
 """`hfdiff train`, and the program that `accelerate launch` starts: a session, what watches it, the run, the Hub."""
 
 import contextlib
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from accelerate import PartialState
 
 from hfdiff.commands.flags import TrainConfig
 from hfdiff.core.errors import BadInput, print_error
+from hfdiff.core.files import write_json
 from hfdiff.core.threads import num_local_processes, use_all_cores
 from hfdiff.data.table import ImageTable
 from hfdiff.evaluation.clip import find_clip, load_clip
 from hfdiff.evaluation.judge import find_judge, unseen
 from hfdiff.evaluation.monitor import QualityMonitor
+from hfdiff.evaluation.reference_images import MOST_REFERENCE, ReferenceSet
 from hfdiff.figures.curves import loss_curves, quality_curves, quality_points
 from hfdiff.figures.grids import overview, save_figure
+from hfdiff.models.loading import MODEL_INDEX, load_pipeline
 from hfdiff.publish.card import write_card
 from hfdiff.publish.hub import check_token, push, repo_name
 from hfdiff.publish.records import ModelRecords
@@ -25,12 +29,19 @@ from hfdiff.training.loop import Step
 from hfdiff.training.run import Run, open_run, train_run
 from hfdiff.training.session import Session
 from hfdiff.training.signals import leave_together
+from hfdiff.tuning.settings import choose_settings
+
+SETTINGS_SHARE = 0.1  # of the training time, for choosing guidance and steps
 
 
 def main(flags: TrainConfig) -> int:
     with contextlib.ExitStack() as locks:
         run = prepare(flags, locks)
-        code = train_run(run) or publish(run)
+        was_finished = run.is_finished
+        code = train_run(run)
+        if not code and not was_finished:
+            keep_settings(run)
+        code = code or publish(run)
     return leave_together(code)
 
 
@@ -84,6 +95,26 @@ def draw_figures(run: Run, step: Step, due: Collection[str]) -> None:
             save_figure(folder.quality, quality_curves(points))
         grid = overview(run.session.pipeline(), run.session.config.seed)
         save_figure(folder.samples / f"images-{step.images:09d}.png", grid.figure())
+
+
+def keep_settings(run: Run) -> None:
+    """Let the pipeline keep the guidance and steps that suit it, where there is a judge, and time enough to choose."""
+    session, watch = run.session, run.monitor
+    if not (session.config.choose_settings and isinstance(watch, QualityMonitor)):
+        return
+    pipeline = load_pipeline(str(run.folder.path)).to(session.accelerator.device)
+    pipeline.set_progress_bar_config(disable=True)
+    real = ReferenceSet.apart(watch.judge, watch.training, session.config.seed, MOST_REFERENCE)
+    found = choose_settings(pipeline, real, SETTINGS_SHARE * session.state.seconds, session.accelerator.num_processes)
+    if found is None:
+        run.print("guidance and steps are the usual ones: a tenth of the time is too short to choose them")
+    elif run.is_main:
+        index = run.folder.pipeline / MODEL_INDEX
+        write_json(index, json.loads(index.read_text(encoding="utf-8")) | {"sampling": found["chosen"]})
+        record = json.loads(run.folder.record.read_text(encoding="utf-8"))
+        write_json(run.folder.record, record | {"settings": found})
+        said = ", ".join(f"{key} {value}" for key, value in found["chosen"].items())
+        run.print(f"saved with the settings of the least distance, of {len(found['tried'])} tried: {said}")
 
 
 def publish(run: Run) -> int:

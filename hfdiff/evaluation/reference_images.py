@@ -18,6 +18,8 @@ from hfdiff.evaluation.statistics import share_true
 from hfdiff.pipelines import ClassStylePipeline, Scorer
 from hfdiff.training.run_folder import run_config
 
+MOST_REFERENCE = 10_000  # images, beyond which a distance moves little and the judge reads for minutes
+
 
 def reference_images(images: Tensor, seed: int = 0) -> dict[str, Tensor]:
     """What a score of images is to be read beside: these real ones (N, C, H, W) in [0, 1], blurred, and noise."""
@@ -103,6 +105,17 @@ class ReferenceSet:
         reference, others = sides
         clip_reference = None if scorer is None else ClipReference.of(scorer, training, held_out, seed)
         return cls(judge, training, reference, others, copied or training, held_out.split, clip_reference)
+
+    @classmethod
+    def apart(cls, judge: Judge, training: ImageTable, seed: int = 0, most: int | None = None) -> "ReferenceSet":
+        """Half of the training images that the judge did not see, and the other half to stand for samples: what is
+        chosen by these is not chosen by the test images that a report measures, and validation images are too few.
+
+        The models that are compared saw the reference, which favours those that copy; `memorisation` tells.
+        """
+        images = in_random_order(unseen(judge, training), seed)
+        held, others = images.part(slice(0, len(images) // 2)), images.part(slice(len(images) // 2, None))
+        return cls.of(judge, others, held, seed, most, copied=training)
 
 
 def judge_images(

@@ -113,7 +113,18 @@ def training_section(records: ModelRecords) -> str:
         used = {key: value for key, value in choices.items() if value not in (None, "auto") and value is not False}
         rows += [(key, used[key]) for key in RECIPE if key in used]
     rows += [("sampler", sampler_of(records.pipeline.scheduler))]
+    if record and "settings" in record:
+        rows += [("guidance and steps", settings_sentence(record["settings"]))]
     return table(["", ""], [[name, plain(str(value))] for name, value in rows])
+
+
+def settings_sentence(settings: Mapping[str, Any]) -> str:
+    """How the settings that the model keeps were chosen."""
+    chosen = ", ".join(f"{key} {value}" for key, value in settings["chosen"].items())
+    return (
+        f"{chosen}: the least {settings['by']}, of {len(settings['tried'])}; n = {settings['n']:,}, seed "
+        f"{settings['seed']}, beside {settings['reference_n']:,} training images that the judge never saw"
+    )
 
 
 def protocol_sentence(report: Mapping[str, Any]) -> str:

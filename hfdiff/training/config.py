@@ -77,6 +77,8 @@ class RunConfig:
     """Interval of checkpoints."""
     keep_checkpoints: int = 2
     """Checkpoints that are kept."""
+    choose_settings: bool = True
+    """At the end, search in a tenth of the training time for the guidance and the steps that the model keeps."""
     init_from: str | None = None
     """Fine-tune from this trained model: a pipeline folder, a run's folder or a Hub id."""
     resume: Literal["auto", "never"] = "auto"
@@ -101,7 +103,8 @@ class TrainConfig(RunConfig, OptimisationConfig, ObjectiveConfig, ModelConfig, D
 # What may differ when a run is resumed: how it is watched, where, and how long it goes on.
 RESUMABLE_KEYS = frozenset(
     "dataset output_dir max_train_images max_minutes max_cpu_minutes logging_images validation_images sample_images "
-    "checkpointing_images keep_checkpoints resume report_to push_to_hub hub_model_id hub_private_repo license".split()
+    "checkpointing_images keep_checkpoints choose_settings resume report_to push_to_hub hub_model_id hub_private_repo "
+    "license".split()
 )
 
 # The keys of a configuration that a trained UNet decides.

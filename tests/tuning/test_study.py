@@ -15,8 +15,8 @@ from hfdiff.cli import run_command
 from hfdiff.core.errors import BadInput
 from hfdiff.core.threads import cores
 from hfdiff.training.checkpoint import list_checkpoints
+from hfdiff.tuning.measure import DISTANCE
 from hfdiff.tuning.study.config import BASE, StudyConfig, read_study, rungs
-from hfdiff.tuning.study.judging import DISTANCE
 from hfdiff.tuning.study.results import estimate, recommended, rows_of, undecided
 from hfdiff.tuning.study.run import outcomes, shares_of_cores, survivors
 from hfdiff.tuning.study.trial import Outcome, trial_of

@@ -19,7 +19,10 @@ BASE = "base"
 # The study's budget -> the key of training that it sets.
 BUDGETS = {"images": "max_train_images", "cpu_minutes": "max_cpu_minutes", "minutes": "max_minutes"}
 # What the study gives each run itself, or what a run of a study has no use for.
-OWN_KEYS = {*BUDGETS.values(), "output_dir", "seed", "resume", "push_to_hub", "hub_model_id", "hub_private_repo"}
+OWN_KEYS = {
+    *BUDGETS.values(),
+    *"output_dir seed resume choose_settings push_to_hub hub_model_id hub_private_repo".split(),
+}
 # What all runs of a study share, since one reference judges them.
 SHARED_KEYS = {field.name for field in fields(DatasetConfig)}
 KEYS = {field.name for field in fields(TrainConfig)} - OWN_KEYS
@@ -80,7 +83,7 @@ class Study:
         name, budget = budget_of(self.config)
         limits: dict[str, Any] = {"max_train_images": 10**9, "max_cpu_minutes": None, "max_minutes": None}
         limits[BUDGETS[name]] = max(1, round(budget * share)) if name == "images" else budget * share
-        return replace(config, **limits)
+        return replace(config, choose_settings=False, **limits)
 
 
 def read_study(file: Path, home: Path) -> Study:

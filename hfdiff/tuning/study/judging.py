@@ -14,20 +14,18 @@ import torch
 from hfdiff.core.errors import BadInput
 from hfdiff.core.files import write_json
 from hfdiff.data.loading import load_training_data
-from hfdiff.evaluation.judge import unseen
 from hfdiff.evaluation.judge_training import judge_for
 from hfdiff.evaluation.metric import MetricInputs
 from hfdiff.evaluation.metrics import METRICS, missing_inputs
-from hfdiff.evaluation.protocol import Protocol, draw_samples
-from hfdiff.evaluation.reference_images import ReferenceSet, check_judge, check_model_fits, in_random_order
+from hfdiff.evaluation.protocol import Protocol
+from hfdiff.evaluation.reference_images import MOST_REFERENCE, ReferenceSet, check_judge, check_model_fits
 from hfdiff.models.loading import load_pipeline, weights_fingerprint
 from hfdiff.pipelines import ClassStylePipeline
+from hfdiff.tuning.measure import DISTANCE, measured
 from hfdiff.tuning.study.config import Study, StudyConfig
 from hfdiff.tuning.study.trial import JUDGED
 
-DISTANCE = "frechet_judge"  # that variants are ranked by, and the guidance is chosen by
 WATCHED = ("class_accuracy", DISTANCE, "recall", "coverage", "style_fidelity")
-MOST_REFERENCE = 10_000  # images, beyond which a distance moves little and the judge reads for minutes
 SEED = 0  # of the noise of all samples, and of the choice of the real images: the same for every run
 
 
@@ -94,13 +92,7 @@ class StudyJudge:
     def at(self, scale: float, pipeline: ClassStylePipeline, num_styled: int) -> dict[str, float]:
         """Metrics at one scale of guidance, of class and style; one that the samples do not allow is left out."""
         given = {"guidance_scale": scale, "style_guidance_scale": scale}
-        drawn = draw_samples(pipeline, self.real, Protocol(self.study.num_images, num_styled, SEED, given), quiet=True)
-        inputs, found = MetricInputs(self.real, drawn.samples, drawn.styled, SEED), {}
-        for name in self.names:
-            if num_styled or not METRICS[name].styled:
-                with contextlib.suppress(BadInput):
-                    found[name] = METRICS[name].measure(inputs).value
-        return found
+        return measured(pipeline, self.real, Protocol(self.study.num_images, num_styled, SEED, given), self.names)
 
 
 def judged_before(file: Path, asked: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -113,18 +105,11 @@ def judged_before(file: Path, asked: Mapping[str, Any]) -> dict[str, dict[str, f
 
 
 def open_judge(study: Study, device: torch.device) -> StudyJudge:
-    """The dataset's judge, and training images that it did not see: half are the reference, half stand for samples.
-
-    Test images stay for reports, since what a study chooses by must not be what its choice is measured on. Validation
-    images are too few. That runs saw the reference favours those that copy; `memorisation` of a report tells.
-    """
+    """The dataset's judge, and training images that it did not see (`ReferenceSet.apart`)."""
     configs = [study.training(variant) for variant in study.variants]
     training, validation = load_training_data(configs[0].dataset, configs[0].read_options)
     judge = judge_for(training, validation, device=device)
     check_judge(judge, training, sorted({name for config in configs for name in config.styles}))
-    images = in_random_order(unseen(judge, training), SEED)
-    held, others = images.part(slice(0, len(images) // 2)), images.part(slice(len(images) // 2, None))
-    real = ReferenceSet.of(judge, others, held, SEED, MOST_REFERENCE, copied=training)
-    found = StudyJudge(real, study.config)
+    found = StudyJudge(ReferenceSet.apart(judge, training, SEED, MOST_REFERENCE), study.config)
     _ = found.reference  # what cannot be measured is said before anything is trained
     return found

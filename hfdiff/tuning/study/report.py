@@ -12,8 +12,9 @@ from hfdiff.core.config import to_mapping
 from hfdiff.evaluation.metrics import METRICS
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.log import device_name, versions
+from hfdiff.tuning.measure import DISTANCE
 from hfdiff.tuning.study.config import Study, budget_of, rungs
-from hfdiff.tuning.study.judging import DISTANCE, SEED, StudyJudge
+from hfdiff.tuning.study.judging import SEED, StudyJudge
 from hfdiff.tuning.study.results import Estimate, Row, ratio_of, recommended, undecided
 
 

@@ -10,8 +10,9 @@ from hfdiff.core.errors import BadInput
 from hfdiff.evaluation.statistics import student_t
 from hfdiff.training.checks import check_config
 from hfdiff.training.config import TrainConfig
+from hfdiff.tuning.measure import DISTANCE
 from hfdiff.tuning.study.config import BASE, Study, Variant
-from hfdiff.tuning.study.judging import DISTANCE, WATCHED
+from hfdiff.tuning.study.judging import WATCHED
 from hfdiff.tuning.study.trial import Outcome
 
 BETTER = "better"  # the interval of its distance's ratio lies below 1, no run failed, and no recall was seen to be lost

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from hfdiff.core.threads import cores
+from hfdiff.tuning.measure import DISTANCE
 from hfdiff.tuning.study.config import BASE, Study, Variant, rungs
-from hfdiff.tuning.study.judging import DISTANCE
 from hfdiff.tuning.study.results import best_scale
 from hfdiff.tuning.study.trial import Judging, Outcome, Trainings, Trial, outcome_of, trial_of
 

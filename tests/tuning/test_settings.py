@@ -1,0 +1,75 @@
+"""The settings that a model keeps are those of its least distance, within its time."""
+
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from conftest import TINY_FLAGS
+
+from hfdiff.cli import run_command
+from hfdiff.models.loading import load_pipeline
+from hfdiff.publish.sections import settings_sentence
+from hfdiff.tuning.measure import DISTANCE
+from hfdiff.tuning.settings import choose_settings, search
+
+
+def curve(best: float, recall: Callable[[float], float] = lambda scale: 0.7, **gains: float):
+    """A model whose distance is least at a guidance of `best`, and lower by a share where a setting is given."""
+
+    def measure(settings):
+        distance = 1 + (settings["guidance_scale"] - best) ** 2
+        for key, gain in gains.items():
+            distance *= 1 - gain * (key in settings)
+        return {DISTANCE: distance, "recall": recall(settings["guidance_scale"])}
+
+    return measure
+
+
+@pytest.mark.parametrize("best", [1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0])
+def test_the_guidance_of_the_least_distance_is_found(best):
+    assert search(curve(best), tries=20).best == {"guidance_scale": best, "style_guidance_scale": best}
+
+
+def test_variety_is_not_given_for_nearness():
+    various = curve(3.0, recall=lambda scale: 0.7 if scale <= 2 else 0.3)
+    assert search(various, tries=20).best["guidance_scale"] == 2.0
+
+
+def test_a_refinement_must_gain():
+    assert "num_inference_steps" not in search(curve(2.0, num_inference_steps=0.02), tries=20).best
+    found = search(curve(2.0, num_inference_steps=0.1, guidance_interval=0.1, autoguidance_scale=0.1), 20, guided=True)
+    assert found.best.keys() == {
+        *("guidance_scale", "style_guidance_scale", "num_inference_steps", "guidance_interval", "autoguidance_scale")
+    }
+    assert "autoguidance_scale" not in search(curve(2.0, autoguidance_scale=0.1), tries=20).best
+
+
+@pytest.mark.parametrize("tries", [3, 5, 7])
+def test_a_search_keeps_to_its_tries(tries):
+    found = search(curve(1.5), tries)
+    assert len(found.tried) == tries
+    assert found.best["guidance_scale"] == 1.5
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-6])
+def test_without_time_nothing_is_chosen(pipeline, seconds):
+    real = SimpleNamespace(others=range(1000))
+    assert choose_settings(pipeline, real, seconds) is None
+
+
+@pytest.mark.slow
+def test_training_ends_with_the_settings_that_the_model_keeps(tmp_path, monkeypatch):
+    monkeypatch.setattr("hfdiff.commands.train.SETTINGS_SHARE", 100.0)
+    monkeypatch.setattr("hfdiff.tuning.settings.NUMBERS", (260,))
+    monkeypatch.setattr("hfdiff.commands.train.MOST_REFERENCE", 600)
+    flags = ["--dataset", "fashion_mnist_12k", "--max_train_images", "64", "--output_dir", str(tmp_path / "run")]
+    assert run_command("train", [*flags, *TINY_FLAGS]) == 0
+    found = json.loads((tmp_path / "run" / "training.json").read_text())["settings"]
+    tried = {one["settings"]["guidance_scale"]: one["metrics"][DISTANCE] for one in found["tried"]}
+    assert len(tried) >= 3
+    assert found["n"] == 260
+    scale = load_pipeline(str(tmp_path / "run")).settings()["guidance_scale"]
+    assert scale == found["chosen"]["guidance_scale"]
+    assert scale in tried
+    assert "num_inference_steps 10, guidance_scale" in settings_sentence(found)
