@@ -352,6 +352,7 @@ def killed(root: Path, data: str, trials: int, images: int) -> dict[str, int]:
 
 def signalled(root: Path, data: str, trials: int, images: int, world: int) -> dict[str, int]:
     """Runs stopped by SIGTERM or SIGINT to their process group at random times, and started again."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts in the background ignore it
     script, draw = runpy.run_path(str(SCRIPT), run_name="train"), random.Random(world)
     flags = ["--dataset", data, *TINY, "--max_train_images", str(images)]
     log = root / "log"
