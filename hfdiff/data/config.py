@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+DEFAULT_STYLES = ("thick", "thin", "slanted")
 Half = Literal["first", "second", "whole"]
 
 
@@ -43,8 +44,8 @@ class DatasetConfig:
 class DataConfig(DatasetConfig):
     """The images, their styles, and augmentation."""
 
-    styles: tuple[str, ...] = ("thick", "thin", "slanted")
-    """Styles of the table to learn, beside those that the data names."""
+    styles: tuple[str, ...] = DEFAULT_STYLES
+    """Styles of the table to learn, beside those that the data names; of the default, those that the images show."""
     style_share: float = 0.5
     """Share of the training images that get a style."""
     flip: bool = False

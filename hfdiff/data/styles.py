@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
+from hfdiff.data.config import DEFAULT_STYLES
 from hfdiff.data.rulers import boldness, darkness, fade, fineness, greyness, lightness, slant, warmth
 from hfdiff.data.strokes import thicken, thin_out
 
@@ -112,26 +113,33 @@ def apply_styles(pixels: Tensor, strengths: Tensor, names: Sequence[str]) -> Ten
 
 def visible_shares(pixels: Tensor, names: Sequence[str]) -> dict[str, float]:
     """Style -> the share of images (N, C, H, W) uint8 in which it can be seen at strength 1, of `LOOKED_AT` of them:
-    where it changes pixels by `VISIBLE` or more, root mean square. BadInput for one that hardly any image shows."""
+    where it changes pixels by `VISIBLE` or more, root mean square."""
     few = pixels[:: max(1, len(pixels) // LOOKED_AT)][:LOOKED_AT].cpu().float() / 255
     full = torch.ones(len(few), 1)
     changes = {name: apply_styles(few, full, [name]) - few for name in names}
-    shares = {
+    return {
         name: (change.square().mean(dim=(1, 2, 3)).sqrt() >= VISIBLE).double().mean().item()
         for name, change in changes.items()
     }
-    if hidden := [name for name, share in shares.items() if share < SELDOM]:
-        valid = ", ".join(name for name in names if name not in hidden) or "none"
-        raise BadInput(
-            f"style {hidden[0]!r} changes nothing that can be seen in {1 - shares[hidden[0]]:.0%} of {len(few)} of "
-            f"these images; give --styles without it: {valid}"
-        )
-    return shares
+
+
+def shown_styles(pixels: Tensor, names: tuple[str, ...], log: Callable[[str], None]) -> tuple[str, ...]:
+    """The styles that images (N, C, H, W) uint8 can show: all, or of `DEFAULT_STYLES`, which nobody asked for, some.
+    BadInput for one that was asked for, and that hardly any image shows."""
+    shares = visible_shares(pixels, names)
+    shown = tuple(name for name in names if shares[name] >= SELDOM)
+    for name in names:
+        if name not in shown:
+            why = f"style {name!r} changes nothing that can be seen in {1 - shares[name]:.0%} of these images"
+            if names != DEFAULT_STYLES:
+                raise BadInput(f"{why}; give --styles without it: {', '.join(shown) or 'none'}")
+            log(f"left out: {why}")
+    return shown
 
 
 def describe_styles(pixels: Tensor, own: Sequence[str], names: Sequence[str]) -> str:
     """The styles that the data itself names, and those of the table with the share of images (N, C, H, W) uint8 that
-    show them; BadInput as in `visible_shares`."""
+    show them."""
     seen = [f"{name} (seen in {share:.0%})" for name, share in visible_shares(pixels, names).items()]
     return f"styles: {', '.join([*own, *seen]) or 'none'}"
 

@@ -1,14 +1,14 @@
 """The one set-up of training: data, UNet, objective and state of a resolved configuration."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator, PartialState
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_training_data
-from hfdiff.data.styles import check_styles, describe_styles
+from hfdiff.data.styles import check_styles, describe_styles, shown_styles
 from hfdiff.data.table import ImageTable, describe, has_clean_ground
 from hfdiff.models.loading import make_pipeline
 from hfdiff.models.objectives import Objective, make_objective
@@ -77,6 +77,7 @@ def open_session(
             f"is {TOO_NARROW} pixels wide or less; give --mixed_precision no"
         )
     log(describe(table, validation))
+    config = replace(config, styles=shown_styles(table.pixels, config.styles, log))
     log(describe_styles(table.pixels, table.style_names, config.styles))
     fingerprint = table.fingerprint
     if saved:

@@ -9,6 +9,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.augmentation import NUM_AUGMENTS, NUM_DRAWS, augment
+from hfdiff.data.config import DEFAULT_STYLES
 from hfdiff.data.strokes import BOLD_DARKER, FINE_DARKER, ground_of, has_plain_ground
 from hfdiff.data.styles import (
     STYLES,
@@ -17,6 +18,7 @@ from hfdiff.data.styles import (
     describe_styles,
     draw_styles,
     fitting_styles,
+    shown_styles,
     visible_shares,
 )
 from hfdiff.data.table import to_unit_range
@@ -171,9 +173,13 @@ def test_light_keeps_its_measure_beside_other_styles():
             assert abs(moved - 1) < 0.1, (dataset, name, other)
 
 
-def test_a_style_that_no_image_shows_is_refused(table):
-    with pytest.raises(BadInput, match="style 'bright' changes nothing that can be seen in 100% of 50 .*: none"):
-        visible_shares(torch.full((50, 1, 12, 12), 255, dtype=torch.uint8), ["bright"])
+def test_a_style_that_no_image_shows_is_refused_where_it_was_asked_for(table):
+    white, said = torch.full((50, 1, 12, 12), 255, dtype=torch.uint8), []
+    with pytest.raises(BadInput, match="style 'bright' changes nothing that can be seen in 100% of these .*: none"):
+        shown_styles(white, ("bright",), said.append)
+    assert shown_styles(white, DEFAULT_STYLES, said.append) == ()
+    assert [line.split(" changes")[0] for line in said] == [f"left out: style {name!r}" for name in DEFAULT_STYLES]
+    assert shown_styles(table.pixels, DEFAULT_STYLES, said.append) == DEFAULT_STYLES
     assert visible_shares(table.pixels, ["thick", "dark"])["dark"] > 0.9
     assert describe_styles(table.pixels, ("old",), ["faded"]) == "styles: old, faded (seen in 100%)"
 

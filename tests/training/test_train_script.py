@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, SCRIPT, TINY_FLAGS, class_folders, files, full_data, lines, newest_tensors
+from PIL import Image
 
 import hfdiff.commands.train as train_command
 import hfdiff.training.run as run_module
@@ -135,6 +136,22 @@ def test_a_longer_run_goes_on(start, tmp_path):
     start("whole", "--max_train_images", "80", "--lr_schedule", "constant")
     a, b = newest_tensors(tmp_path / "run"), newest_tensors(tmp_path / "whole")
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_images_that_show_no_style_are_trained_without_and_resumed(script, tmp_path, capsys):
+    for name in ("red", "blue"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (16, 16), {"red": (200 + i, 0, 0), "blue": (0, 0, 200 + i)}[name]).save(
+                tmp_path / "data" / name / f"{i}.png"
+            )
+    flags = ["--dataset", str(tmp_path / "data"), "--output_dir", str(tmp_path / "run"), *TINY_FLAGS]
+    for images in ("16", "32"):
+        assert script["main"]([*flags, "--max_train_images", images]) == 0
+    assert "left out: style 'thick' changes nothing that can be seen in 100% of these images" in capsys.readouterr().out
+    assert load_pipeline(str(tmp_path / "run")).style_names == []
+    with pytest.raises(BadInput, match="another configuration: styles"):
+        script["main"]([*flags, "--max_train_images", "48", "--styles", "thick"])
 
 
 def test_start_from_a_trained_model(start, tmp_path, script):
