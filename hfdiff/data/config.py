@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-DEFAULT_STYLES = ("thick", "thin", "slanted")
 Half = Literal["first", "second", "whole"]
 
 
@@ -44,8 +43,8 @@ class DatasetConfig:
 class DataConfig(DatasetConfig):
     """The images, their styles, and augmentation."""
 
-    styles: tuple[str, ...] = DEFAULT_STYLES
-    """Styles of the table to learn, beside those that the data names; of the default, those that the images show."""
+    styles: tuple[str, ...] = ("thick", "thin", "slanted")
+    """Styles of the table to learn, beside those that the data names; what the images cannot show is left out."""
     style_share: float = 0.5
     """Share of the training images that get a style."""
     flip: bool = False

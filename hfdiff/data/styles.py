@@ -15,7 +15,6 @@ from torch import Tensor
 
 from hfdiff.core.errors import BadInput
 from hfdiff.core.names import unknown
-from hfdiff.data.config import DEFAULT_STYLES
 from hfdiff.data.rulers import boldness, darkness, fade, fineness, greyness, lightness, slant, warmth
 from hfdiff.data.strokes import thicken, thin_out
 
@@ -123,18 +122,14 @@ def visible_shares(pixels: Tensor, names: Sequence[str]) -> dict[str, float]:
     }
 
 
-def shown_styles(pixels: Tensor, names: tuple[str, ...], log: Callable[[str], None]) -> tuple[str, ...]:
-    """The styles that images (N, C, H, W) uint8 can show: all, or of `DEFAULT_STYLES`, which nobody asked for, some.
-    BadInput for one that was asked for, and that hardly any image shows."""
+def shown_styles(pixels: Tensor, names: Sequence[str], log: Callable[[str], None]) -> tuple[str, ...]:
+    """The styles that images (N, C, H, W) uint8 can show; those that hardly any of them does are named."""
     shares = visible_shares(pixels, names)
-    shown = tuple(name for name in names if shares[name] >= SELDOM)
     for name in names:
-        if name not in shown:
-            why = f"style {name!r} changes nothing that can be seen in {1 - shares[name]:.0%} of these images"
-            if names != DEFAULT_STYLES:
-                raise BadInput(f"{why}; give --styles without it: {', '.join(shown) or 'none'}")
-            log(f"left out: {why}")
-    return shown
+        if shares[name] < SELDOM:
+            hidden = f"{1 - shares[name]:.0%}"
+            log(f"left out: style {name!r}, which changes nothing that can be seen in {hidden} of these images")
+    return tuple(name for name in names if shares[name] >= SELDOM)
 
 
 def describe_styles(pixels: Tensor, own: Sequence[str], names: Sequence[str]) -> str:

@@ -19,7 +19,6 @@ from torch import Tensor
 from hfdiff.core.config import to_mapping
 from hfdiff.core.errors import BadInput
 from hfdiff.core.files import MOVED, clear_unfinished, recover_folder, sha256, to_json, write_folder
-from hfdiff.data.config import DEFAULT_STYLES
 from hfdiff.training.config import RESUMABLE_KEYS, SHAPE_KEYS, TrainConfig
 from hfdiff.training.run_folder import RunFolder, saved_config
 
@@ -135,8 +134,6 @@ def check_resume(run: RunFolder, config: TrainConfig) -> TrainConfig:
         return config  # that run ended before it had anything to lose
     if config.init_from:  # the model that the run was initialised from decided its shape
         config = replace(config, **{key: getattr(saved, key) for key in SHAPE_KEYS})
-    if config.styles == DEFAULT_STYLES and set(saved.styles) <= set(DEFAULT_STYLES):  # the images decided which
-        config = replace(config, styles=saved.styles)
     old, new = to_mapping(saved), to_mapping(config)
     # The same images may lie elsewhere: `check_same_data` looks at them.
     differing = [

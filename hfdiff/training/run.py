@@ -104,7 +104,7 @@ def train_run(run: Run) -> int:
     if run.is_finished:
         run.print(f"the run in {folder.path} is finished; its pipeline is {folder.pipeline}")
         if run.is_main:
-            save_config(folder, config)
+            save_config(folder, session.asked)
             repair_finished_run(run)
         return 0
     if run.is_main:
@@ -137,7 +137,7 @@ def begin(run: Run) -> None:
         run.print("warning: its pipeline is gone; the next weights that are measured for best_by take its place")
         run.session.state.forget_best()
     drop_later(run.folder.snapshots, run.session.state.step)
-    save_config(run.folder, run.session.config)
+    save_config(run.folder, run.session.asked)
 
 
 def due_after(run: Run, step: Step, stopping: bool) -> frozenset[str]:

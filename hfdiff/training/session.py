@@ -35,6 +35,12 @@ class Session:
     state: TrainState
     accelerator: Accelerator
     fingerprint: str  # of the training images
+    asked_styles: tuple[str, ...]  # those of the configuration: the ones in training, and what the images do not show
+
+    @property
+    def asked(self) -> TrainConfig:
+        """The configuration as it was given: what a run's folder keeps, and is resumed with."""
+        return replace(self.config, styles=self.asked_styles)
 
     def steps(self) -> Iterator[Step]:
         """Take the steps that are left, one at a time."""
@@ -77,7 +83,9 @@ def open_session(
             f"is {TOO_NARROW} pixels wide or less; give --mixed_precision no"
         )
     log(describe(table, validation))
-    config = replace(config, styles=shown_styles(table.pixels, config.styles, log))
+    asked = config.styles
+    if not (saved and num_styles(saved) == len(table.style_names) + len(asked)):  # of an older run, which took them all
+        config = replace(config, styles=shown_styles(table.pixels, asked, log))
     log(describe_styles(table.pixels, table.style_names, config.styles))
     fingerprint = table.fingerprint
     if saved:
@@ -99,4 +107,10 @@ def open_session(
         state.load(saved.tensors, saved.numbers, accelerator)
         log(f"resuming after {state.step * config.batch_size:,} images, from {saved.path}")
     table, validation = table.to(accelerator.device), validation.to(accelerator.device)
-    return Session(config, table, validation, objective, state, accelerator, fingerprint)
+    return Session(config, table, validation, objective, state, accelerator, fingerprint, asked)
+
+
+def num_styles(saved: Checkpoint) -> int:
+    """Of the UNet in a checkpoint, whose style embedding has an input for each, and one more."""
+    weight = saved.tensors["unet"].get("style_embed.0.weight")
+    return 0 if weight is None else weight.shape[1] - 1
