@@ -1,5 +1,6 @@
 """Intervals and means."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -36,6 +37,15 @@ def student_t(freedom: int) -> float:
 def around(value: float, error: float, low: float = -torch.inf, high: float = torch.inf) -> tuple[float, float]:
     """95% interval of a value with this standard error, within the range that such values have."""
     return max(value - Z95 * error, low), min(value + Z95 * error, high)
+
+
+def around_distance(value: float, error: float, freedom: int) -> tuple[float, float]:
+    """95% interval of a distance, skewed where it is near 0, whose error is as uncertain as with `freedom` degrees:
+    that of its logarithm."""
+    if value <= 0:  # of equal sets, by rounding
+        return around(value, error, low=0)
+    factor = math.exp(student_t(freedom) * error / value)
+    return value / factor, value * factor
 
 
 def gain_of_choice(hits: Tensor, chosen: int) -> tuple[float, tuple[float, float]]:

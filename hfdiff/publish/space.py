@@ -29,9 +29,8 @@ def write_space_folder(records: ModelRecords, folder: Path, name: str) -> None:
     """Write a Space into an empty folder: the page, the five numbers of the model's report, and a program that shows
     the model `name` on it."""
     (folder / "page.py").write_bytes(PAGE.read_bytes())
-    (folder / MEASURED).write_text(
-        json.dumps(records.first_screen, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    first_screen = json.dumps(records.first_screen, indent=2, ensure_ascii=False) + "\n"
+    (folder / MEASURED).write_text(first_screen, encoding="utf-8")
     (folder / "app.py").write_text(APP.format(name=name), encoding="utf-8")
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in NEEDS), encoding="utf-8")
     data = SpaceCardData(

@@ -25,7 +25,7 @@ from hfdiff.evaluation.metrics import METRICS, check_comparable, missing_inputs
 from hfdiff.evaluation.neighbours import Neighbourhood
 from hfdiff.evaluation.reference_images import JudgedImages, ReferenceSet, check_judge, judge_images
 from hfdiff.evaluation.report import read_report
-from hfdiff.evaluation.statistics import jackknife, split_error, wilson
+from hfdiff.evaluation.statistics import around_distance, jackknife, split_error, wilson
 from hfdiff.evaluation.vendi import kernel_widths, variety, vendi_score
 from hfdiff.pipelines import Scorer
 
@@ -401,3 +401,10 @@ def test_a_report_of_version_1_is_read_as_one_of_today():
         read_report({"version": 3, "metrics": {}})
     for damaged in ({"protocol": {}}, {"metrics": None}, {"version": 2, "metrics": {"any": 1}}):
         assert read_report(damaged) == damaged
+
+
+def test_the_interval_of_a_distance_is_that_of_its_logarithm():
+    low, high = around_distance(2.0, 0.2, freedom=9)
+    assert low * high == pytest.approx(4)
+    assert high == pytest.approx(2 * math.exp(0.2262))
+    assert around_distance(-1e-9, 0.2, freedom=9)[0] == 0
