@@ -104,8 +104,12 @@ def keep_settings(run: Run) -> None:
         return
     pipeline = load_pipeline(str(run.folder.path)).to(session.accelerator.device)
     pipeline.set_progress_bar_config(disable=True)
-    real = ReferenceSet.apart(watch.judge, watch.training, session.config.seed, MOST_REFERENCE)
-    found = choose_settings(pipeline, real, SETTINGS_SHARE * session.state.seconds, session.accelerator.num_processes)
+    found = choose_settings(
+        pipeline,
+        lambda: ReferenceSet.apart(watch.judge, watch.training, session.config.seed, MOST_REFERENCE),
+        SETTINGS_SHARE * session.state.seconds,
+        session.accelerator.num_processes,
+    )
     if found is None:
         run.print("guidance and steps are the usual ones: a tenth of the time is too short to choose them")
     elif run.is_main:

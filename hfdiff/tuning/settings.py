@@ -62,14 +62,17 @@ def search(measure: Measure, tries: int, guided: bool = False) -> Search:
 
 
 def choose_settings(
-    pipeline: ClassStylePipeline, real: ReferenceSet, seconds: float, num_processes: int = 1
+    pipeline: ClassStylePipeline, reference: Callable[[], ReferenceSet], seconds: float, num_processes: int = 1
 ) -> dict[str, Any] | None:
     """Search in about so many seconds; what was chosen and how, as a record, or None where time or data do not suffice.
 
-    All processes draw.
+    All processes draw; `reference` is made only where there is time.
     """
     names = (DISTANCE, "recall", "class_accuracy")
     cost = seconds_per_image(pipeline, guidance_scale=2.0, style_guidance_scale=2.0) / num_processes
+    if seconds / cost / min(NUMBERS) < LEAST_TRIES:
+        return None
+    real = reference()
     allowed = [n for n in NUMBERS if n <= len(real.others) and seconds / cost / n >= LEAST_TRIES]
     if not allowed or any(missing_inputs(name, real, allowed[0], 0) for name in names):
         return None
