@@ -2,7 +2,6 @@
 
 import math
 
-import augmentation
 import pytest
 import torch
 from augmentation import additions, cut, half_width, join, main, name_of_generated
@@ -10,6 +9,7 @@ from conftest import class_folders
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_training_data
+from hfdiff.evaluation.statistics import student_t
 from hfdiff.training.checkpoint import save_checkpoint
 from hfdiff.training.run_folder import RunFolder
 
@@ -55,7 +55,7 @@ def test_quantiles_and_the_interval_against_closed_forms():
     four = 2 * math.sqrt(math.cos(math.acos(math.sqrt(alpha)) / 3) / math.sqrt(alpha) - 1)
     expected = {1: math.tan(math.pi * (p - 0.5)), 2: (2 * p - 1) * math.sqrt(2 / alpha), 4: four}
     for degrees, quantile in expected.items():
-        assert augmentation.T_975[degrees - 1] == pytest.approx(quantile, abs=5e-4)
+        assert student_t(degrees) == pytest.approx(quantile, abs=5e-4)
     assert half_width([0.0, 1.0]) == pytest.approx(expected[1] * math.sqrt(0.5) / math.sqrt(2), rel=1e-3)
 
 

@@ -103,7 +103,7 @@ def test_the_page_reaches_for_itself_alone(watched):
     """Gradio asks its own server whether it is up."""
     assert watched.report["page"]["code"] == 128 + 15
     places = {attempt.split()[1] for attempt in watched.report["page"]["tried"]}
-    assert places == {f"127.0.0.1:{watched.port}"}
+    assert places <= {f"127.0.0.1:{watched.port}"}
 
 
 def test_a_model_of_the_hub_is_seen_to_be_looked_for(watched):

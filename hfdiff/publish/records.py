@@ -130,8 +130,15 @@ class ModelRecords:
 
     @property
     def digest(self) -> str:
-        """Of what the records and the configuration say: 16 hexadecimal digits."""
-        said = {**self.by_name, "config": self.config and to_mapping(self.config)}
+        """Of what the records and the configuration say: 16 hexadecimal digits. Keys as by default say nothing,
+        so that a card outlives those that later versions add."""
+        usual = to_mapping(TrainConfig())
+        own = (
+            {key: value for key, value in to_mapping(self.config).items() if value != usual[key]}
+            if self.config
+            else None
+        )
+        said = {**self.by_name, "config": own}
         if self.report:  # its version says nothing of the model
             said["metrics.json"] = {key: value for key, value in self.report.items() if key != "version"}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]

@@ -184,7 +184,7 @@ def test_unknown_model_and_command(tmp_path, capsys):
     assert "output_dir '/proc/x' cannot be written" in capsys.readouterr().err
     assert hfdiff("simple") == 2
     assert (
-        "unknown command 'simple' (did you mean 'sample'?); valid: train, plan, sample, select, evaluate, show"
+        "unknown command 'simple' (did you mean 'sample'?); valid: train, plan, study, sample, select, evaluate, show"
         in capsys.readouterr().err
     )
 
