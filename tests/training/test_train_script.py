@@ -250,7 +250,8 @@ def _poison(run: Path) -> tuple[str, ...]:
     return ()
 
 
-@pytest.mark.parametrize("name", ["fashion_mnist", pytest.param("cifar10", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
 def test_full_datasets_train_with_their_configuration(script, tmp_path, name):
     config = ROOT / "train_scripts" / "configs" / f"{name}.yaml"
     flags = ["--config", str(config), "--dataset", full_data(name), "--output_dir", str(tmp_path / "run")]

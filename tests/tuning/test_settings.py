@@ -59,6 +59,7 @@ def test_without_time_nothing_is_chosen(pipeline, seconds):
 @pytest.mark.slow
 def test_training_ends_with_the_settings_that_the_model_keeps(tmp_path, monkeypatch):
     monkeypatch.setattr("hfdiff.commands.train.SETTINGS_SHARE", 100.0)
+    monkeypatch.setattr("hfdiff.tuning.settings.search", lambda measure, tries, guided: search(measure, min(tries, 3)))
     monkeypatch.setattr("hfdiff.tuning.settings.NUMBERS", (260,))
     monkeypatch.setattr("hfdiff.commands.train.MOST_REFERENCE", 600)
     flags = ["--dataset", "fashion_mnist_12k", "--max_train_images", "64", "--output_dir", str(tmp_path / "run")]

@@ -264,6 +264,7 @@ def two_cores(monkeypatch):
 @pytest.mark.slow
 def test_a_study_from_its_file_to_its_results(two_cores, tmp_path, capfd, monkeypatch):
     """Two runs at once on real images; one variant fails and says why; the same command again trains nothing twice."""
+    monkeypatch.setattr("hfdiff.tuning.study.judging.MOST_REFERENCE", 600)
     file, home = tmp_path / "study.yaml", tmp_path / "out"
     keys = {"base": {**SMALL, "dataset": "fashion_mnist_12k"}, "images": 64, "seeds": [0], "guidance_scale": [1, 2]}
     factors = {"learning_rate": [2e-3], "from": {"nothing": {"init_from": str(tmp_path / "nothing")}}}
