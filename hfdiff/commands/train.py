@@ -20,7 +20,7 @@ from hfdiff.evaluation.monitor import QualityMonitor
 from hfdiff.evaluation.reference_images import MOST_REFERENCE, ReferenceSet
 from hfdiff.figures.curves import loss_curves, quality_curves, quality_points
 from hfdiff.figures.grids import overview, save_figure
-from hfdiff.models.loading import MODEL_INDEX, load_pipeline
+from hfdiff.models.loading import MODEL_INDEX
 from hfdiff.publish.card import write_card
 from hfdiff.publish.hub import check_token, push, repo_name
 from hfdiff.publish.records import ModelRecords
@@ -29,6 +29,7 @@ from hfdiff.training.loop import Step
 from hfdiff.training.run import Run, open_run, train_run
 from hfdiff.training.session import Session
 from hfdiff.training.signals import leave_together
+from hfdiff.tuning.measure import open_to_measure
 from hfdiff.tuning.settings import choose_settings
 
 SETTINGS_SHARE = 0.1  # of the training time, for choosing guidance and steps
@@ -102,13 +103,10 @@ def keep_settings(run: Run) -> None:
     session, watch = run.session, run.monitor
     if not (session.config.choose_settings and isinstance(watch, QualityMonitor)):
         return
-    pipeline = load_pipeline(str(run.folder.path)).to(session.accelerator.device)
-    pipeline.set_progress_bar_config(disable=True)
     found = choose_settings(
-        pipeline,
+        open_to_measure(str(run.folder.path)),
         lambda: ReferenceSet.apart(watch.judge, watch.training, session.config.seed, MOST_REFERENCE),
         SETTINGS_SHARE * session.state.seconds,
-        session.accelerator.num_processes,
     )
     if found is None:
         run.print("guidance and steps are the usual ones: a tenth of the time is too short to choose them")

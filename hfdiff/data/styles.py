@@ -5,7 +5,7 @@
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ from hfdiff.data.strokes import thicken, thin_out
 
 MAX_SHEAR_DEGREES = 25.0
 VISIBLE = 4 / 255  # change of an image, root mean square, from which on it can be seen
-LOOKED_AT, SELDOM = 500, 0.1  # images; and the share of them below which a style is refused
+LOOKED_AT, SELDOM = 500, 0.1  # images; and the share of them below which a style is left out
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)  # strengths at which styles are measured
 
 
@@ -122,21 +122,18 @@ def visible_shares(pixels: Tensor, names: Sequence[str]) -> dict[str, float]:
     }
 
 
-def shown_styles(pixels: Tensor, names: Sequence[str], log: Callable[[str], None]) -> tuple[str, ...]:
-    """The styles that images (N, C, H, W) uint8 can show; those that hardly any of them does are named."""
-    shares = visible_shares(pixels, names)
-    for name in names:
-        if shares[name] < SELDOM:
-            hidden = f"{1 - shares[name]:.0%}"
-            log(f"left out: style {name!r}, which changes nothing that can be seen in {hidden} of these images")
-    return tuple(name for name in names if shares[name] >= SELDOM)
+def shown_styles(shares: Mapping[str, float]) -> tuple[str, ...]:
+    """The styles that more than hardly any image can show, of `visible_shares`."""
+    return tuple(name for name, share in shares.items() if share >= SELDOM)
 
 
-def describe_styles(pixels: Tensor, own: Sequence[str], names: Sequence[str]) -> str:
-    """The styles that the data itself names, and those of the table with the share of images (N, C, H, W) uint8 that
-    show them."""
-    seen = [f"{name} (seen in {share:.0%})" for name, share in visible_shares(pixels, names).items()]
-    return f"styles: {', '.join([*own, *seen]) or 'none'}"
+def describe_styles(own: Sequence[str], shares: Mapping[str, float], learned: Sequence[str]) -> str:
+    """The styles that the data itself names, and those of the table with the share of images that show them; those that
+    are not learned are left out for that."""
+    seen = [f"{name} (seen in {shares[name]:.0%})" for name in learned]
+    hidden = [f"{name} (seen in {share:.0%})" for name, share in shares.items() if name not in learned]
+    left_out = f"; left out, as hardly any image shows it: {', '.join(hidden)}" if hidden else ""
+    return f"styles: {', '.join([*own, *seen]) or 'none'}{left_out}"
 
 
 def draw_styles(batch_size: int, names: Sequence[str], share: float, generator: torch.Generator) -> Tensor:

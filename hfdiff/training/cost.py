@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hfdiff.core.threads import use_all_cores
 from hfdiff.data.loading import stand_in_data
-from hfdiff.data.styles import describe_styles
+from hfdiff.data.styles import describe_styles, visible_shares
 from hfdiff.models.sizes import describe_shape
 from hfdiff.pipelines import ClassStylePipeline
 from hfdiff.training.batch import draw_batch, make_inputs
@@ -84,8 +84,14 @@ def measure(config: TrainConfig, draw: Callable[[ClassStylePipeline, int], objec
         peak_memory_gib=memory,
         images_per_second=config.batch_size / seconds,
         num_micro_batches=state.num_micro_batches,
-        styles=None if stand_in else describe_styles(session.table.pixels, session.table.style_names, config.styles),
+        styles=None if stand_in else styles_of(session),
     )
+
+
+def styles_of(session: Session) -> str:
+    """The styles that are learned, and those that the images do not show."""
+    shares = visible_shares(session.table.pixels, session.asked_styles)
+    return describe_styles(session.table.style_names, shares, session.config.styles)
 
 
 def seconds_of_a_step(steps: Iterator[Step], device: torch.device) -> float:

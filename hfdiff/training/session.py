@@ -8,7 +8,7 @@ from accelerate import Accelerator, PartialState
 
 from hfdiff.core.errors import BadInput
 from hfdiff.data.loading import load_training_data
-from hfdiff.data.styles import check_styles, describe_styles, shown_styles
+from hfdiff.data.styles import check_styles, describe_styles, shown_styles, visible_shares
 from hfdiff.data.table import ImageTable, describe, has_clean_ground
 from hfdiff.models.loading import make_pipeline
 from hfdiff.models.objectives import Objective, make_objective
@@ -83,10 +83,10 @@ def open_session(
             f"is {TOO_NARROW} pixels wide or less; give --mixed_precision no"
         )
     log(describe(table, validation))
-    asked = config.styles
+    asked, shares = config.styles, visible_shares(table.pixels, config.styles)
     if not (saved and num_styles(saved) == len(table.style_names) + len(asked)):  # of an older run, which took them all
-        config = replace(config, styles=shown_styles(table.pixels, asked, log))
-    log(describe_styles(table.pixels, table.style_names, config.styles))
+        config = replace(config, styles=shown_styles(shares))
+    log(describe_styles(table.style_names, shares, config.styles))
     fingerprint = table.fingerprint
     if saved:
         check_same_data(saved.numbers, fingerprint, config)

@@ -1,1 +1,1 @@
-"""What trains, judges and draws to find something out: studies."""
+"""What trains, judges and draws to find something out: studies, and the settings of a model."""

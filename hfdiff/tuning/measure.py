@@ -3,14 +3,27 @@
 import contextlib
 from collections.abc import Sequence
 
+import torch
+
 from hfdiff.core.errors import BadInput
 from hfdiff.evaluation.metric import MetricInputs
 from hfdiff.evaluation.metrics import METRICS
 from hfdiff.evaluation.protocol import Protocol, draw_samples
 from hfdiff.evaluation.reference_images import ReferenceSet
+from hfdiff.models.loading import load_pipeline
 from hfdiff.pipelines import ClassStylePipeline
 
 DISTANCE = "frechet_judge"  # that models and settings are ranked by
+
+
+def open_to_measure(model: str) -> ClassStylePipeline:
+    """The pipeline, quiet, on the accelerator where there is one, and without its CLIP, which nothing here asks."""
+    pipeline = load_pipeline(model)
+    pipeline.register_modules(clip_model=None, clip_processor=None)
+    if device := torch.accelerator.current_accelerator(check_available=True):
+        pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def measured(

@@ -5,6 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
 from hfdiff.evaluation.metrics import missing_inputs
 from hfdiff.evaluation.protocol import Protocol, seconds_per_image
 from hfdiff.evaluation.reference_images import ReferenceSet
@@ -62,26 +65,28 @@ def search(measure: Measure, tries: int, guided: bool = False) -> Search:
 
 
 def choose_settings(
-    pipeline: ClassStylePipeline, reference: Callable[[], ReferenceSet], seconds: float, num_processes: int = 1
+    pipeline: ClassStylePipeline, reference: Callable[[], ReferenceSet], seconds: float
 ) -> dict[str, Any] | None:
     """Search in about so many seconds; what was chosen and how, as a record, or None where time or data do not suffice.
 
-    All processes draw; `reference` is made only where there is time.
+    All processes draw, and go by the main one's clock and values; `reference` is made only where there is time.
     """
     names = (DISTANCE, "recall", "class_accuracy")
-    cost = seconds_per_image(pipeline, guidance_scale=2.0, style_guidance_scale=2.0) / num_processes
-    if seconds / cost / min(NUMBERS) < LEAST_TRIES:
+    cost = seconds_per_image(pipeline, guidance_scale=2.0, style_guidance_scale=2.0) / PartialState().num_processes
+    images = broadcast_object_list([seconds / cost])[0]  # that there is time for
+    if images < LEAST_TRIES * min(NUMBERS):
         return None
     real = reference()
-    allowed = [n for n in NUMBERS if n <= len(real.others) and seconds / cost / n >= LEAST_TRIES]
+    allowed = [n for n in NUMBERS if n <= len(real.others) and images >= LEAST_TRIES * n]
     if not allowed or any(missing_inputs(name, real, allowed[0], 0) for name in names):
         return None
     n = allowed[0]
 
     def measure(settings: Settings) -> Mapping[str, float]:
-        return measured(pipeline, real, Protocol(n, 0, SEED, dict(settings)), names)
+        values = measured(pipeline, real, Protocol(n, 0, SEED, dict(settings)), names)
+        return broadcast_object_list([values])[0]
 
-    found = search(measure, int(seconds / cost / n), guided=pipeline.guide_unet is not None)
+    found = search(measure, int(images / n), guided=pipeline.guide_unet is not None)
     return {
         "chosen": {"num_inference_steps": SAMPLING_DEFAULTS["num_inference_steps"], **found.best},
         "by": f"{DISTANCE}, recall at least {RECALL_SHARE:g} of the greatest tried",

@@ -25,7 +25,7 @@ from hfdiff.evaluation.metrics import METRICS, check_comparable, missing_inputs
 from hfdiff.evaluation.neighbours import Neighbourhood
 from hfdiff.evaluation.reference_images import JudgedImages, ReferenceSet, check_judge, judge_images
 from hfdiff.evaluation.report import read_report
-from hfdiff.evaluation.statistics import around_distance, jackknife, split_error, wilson
+from hfdiff.evaluation.statistics import around_distance, jackknife, split_error, student_t, wilson
 from hfdiff.evaluation.vendi import kernel_widths, variety, vendi_score
 from hfdiff.pipelines import Scorer
 
@@ -408,3 +408,8 @@ def test_the_interval_of_a_distance_is_that_of_its_logarithm():
     assert low * high == pytest.approx(4)
     assert high == pytest.approx(2 * math.exp(0.2262))
     assert around_distance(-1e-9, 0.2, freedom=9)[0] == 0
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(9, 2.262), (11, 2.201), (15, 2.131), (30, 2.042), (60, 2.000)])
+def test_students_quantiles_are_those_of_the_tables(freedom, quantile):
+    assert student_t(freedom) == pytest.approx(quantile, rel=0.01)

@@ -19,9 +19,9 @@ from hfdiff.evaluation.metric import MetricInputs
 from hfdiff.evaluation.metrics import METRICS, missing_inputs
 from hfdiff.evaluation.protocol import Protocol
 from hfdiff.evaluation.reference_images import MOST_REFERENCE, ReferenceSet, check_judge, check_model_fits
-from hfdiff.models.loading import load_pipeline, weights_fingerprint
+from hfdiff.models.loading import weights_fingerprint
 from hfdiff.pipelines import ClassStylePipeline
-from hfdiff.tuning.measure import DISTANCE, measured
+from hfdiff.tuning.measure import DISTANCE, measured, open_to_measure
 from hfdiff.tuning.study.config import Study, StudyConfig
 from hfdiff.tuning.study.trial import JUDGED
 
@@ -60,12 +60,8 @@ class StudyJudge:
     def judge(self, folder: str, stopped: Callable[[], bool] = lambda: False) -> dict[float, dict[str, float]]:
         """Guidance scale -> metric -> value of a run; what its folder holds already is not measured again."""
         with self._turn:
-            pipeline = load_pipeline(folder)
-            pipeline.register_modules(clip_model=None, clip_processor=None)
+            pipeline = open_to_measure(folder)
             check_model_fits(pipeline, self.real.training)
-            if device := torch.accelerator.current_accelerator(check_available=True):
-                pipeline.to(device)
-            pipeline.set_progress_bar_config(disable=True)
             asked = self.asked(pipeline)
             found = judged_before(Path(folder) / JUDGED, asked)
             for scale in self.study.guidance_scale:

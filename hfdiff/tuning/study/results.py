@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hfdiff.core.errors import BadInput
 from hfdiff.evaluation.statistics import student_t
@@ -125,23 +126,17 @@ def _positive(found: Mapping[str, float]) -> float:
 def recommended(study: Study, rows: Sequence[Row]) -> tuple[TrainConfig, list[Row]]:
     """The base with the best decided option of each factor, and the rows of these; an option that sets a key of
     another one, or does not go with it, stays out."""
-    better = sorted(
-        (row for row in rows if row.verdict == BETTER and row.ratio), key=lambda row: row.values[DISTANCE].mean
-    )
-    chosen: list[Row] = []
-    config = study.training(study.variants[0])
-    for row in better:
-        if any(row.variant.options.keys() & other.variant.options.keys() for other in chosen):
+    config, chosen, options, changes = study.training(study.variants[0]), [], set[str](), dict[str, Any]()
+    for row in (row for row in rows if row.verdict == BETTER):  # the nearest first
+        variant = row.variant
+        if variant.options.keys() & options or variant.changes.keys() & changes.keys():
             continue
-        if any(row.variant.changes.keys() & other.variant.changes.keys() for other in chosen):
-            continue
-        changes = {key: value for one in (*chosen, row) for key, value in one.variant.changes.items()}
         with contextlib.suppress(BadInput):
-            config = study.training(Variant("recommended", {}, changes))
-            check_config(config)
+            together = study.training(Variant("recommended", {}, {**changes, **variant.changes}))
+            check_config(together)
+            config, options, changes = together, options | variant.options.keys(), {**changes, **variant.changes}
             chosen.append(row)
-    changes = {key: value for row in chosen for key, value in row.variant.changes.items()}
-    return study.training(Variant("recommended", {}, changes)), chosen
+    return config, chosen
 
 
 def undecided(rows: Sequence[Row]) -> list[str]:

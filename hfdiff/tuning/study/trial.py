@@ -76,13 +76,14 @@ class Trainings:
         write_file(file, yaml.safe_dump(to_mapping(trial.config), sort_keys=False).encode())
         words = [sys.executable, "-m", "hfdiff.cli", "train", "--config", str(file)]
         with log.open("ab") as said:
+            before = said.tell()
             process = subprocess.Popen(words, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
             self.running.add(process)
             if self.stopped:
                 process.terminate()
             code = process.wait()
             self.running.discard(process)
-        return f"exit code {code}: {last_line(log)}" if code else ""
+        return f"exit code {code}: {cause(log.read_bytes()[before:])}" if code else ""
 
     def stop(self) -> None:
         self.stopped = True
@@ -91,9 +92,9 @@ class Trainings:
                 process.terminate()
 
 
-def last_line(log: Path) -> str:
-    """What a program said last."""
-    lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").strip().splitlines()
+def cause(said: bytes) -> str:
+    """Why a program ended: its last error, else what it said last."""
+    lines = said.decode(errors="replace").replace("\r", "\n").strip().splitlines()
     causes = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
     return (causes or lines or ["it said nothing"])[-1][:300]
 
