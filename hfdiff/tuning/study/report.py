@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from hfdiff.evaluation.metrics import METRICS
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.log import device_name, versions
 from hfdiff.tuning.measure import DISTANCE
-from hfdiff.tuning.study.config import Study, budget_of, rungs
+from hfdiff.tuning.study.config import BUDGETS, KEYS, Study, budget_of, rungs
 from hfdiff.tuning.study.judging import SEED, StudyJudge
 from hfdiff.tuning.study.results import Estimate, Row, ratio_of, recommended, undecided
 
@@ -87,7 +87,7 @@ def recommendation(study: Study, rows: Sequence[Row]) -> str:
     if best.guidance_scale is not None:
         lines.append(f"Best guidance of class and style: {best.guidance_scale:g}.")
     default = to_mapping(TrainConfig())
-    own = {field.name for field in fields(TrainConfig)} - {"output_dir", "seed"}
+    own = KEYS | set(BUDGETS.values())
     keys = {key: value for key, value in to_mapping(config).items() if key in own and value != default[key]}
     return "".join(f"# {line}\n" for line in ["Recommended by a study, for its budget.", *lines]) + yaml.safe_dump(
         keys, sort_keys=False
