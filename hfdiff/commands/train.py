@@ -20,7 +20,6 @@ from hfdiff.evaluation.monitor import QualityMonitor
 from hfdiff.evaluation.reference_images import MOST_REFERENCE, ReferenceSet
 from hfdiff.figures.curves import loss_curves, quality_curves, quality_points
 from hfdiff.figures.grids import overview, save_figure
-from hfdiff.models.loading import MODEL_INDEX
 from hfdiff.publish.card import write_card
 from hfdiff.publish.hub import check_token, push, repo_name
 from hfdiff.publish.records import ModelRecords
@@ -30,7 +29,7 @@ from hfdiff.training.run import Run, open_run, train_run
 from hfdiff.training.session import Session
 from hfdiff.training.signals import leave_together
 from hfdiff.tuning.measure import open_to_measure
-from hfdiff.tuning.settings import choose_settings
+from hfdiff.tuning.settings import choose_settings, save_settings, usual_settings
 
 SETTINGS_SHARE = 0.1  # of the training time, for choosing guidance and steps
 
@@ -99,24 +98,27 @@ def draw_figures(run: Run, step: Step, due: Collection[str]) -> None:
 
 
 def keep_settings(run: Run) -> None:
-    """Let the pipeline keep the guidance and steps that suit it, where there is a judge, and time enough to choose."""
-    session, watch = run.session, run.monitor
-    if not (session.config.choose_settings and isinstance(watch, QualityMonitor)):
+    """Let the pipeline keep the guidance, sampler and steps that suit it: found by the judge, where there is one and
+    time enough to choose, else the usual ones of its objective."""
+    session, watch, found = run.session, run.monitor, None
+    config = session.config
+    if not config.choose_settings:
         return
-    found = choose_settings(
-        open_to_measure(str(run.folder.path)),
-        lambda: ReferenceSet.apart(watch.judge, watch.training, session.config.seed, MOST_REFERENCE),
-        SETTINGS_SHARE * session.state.seconds,
-    )
-    if found is None:
-        run.print("guidance and steps are the usual ones: a tenth of the time is too short to choose them")
-    elif run.is_main:
-        index = run.folder.pipeline / MODEL_INDEX
-        write_json(index, json.loads(index.read_text(encoding="utf-8")) | {"sampling": found["chosen"]})
+    pipeline = open_to_measure(str(run.folder.path))
+    if isinstance(watch, QualityMonitor):
+        found = choose_settings(
+            pipeline,
+            lambda: ReferenceSet.apart(watch.judge, watch.training, config.seed, MOST_REFERENCE),
+            SETTINGS_SHARE * session.state.seconds,
+            samplers=config.sampler == config.spacing == "auto",
+        )
+    if run.is_main:
+        found = found or usual_settings(pipeline)
+        save_settings(str(run.folder.pipeline), found["chosen"])
         record = json.loads(run.folder.record.read_text(encoding="utf-8"))
         write_json(run.folder.record, record | {"settings": found})
         said = ", ".join(f"{key} {value}" for key, value in found["chosen"].items())
-        run.print(f"saved with the settings of the least distance, of {len(found['tried'])} tried: {said}")
+        run.print(f"saved with {said}: {found['by']}")
 
 
 def publish(run: Run) -> int:

@@ -121,9 +121,11 @@ def training_section(records: ModelRecords) -> str:
 def settings_sentence(settings: Mapping[str, Any]) -> str:
     """How the settings that the model keeps were chosen."""
     chosen = ", ".join(f"{key} {value}" for key, value in settings["chosen"].items())
+    if "tried" not in settings:
+        return f"{chosen}: {settings['by']}"
     return (
-        f"{chosen}: the least {settings['by']}, of {len(settings['tried'])}; n = {settings['n']:,}, seed "
-        f"{settings['seed']}, beside {settings['reference_n']:,} training images that the judge never saw"
+        f"{chosen}: {settings['by']}; n = {settings['n']:,}, seed {settings['seed']}, beside "
+        f"{settings['reference_n']:,} training images that the judge never saw"
     )
 
 

@@ -78,7 +78,7 @@ class RunConfig:
     keep_checkpoints: int = 2
     """Checkpoints that are kept."""
     choose_settings: bool = True
-    """At the end, search in a tenth of the training time for the guidance and the steps that the model keeps."""
+    """At the end, search in a tenth of the training time for the guidance, sampler and steps that the model keeps."""
     init_from: str | None = None
     """Fine-tune from this trained model: a pipeline folder, a run's folder or a Hub id."""
     resume: Literal["auto", "never"] = "auto"

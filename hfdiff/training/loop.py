@@ -22,6 +22,7 @@ from hfdiff.training.batch import Inputs, draw_batch, make_inputs
 from hfdiff.training.build import SCHEDULE_LEARNING_RATE
 from hfdiff.training.config import TrainConfig
 from hfdiff.training.memory import Attempt, fitting_micro_batches, is_out_of_memory, micro_batches_after_failure
+from hfdiff.training.precision import attention_kernel
 from hfdiff.training.progress import agree_on_time, decays_by_time, elapsed, lr_factor, out_of_time, share_done
 from hfdiff.training.state import TrainState
 
@@ -189,7 +190,7 @@ def _learn_schedule(state: TrainState, factor: float, accelerator: Accelerator) 
 def errors_of(unet: torch.nn.Module, inputs: Inputs, accelerator: Accelerator) -> Tensor:
     """Mean squared error of each image (B,) in float32; only the UNet runs in the autocast precision."""
     noised = inputs.noised
-    with accelerator.autocast():
+    with accelerator.autocast(), attention_kernel(accelerator):
         prediction = unet(noised.sample, noised.timestep, return_dict=False, **inputs.conditions)[0]
     return (prediction.float() - noised.target).square().flatten(1).mean(dim=1)
 

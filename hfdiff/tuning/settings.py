@@ -1,8 +1,9 @@
-"""Which guidance, and how many steps, suit a model: a short search, whose result the pipeline keeps."""
+"""Which guidance, sampler and steps suit a model: a short search, whose result the pipeline keeps."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
@@ -11,13 +12,20 @@ from accelerate.utils import broadcast_object_list
 from hfdiff.evaluation.metrics import missing_inputs
 from hfdiff.evaluation.protocol import Protocol, seconds_per_image
 from hfdiff.evaluation.reference_images import ReferenceSet
+from hfdiff.models.loading import export_pipeline, load_pipeline
+from hfdiff.models.samplers import make_scheduler, process_of, sampler_of, valid_samplers
 from hfdiff.pipelines import SAMPLING_DEFAULTS, ClassStylePipeline
 from hfdiff.tuning.measure import DISTANCE, measured
 
 NUMBERS = (2000, 1000, 500, 260)  # samples of a try: the most that the time allows
 LEAST_TRIES = 3
 RECALL_SHARE = 0.85  # of the greatest recall of any try, that what is chosen must have
+STYLE_SHARE = 0.95  # of the style fidelity of the best before, that a refinement must have
+SAMPLERS_TRIED = ("unipc", "ipndm")
 GAIN = 0.03  # by which a costlier, or a stranger, setting must lower the distance
+# What a model predicts -> the guidance of least distance over models of a study (docs/studies/objectives.md).
+USUAL_GUIDANCE = {"flow_prediction": 2.0, "epsilon": 2.0, "v_prediction": 2.0, "sample": 2.0, "edm": 2.0}
+STYLED_SHARE = 0.5  # samples in styles of a try, as a share of the plain ones
 SEED = 0
 
 Settings = Mapping[str, Any]
@@ -35,14 +43,23 @@ class Search:
 
     def attempt(self, options: Sequence[Settings], gain: float = 0.0) -> None:
         """Try changes of the best settings; the nearest takes their place where it lowers the distance by `gain`, as a
-        share, and keeps enough variety."""
+        share, keeps enough variety, and loses no style."""
+        limit, styled = math.inf, 0.0
+        if self.best:
+            before = self.values(self.best)
+            limit, styled = (1 - gain) * before[DISTANCE], STYLE_SHARE * before.get("style_fidelity", 0.0)
         for change in options:
             if len(self.tried) < self.tries:
                 settings = {**self.best, **change}
                 self.tried.append((settings, dict(self.measure(settings))))
-        limit = (1 - gain) * self.values(self.best)[DISTANCE] if self.best else math.inf
         various = RECALL_SHARE * max(values.get("recall", 0.0) for _, values in self.tried)
-        fit = [one for one in self.tried if one[1][DISTANCE] <= limit and one[1].get("recall", 0.0) >= various]
+        fit = [
+            (settings, values)
+            for settings, values in self.tried
+            if values[DISTANCE] <= limit
+            and values.get("recall", 0.0) >= various
+            and values.get("style_fidelity", 0.0) >= styled
+        ]
         if fit:
             self.best = min(fit, key=lambda one: one[1][DISTANCE])[0]
 
@@ -50,50 +67,84 @@ class Search:
         return next(values for given, values in self.tried if given == settings)
 
 
-def search(measure: Measure, tries: int, guided: bool = False) -> Search:
+def search(measure: Measure, tries: int, guided: bool = False, samplers: Sequence[str] = ()) -> Search:
     """Guidance of class and style alike first, then each refinement that the number of tries allows, one at a time."""
     found = Search(measure, tries)
     found.attempt([{"guidance_scale": scale, "style_guidance_scale": scale} for scale in (1.5, 2.0, 3.0, 1.0)])
     scale = found.best["guidance_scale"]
     between = {1.0: (1.25,), 1.5: (1.25, 1.75), 2.0: (1.75, 2.5), 3.0: (2.5, 4.0)}[scale]
     found.attempt([{"guidance_scale": one, "style_guidance_scale": one} for one in between])
+    scale = found.best["guidance_scale"]
+    found.attempt([{"style_guidance_scale": (1 + scale) / 2}, {"style_guidance_scale": scale + 1}], GAIN)
     found.attempt([{"guidance_interval": [0.2, 5.0]}, {"guidance_interval": [0.1, 10.0]}], GAIN)
     if guided:
         found.attempt([{"autoguidance_scale": 1.5}, {"autoguidance_scale": 2.0}], GAIN)
+    found.attempt([{"sampler": name} for name in samplers], GAIN)
     found.attempt([{"num_inference_steps": 16}, {"num_inference_steps": 24}], GAIN)
     return found
 
 
 def choose_settings(
-    pipeline: ClassStylePipeline, reference: Callable[[], ReferenceSet], seconds: float
+    pipeline: ClassStylePipeline, reference: Callable[[], ReferenceSet], seconds: float, samplers: bool = True
 ) -> dict[str, Any] | None:
     """Search in about so many seconds; what was chosen and how, as a record, or None where time or data do not suffice.
 
     All processes draw, and go by the main one's clock and values; `reference` is made only where there is time.
+    samplers: try others than the pipeline's too; it is left with the last that was tried.
     """
-    names = (DISTANCE, "recall", "class_accuracy")
     cost = seconds_per_image(pipeline, guidance_scale=2.0, style_guidance_scale=2.0) / PartialState().num_processes
     images = broadcast_object_list([seconds / cost])[0]  # that there is time for
     if images < LEAST_TRIES * min(NUMBERS):
         return None
     real = reference()
-    allowed = [n for n in NUMBERS if n <= len(real.others) and images >= LEAST_TRIES * n]
+    styled = STYLED_SHARE if pipeline.style_names else 0.0
+    per_try = {n: n + int(n * styled) for n in NUMBERS}
+    allowed = [n for n in NUMBERS if n <= len(real.others) and images >= LEAST_TRIES * per_try[n]]
+    names: tuple[str, ...] = (DISTANCE, "recall", "class_accuracy")
     if not allowed or any(missing_inputs(name, real, allowed[0], 0) for name in names):
         return None
     n = allowed[0]
+    num_styled = per_try[n] - n
+    if num_styled and not missing_inputs("style_fidelity", real, n, num_styled):
+        names += ("style_fidelity",)
+    process, own = process_of(pipeline.scheduler), sampler_of(pipeline.scheduler)
+    schedulers = {name: make_scheduler(process, name) for name in SAMPLERS_TRIED if name in valid_samplers(process)}
+    schedulers = {own: pipeline.scheduler} | schedulers if samplers else {}
 
     def measure(settings: Settings) -> Mapping[str, float]:
-        values = measured(pipeline, real, Protocol(n, 0, SEED, dict(settings)), names)
+        given = dict(settings)
+        pipeline.scheduler = schedulers.get(given.pop("sampler", own), pipeline.scheduler)
+        values = measured(pipeline, real, Protocol(n, num_styled, SEED, given), names)
         return broadcast_object_list([values])[0]
 
-    found = search(measure, int(images / n), guided=pipeline.guide_unet is not None)
+    others = [name for name in schedulers if name != own]
+    found = search(measure, int(images / per_try[n]), pipeline.guide_unet is not None, others)
     return {
         "chosen": {"num_inference_steps": SAMPLING_DEFAULTS["num_inference_steps"], **found.best},
-        "by": f"{DISTANCE}, recall at least {RECALL_SHARE:g} of the greatest tried",
+        "by": f"least {DISTANCE} of {len(found.tried)} tried, recall at least {RECALL_SHARE:g} of the greatest",
         "n": n,
+        "num_styled": num_styled,
         "seed": SEED,
         "reference_n": len(real.reference),
         "dataset": real.training.name,
         "split": real.split,
         "tried": [{"settings": settings, "metrics": values} for settings, values in found.tried],
     }
+
+
+def usual_settings(pipeline: ClassStylePipeline) -> dict[str, Any]:
+    """What a model keeps that no judge chose for, as a record."""
+    scale = USUAL_GUIDANCE[process_of(pipeline.scheduler).prediction_type]
+    return {
+        "chosen": {"guidance_scale": scale, "style_guidance_scale": scale},
+        "by": "the usual guidance of its objective, as no judge had time, or was there, to choose",
+    }
+
+
+def save_settings(folder: str, chosen: Settings) -> None:
+    """Make them what the saved pipeline draws with where nothing is given."""
+    pipeline, sampling = load_pipeline(folder), dict(chosen)
+    if sampler := sampling.pop("sampler", None):
+        pipeline.scheduler = make_scheduler(process_of(pipeline.scheduler), sampler)
+    pipeline.register_to_config(sampling=sampling)
+    export_pipeline(pipeline, Path(folder))

@@ -7,10 +7,12 @@ import pytest
 from conftest import TINY_FLAGS
 
 from hfdiff.cli import run_command
-from hfdiff.models.loading import load_pipeline
+from hfdiff.models.loading import export_pipeline, load_pipeline, weights_fingerprint
+from hfdiff.models.objectives import OBJECTIVES
+from hfdiff.models.samplers import sampler_of
 from hfdiff.publish.sections import settings_sentence
 from hfdiff.tuning.measure import DISTANCE
-from hfdiff.tuning.settings import choose_settings, search
+from hfdiff.tuning.settings import USUAL_GUIDANCE, choose_settings, save_settings, search
 
 
 def curve(best: float, recall: Callable[[float], float] = lambda scale: 0.7, **gains: float):
@@ -35,6 +37,20 @@ def test_variety_is_not_given_for_nearness():
     assert search(various, tries=20).best["guidance_scale"] == 2.0
 
 
+def test_the_guidance_of_styles_is_chosen_apart_and_loses_no_style():
+    def measure(settings):
+        apart = settings["style_guidance_scale"] - settings["guidance_scale"]
+        return curve(2.0)(settings) | {
+            DISTANCE: curve(2.0)(settings)[DISTANCE] + 0.1 * apart,
+            "style_fidelity": 0.5 + 0.2 * apart * faded,
+        }
+
+    faded = 0.0
+    assert search(measure, tries=20).best == {"guidance_scale": 2.0, "style_guidance_scale": 1.5}
+    faded = 1.0
+    assert search(measure, tries=20).best == {"guidance_scale": 2.0, "style_guidance_scale": 2.0}
+
+
 def test_a_refinement_must_gain():
     assert "num_inference_steps" not in search(curve(2.0, num_inference_steps=0.02), tries=20).best
     found = search(curve(2.0, num_inference_steps=0.1, guidance_interval=0.1, autoguidance_scale=0.1), 20, guided=True)
@@ -42,6 +58,22 @@ def test_a_refinement_must_gain():
         *("guidance_scale", "style_guidance_scale", "num_inference_steps", "guidance_interval", "autoguidance_scale")
     }
     assert "autoguidance_scale" not in search(curve(2.0, autoguidance_scale=0.1), tries=20).best
+    assert search(curve(2.0, sampler=0.1), tries=20, samplers=["unipc", "ipndm"]).best["sampler"] == "unipc"
+
+
+def test_a_model_keeps_its_sampler_and_settings(pipeline, tmp_path):
+    export_pipeline(pipeline, tmp_path / "model")
+    chosen = {"num_inference_steps": 4, "guidance_scale": 1.5, "style_guidance_scale": 2.5, "sampler": "ipndm"}
+    save_settings(str(tmp_path / "model"), chosen)
+    kept = load_pipeline(str(tmp_path / "model"))
+    assert sampler_of(kept.scheduler) == "ipndm"
+    assert kept.settings().items() >= (chosen.items() - {("sampler", "ipndm")})
+    assert weights_fingerprint(kept.unet) == weights_fingerprint(pipeline.unet)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_has_its_usual_guidance(objective):
+    assert OBJECTIVES[objective].prediction_type in USUAL_GUIDANCE
 
 
 @pytest.mark.parametrize("tries", [3, 5, 7])
@@ -59,7 +91,7 @@ def test_without_time_nothing_is_chosen(pipeline, seconds):
 @pytest.mark.slow
 def test_training_ends_with_the_settings_that_the_model_keeps(tmp_path, monkeypatch):
     monkeypatch.setattr("hfdiff.commands.train.SETTINGS_SHARE", 100.0)
-    monkeypatch.setattr("hfdiff.tuning.settings.search", lambda measure, tries, guided: search(measure, min(tries, 3)))
+    monkeypatch.setattr("hfdiff.tuning.settings.search", lambda measure, tries, *more: search(measure, min(tries, 3)))
     monkeypatch.setattr("hfdiff.tuning.settings.NUMBERS", (260,))
     monkeypatch.setattr("hfdiff.commands.train.MOST_REFERENCE", 600)
     flags = ["--dataset", "fashion_mnist_12k", "--max_train_images", "64", "--output_dir", str(tmp_path / "run")]
