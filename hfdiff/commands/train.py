@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from hfdiff.commands.flags import TrainConfig
 from hfdiff.core.errors import BadInput, print_error
@@ -37,9 +38,8 @@ SETTINGS_SHARE = 0.1  # of the training time, for choosing guidance and steps
 def main(flags: TrainConfig) -> int:
     with contextlib.ExitStack() as locks:
         run = prepare(flags, locks)
-        was_finished = run.is_finished
         code = train_run(run)
-        if not code and not was_finished:
+        if not code:
             keep_settings(run)
         code = code or publish(run)
     return leave_together(code)
@@ -102,7 +102,9 @@ def keep_settings(run: Run) -> None:
     time enough to choose, else the usual ones of its objective."""
     session, watch, found = run.session, run.monitor, None
     config = session.config
-    if not config.choose_settings:
+    # A finished run without them was ended before they were chosen.
+    known = run.is_main and "settings" in json.loads(run.folder.record.read_text(encoding="utf-8"))
+    if not config.choose_settings or broadcast_object_list([known])[0]:
         return
     pipeline = open_to_measure(str(run.folder.path))
     if isinstance(watch, QualityMonitor):

@@ -19,10 +19,9 @@ from hfdiff.tuning.measure import DISTANCE, measured
 
 NUMBERS = (2000, 1000, 500, 260)  # samples of a try: the most that the time allows
 LEAST_TRIES = 3
-RECALL_SHARE = 0.85  # of the greatest recall of any try, that what is chosen must have
-STYLE_SHARE = 0.95  # of the style fidelity of the best before, that a refinement must have
+KEPT = {"recall": 0.75, "style_fidelity": 0.85}  # the share of the greatest tried that what is chosen must have
 SAMPLERS_TRIED = ("unipc", "ipndm")
-GAIN = 0.03  # by which a costlier, or a stranger, setting must lower the distance
+TIE = 0.03  # share by which distances must differ to count
 # What a model predicts -> the guidance of least distance over models of a study (docs/studies/objectives.md).
 USUAL_GUIDANCE = {"flow_prediction": 2.0, "epsilon": 2.0, "v_prediction": 2.0, "sample": 2.0, "edm": 2.0}
 STYLED_SHARE = 0.5  # samples in styles of a try, as a share of the plain ones
@@ -38,30 +37,28 @@ class Search:
 
     measure: Measure
     tries: int  # at most
-    best: dict[str, Any] = field(default_factory=dict)
     tried: list[tuple[dict[str, Any], dict[str, float]]] = field(default_factory=list)
+    rivals: list[tuple[dict[str, Any], dict[str, float]]] = field(default_factory=list)  # that may be chosen
 
-    def attempt(self, options: Sequence[Settings], gain: float = 0.0) -> None:
-        """Try changes of the best settings; the nearest takes their place where it lowers the distance by `gain`, as a
-        share, keeps enough variety, and loses no style."""
-        limit, styled = math.inf, 0.0
-        if self.best:
-            before = self.values(self.best)
-            limit, styled = (1 - gain) * before[DISTANCE], STYLE_SHARE * before.get("style_fidelity", 0.0)
+    @property
+    def best(self) -> dict[str, Any]:
+        """Of the rivals that keep variety and styles, the most various that is about as near as the nearest."""
+        least = {name: share * max(v.get(name, 0.0) for _, v in self.rivals) for name, share in KEPT.items()}
+        fit = [one for one in self.rivals if all(one[1].get(name, 0.0) >= bound for name, bound in least.items())]
+        limit = (1 + TIE) * min(values[DISTANCE] for _, values in fit or self.rivals)
+        near = [one for one in fit or self.rivals if one[1][DISTANCE] <= limit]
+        return max(near, key=lambda one: (one[1].get("recall", 0.0), -one[1][DISTANCE]))[0]
+
+    def attempt(self, options: Sequence[Settings], costly: bool = False) -> None:
+        """Try changes of the best settings; costly ones become rivals where they lower the distance by `TIE`."""
+        before = self.best if self.rivals else {}
+        limit = (1 - TIE) * self.values(before)[DISTANCE] if costly else math.inf
         for change in options:
             if len(self.tried) < self.tries:
-                settings = {**self.best, **change}
+                settings = {**before, **change}
                 self.tried.append((settings, dict(self.measure(settings))))
-        various = RECALL_SHARE * max(values.get("recall", 0.0) for _, values in self.tried)
-        fit = [
-            (settings, values)
-            for settings, values in self.tried
-            if values[DISTANCE] <= limit
-            and values.get("recall", 0.0) >= various
-            and values.get("style_fidelity", 0.0) >= styled
-        ]
-        if fit:
-            self.best = min(fit, key=lambda one: one[1][DISTANCE])[0]
+                if self.tried[-1][1][DISTANCE] <= limit:
+                    self.rivals.append(self.tried[-1])
 
     def values(self, settings: Settings) -> dict[str, float]:
         return next(values for given, values in self.tried if given == settings)
@@ -71,16 +68,17 @@ def search(measure: Measure, tries: int, guided: bool = False, samplers: Sequenc
     """Guidance of class and style alike first, then each refinement that the number of tries allows, one at a time."""
     found = Search(measure, tries)
     found.attempt([{"guidance_scale": scale, "style_guidance_scale": scale} for scale in (1.5, 2.0, 3.0, 1.0)])
+    found.attempt([{"guidance_interval": [0.1, 10.0]}, {"guidance_interval": [0.2, 5.0]}])
     scale = found.best["guidance_scale"]
     between = {1.0: (1.25,), 1.5: (1.25, 1.75), 2.0: (1.75, 2.5), 3.0: (2.5, 4.0)}[scale]
     found.attempt([{"guidance_scale": one, "style_guidance_scale": one} for one in between])
     scale = found.best["guidance_scale"]
-    found.attempt([{"style_guidance_scale": (1 + scale) / 2}, {"style_guidance_scale": scale + 1}], GAIN)
-    found.attempt([{"guidance_interval": [0.2, 5.0]}, {"guidance_interval": [0.1, 10.0]}], GAIN)
+    found.attempt([{"style_guidance_scale": one} for one in (1.0, (1 + scale) / 2, scale + 1)])
     if guided:
-        found.attempt([{"autoguidance_scale": 1.5}, {"autoguidance_scale": 2.0}], GAIN)
-    found.attempt([{"sampler": name} for name in samplers], GAIN)
-    found.attempt([{"num_inference_steps": 16}, {"num_inference_steps": 24}], GAIN)
+        alone = {"guidance_scale": 1.0, "style_guidance_scale": 1.0}
+        found.attempt([{**alone, "autoguidance_scale": 2.0}, {"autoguidance_scale": 1.5}], costly=True)
+    found.attempt([{"sampler": name} for name in samplers])
+    found.attempt([{"num_inference_steps": 16}, {"num_inference_steps": 24}], costly=True)
     return found
 
 
@@ -121,7 +119,7 @@ def choose_settings(
     found = search(measure, int(images / per_try[n]), pipeline.guide_unet is not None, others)
     return {
         "chosen": {"num_inference_steps": SAMPLING_DEFAULTS["num_inference_steps"], **found.best},
-        "by": f"least {DISTANCE} of {len(found.tried)} tried, recall at least {RECALL_SHARE:g} of the greatest",
+        "by": f"of {len(found.tried)} tried the greatest recall within {TIE:.0%} of the least {DISTANCE}",
         "n": n,
         "num_styled": num_styled,
         "seed": SEED,
