@@ -30,7 +30,7 @@ from hfdiff.training.run import Run, open_run, train_run
 from hfdiff.training.session import Session
 from hfdiff.training.signals import leave_together
 from hfdiff.tuning.measure import open_to_measure
-from hfdiff.tuning.settings import choose_settings, save_settings, usual_settings
+from hfdiff.tuning.settings import choose_settings, save_settings
 
 SETTINGS_SHARE = 0.1  # of the training time, for choosing guidance and steps
 
@@ -98,29 +98,28 @@ def draw_figures(run: Run, step: Step, due: Collection[str]) -> None:
 
 
 def keep_settings(run: Run) -> None:
-    """Let the pipeline keep the guidance, sampler and steps that suit it: found by the judge, where there is one and
-    time enough to choose, else the usual ones of its objective."""
-    session, watch, found = run.session, run.monitor, None
+    """Let the pipeline keep the guidance, sampler and steps that suit it, where there is a judge, and time enough to
+    choose. A finished run whose record does not say what came of it was cut off before."""
+    session, watch = run.session, run.monitor
     config = session.config
-    # A finished run without them was ended before they were chosen.
-    known = run.is_main and "settings" in json.loads(run.folder.record.read_text(encoding="utf-8"))
-    if not config.choose_settings or broadcast_object_list([known])[0]:
+    done = run.is_main and "settings" in json.loads(run.folder.record.read_text(encoding="utf-8"))
+    if not (config.choose_settings and isinstance(watch, QualityMonitor)) or broadcast_object_list([done])[0]:
         return
-    pipeline = open_to_measure(str(run.folder.path))
-    if isinstance(watch, QualityMonitor):
-        found = choose_settings(
-            pipeline,
-            lambda: ReferenceSet.apart(watch.judge, watch.training, config.seed, MOST_REFERENCE),
-            SETTINGS_SHARE * session.state.seconds,
-            samplers=config.sampler == config.spacing == "auto",
-        )
+    found = choose_settings(
+        open_to_measure(str(run.folder.path)),
+        lambda: ReferenceSet.apart(watch.judge, watch.training, config.seed, MOST_REFERENCE),
+        SETTINGS_SHARE * session.state.seconds,
+        samplers=config.sampler == config.spacing == "auto",
+    )
     if run.is_main:
-        found = found or usual_settings(pipeline)
-        save_settings(str(run.folder.pipeline), found["chosen"])
+        if found:
+            save_settings(str(run.folder.pipeline), found["chosen"])
+            said = ", ".join(f"{key} {value}" for key, value in found["chosen"].items())
+            run.print(f"saved with {said}: {found['by']}")
+        else:
+            run.print("guidance and steps are the usual ones: a tenth of the time is too short to choose them")
         record = json.loads(run.folder.record.read_text(encoding="utf-8"))
         write_json(run.folder.record, record | {"settings": found})
-        said = ", ".join(f"{key} {value}" for key, value in found["chosen"].items())
-        run.print(f"saved with {said}: {found['by']}")
 
 
 def publish(run: Run) -> int:

@@ -113,7 +113,7 @@ def training_section(records: ModelRecords) -> str:
         used = {key: value for key, value in choices.items() if value not in (None, "auto") and value is not False}
         rows += [(key, used[key]) for key in RECIPE if key in used]
     rows += [("sampler", sampler_of(records.pipeline.scheduler))]
-    if record and "settings" in record:
+    if record and record.get("settings"):
         rows += [("guidance and steps", settings_sentence(record["settings"]))]
     return table(["", ""], [[name, plain(str(value))] for name, value in rows])
 
@@ -121,8 +121,6 @@ def training_section(records: ModelRecords) -> str:
 def settings_sentence(settings: Mapping[str, Any]) -> str:
     """How the settings that the model keeps were chosen."""
     chosen = ", ".join(f"{key} {value}" for key, value in settings["chosen"].items())
-    if "tried" not in settings:
-        return f"{chosen}: {settings['by']}"
     return (
         f"{chosen}: {settings['by']}; n = {settings['n']:,}, seed {settings['seed']}, beside "
         f"{settings['reference_n']:,} training images that the judge never saw"

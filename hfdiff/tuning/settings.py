@@ -22,8 +22,6 @@ LEAST_TRIES = 3
 KEPT = {"recall": 0.75, "style_fidelity": 0.85}  # the share of the greatest tried that what is chosen must have
 SAMPLERS_TRIED = ("unipc", "ipndm")
 TIE = 0.03  # share by which distances must differ to count
-# What a model predicts -> the guidance of least distance over models of a study (docs/studies/objectives.md).
-USUAL_GUIDANCE = {"flow_prediction": 2.0, "epsilon": 2.0, "v_prediction": 2.0, "sample": 2.0, "edm": 2.0}
 STYLED_SHARE = 0.5  # samples in styles of a try, as a share of the plain ones
 SEED = 0
 
@@ -54,8 +52,8 @@ class Search:
         before = self.best if self.rivals else {}
         limit = (1 - TIE) * self.values(before)[DISTANCE] if costly else math.inf
         for change in options:
-            if len(self.tried) < self.tries:
-                settings = {**before, **change}
+            settings = {**before, **change}
+            if len(self.tried) < self.tries and all(settings != given for given, _ in self.tried):
                 self.tried.append((settings, dict(self.measure(settings))))
                 if self.tried[-1][1][DISTANCE] <= limit:
                     self.rivals.append(self.tried[-1])
@@ -103,8 +101,9 @@ def choose_settings(
         return None
     n = allowed[0]
     num_styled = per_try[n] - n
-    if num_styled and not missing_inputs("style_fidelity", real, n, num_styled):
-        names += ("style_fidelity",)
+    if num_styled and missing_inputs("style_fidelity", real, n, num_styled):
+        num_styled = 0
+    names += ("style_fidelity",) if num_styled else ()
     process, own = process_of(pipeline.scheduler), sampler_of(pipeline.scheduler)
     schedulers = {name: make_scheduler(process, name) for name in SAMPLERS_TRIED if name in valid_samplers(process)}
     schedulers = {own: pipeline.scheduler} | schedulers if samplers else {}
@@ -116,10 +115,11 @@ def choose_settings(
         return broadcast_object_list([values])[0]
 
     others = [name for name in schedulers if name != own]
+    kept = " and ".join(f"{share:g} of the greatest {name}" for name, share in KEPT.items() if name in names)
     found = search(measure, int(images / per_try[n]), pipeline.guide_unet is not None, others)
     return {
         "chosen": {"num_inference_steps": SAMPLING_DEFAULTS["num_inference_steps"], **found.best},
-        "by": f"of {len(found.tried)} tried the greatest recall within {TIE:.0%} of the least {DISTANCE}",
+        "by": f"of {len(found.tried)} tried, the most various within {TIE:.0%} of the least {DISTANCE} with {kept}",
         "n": n,
         "num_styled": num_styled,
         "seed": SEED,
@@ -127,15 +127,6 @@ def choose_settings(
         "dataset": real.training.name,
         "split": real.split,
         "tried": [{"settings": settings, "metrics": values} for settings, values in found.tried],
-    }
-
-
-def usual_settings(pipeline: ClassStylePipeline) -> dict[str, Any]:
-    """What a model keeps that no judge chose for, as a record."""
-    scale = USUAL_GUIDANCE[process_of(pipeline.scheduler).prediction_type]
-    return {
-        "chosen": {"guidance_scale": scale, "style_guidance_scale": scale},
-        "by": "the usual guidance of its objective, as no judge had time, or was there, to choose",
     }
 
 

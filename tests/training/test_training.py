@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from hfdiff.training import loop
 from hfdiff.training.batch import draw_batch, make_inputs
 from hfdiff.training.build import build_unet
 from hfdiff.training.checks import check_config
-from hfdiff.training.precision import choose_precision
+from hfdiff.training.precision import attention_kernel, choose_precision
 from hfdiff.training.progress import elapsed, lr_factor
 from hfdiff.training.session import open_session
 from hfdiff.training.state import check_finite
@@ -490,3 +491,13 @@ def test_a_skipped_step_leaves_no_trace_in_a_learned_schedule(tiny_config, table
     monkeypatch.setattr(loop, "_optimizer_step", overflow_once)
     assert torch.equal(train_once(), undisturbed)
     assert len(calls) == 6
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "fused"), [("cpu", "bf16", False), ("cpu", "no", True), ("cuda", "bf16", True)]
+)
+def test_attention_is_not_fused_where_that_is_slow(device, precision, fused):
+    accelerator = SimpleNamespace(device=torch.device(device), mixed_precision=precision)
+    with attention_kernel(accelerator):
+        assert torch.backends.cuda.flash_sdp_enabled() is fused
+    assert torch.backends.cuda.flash_sdp_enabled()

@@ -9,11 +9,10 @@ from conftest import TINY_FLAGS
 from hfdiff.cli import run_command
 from hfdiff.core.files import write_json
 from hfdiff.models.loading import export_pipeline, load_pipeline, weights_fingerprint
-from hfdiff.models.objectives import OBJECTIVES
 from hfdiff.models.samplers import sampler_of
 from hfdiff.publish.sections import settings_sentence
 from hfdiff.tuning.measure import DISTANCE
-from hfdiff.tuning.settings import USUAL_GUIDANCE, choose_settings, save_settings, search
+from hfdiff.tuning.settings import choose_settings, save_settings, search
 
 
 def curve(best: float, recall: Callable[[float], float] = lambda scale: 0.7, **gains: float):
@@ -78,18 +77,6 @@ def test_a_model_keeps_its_sampler_and_settings(pipeline, tmp_path):
     assert sampler_of(kept.scheduler) == "ipndm"
     assert kept.settings().items() >= (chosen.items() - {("sampler", "ipndm")})
     assert weights_fingerprint(kept.unet) == weights_fingerprint(pipeline.unet)
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_objective_has_its_usual_guidance(objective):
-    assert OBJECTIVES[objective].prediction_type in USUAL_GUIDANCE
-
-
-@pytest.mark.parametrize("tries", [3, 5, 7])
-def test_a_search_keeps_to_its_tries(tries):
-    found = search(curve(1.5), tries)
-    assert len(found.tried) == tries
-    assert found.best["guidance_scale"] == 1.5
 
 
 @pytest.mark.parametrize("seconds", [0.0, 1e-6])
