@@ -53,7 +53,7 @@ def autocast_bf16(device: torch.device) -> torch.autocast:
 
 
 def attention_kernel(accelerator: Accelerator) -> AbstractContextManager:
-    """In bf16 on a CPU, attention by its formula: there torch's fused kernel takes 2.2 to 4.5 times as long, forward and
-    backward (torch 2.13, AMX, 49 tokens). Elsewhere what torch chooses."""
+    """In bf16 on a CPU, attention by its formula: torch's fused kernel takes 2.2 to 4.5 times as long there, forward
+    and backward (torch 2.13, AMX, 49 tokens). Elsewhere what torch chooses."""
     slow = accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
     return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
