@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from accelerate.state import AcceleratorState
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -66,6 +67,7 @@ def measure(config: TrainConfig, draw: Callable[[ClassStylePipeline, int], objec
         resolve_config(config), max_train_images=10**12, max_minutes=None, max_cpu_minutes=None, report_to="none"
     )
     use_all_cores(1)
+    AcceleratorState._reset_state()  # one process may measure several precisions, which accelerate keeps for good
     stand_in = stand_in_data(config.dataset, config.read_options)
     session = open_session(config, data=stand_in)
     config, state, device = session.config, session.state, session.accelerator.device
