@@ -30,7 +30,7 @@ from hfdiff.training.run import Run, open_run, train_run
 from hfdiff.training.session import Session
 from hfdiff.training.signals import leave_together
 from hfdiff.tuning.measure import open_to_measure
-from hfdiff.tuning.settings import choose_settings, save_settings
+from hfdiff.tuning.settings import choose_settings, save_settings, usual_settings
 
 SETTINGS_SHARE = 0.1  # of the training time, for choosing guidance and steps
 
@@ -98,26 +98,26 @@ def draw_figures(run: Run, step: Step, due: Collection[str]) -> None:
 
 
 def keep_settings(run: Run) -> None:
-    """Let the pipeline keep the guidance, sampler and steps that suit it, where there is a judge, and time enough to
-    choose. A finished run whose record does not say what came of it was cut off before."""
+    """Let the pipeline keep the guidance, sampler and steps that suit it: chosen where a judge and the time allow it,
+    else its objective's. A finished run whose record does not say what came of it was cut off before."""
     session, watch = run.session, run.monitor
     config = session.config
     done = run.is_main and "settings" in json.loads(run.folder.record.read_text(encoding="utf-8"))
-    if not (config.choose_settings and isinstance(watch, QualityMonitor)) or broadcast_object_list([done])[0]:
+    if not config.choose_settings or broadcast_object_list([done])[0]:
         return
-    found = choose_settings(
-        open_to_measure(str(run.folder.path)),
-        lambda: ReferenceSet.apart(watch.judge, watch.training, config.seed, MOST_REFERENCE),
-        SETTINGS_SHARE * session.state.seconds,
-        samplers=config.sampler == config.spacing == "auto",
-    )
+    found = None
+    if isinstance(watch, QualityMonitor):
+        found = choose_settings(
+            open_to_measure(str(run.folder.path)),
+            lambda: ReferenceSet.apart(watch.judge, watch.training, config.seed, MOST_REFERENCE),
+            SETTINGS_SHARE * session.state.seconds,
+            samplers=config.sampler == config.spacing == "auto",
+        )
     if run.is_main:
-        if found:
-            save_settings(str(run.folder.pipeline), found["chosen"])
-            said = ", ".join(f"{key} {value}" for key, value in found["chosen"].items())
-            run.print(f"saved with {said}: {found['by']}")
-        else:
-            run.print("guidance and steps are the usual ones: a tenth of the time is too short to choose them")
+        found = found or usual_settings(config.objective)
+        save_settings(str(run.folder.pipeline), found["chosen"])
+        said = ", ".join(f"{key} {value}" for key, value in found["chosen"].items())
+        run.print(f"saved with {said}: {found['by']}")
         record = json.loads(run.folder.record.read_text(encoding="utf-8"))
         write_json(run.folder.record, record | {"settings": found})
 

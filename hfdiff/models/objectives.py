@@ -128,6 +128,7 @@ class ObjectiveSpec:
 
     kind: Literal["discrete", "flow", "edm"]
     prediction_type: str  # an entry in the pipeline's `TARGETS`
+    guidance_scale: float  # that suits it, where no judge chooses: docs/studies/objectives.md
     zero_terminal_snr: bool = False  # can it be trained on pure noise?
 
     @property
@@ -136,11 +137,11 @@ class ObjectiveSpec:
 
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
-    "flow": ObjectiveSpec("flow", "flow_prediction"),
-    "epsilon": ObjectiveSpec("discrete", "epsilon"),
-    "v_prediction": ObjectiveSpec("discrete", "v_prediction", zero_terminal_snr=True),
-    "sample": ObjectiveSpec("discrete", "sample", zero_terminal_snr=True),
-    "edm": ObjectiveSpec("edm", "edm"),
+    "flow": ObjectiveSpec("flow", "flow_prediction", 2.0),
+    "epsilon": ObjectiveSpec("discrete", "epsilon", 2.0),
+    "v_prediction": ObjectiveSpec("discrete", "v_prediction", 2.0, zero_terminal_snr=True),
+    "sample": ObjectiveSpec("discrete", "sample", 2.0, zero_terminal_snr=True),
+    "edm": ObjectiveSpec("edm", "edm", 2.0),
 }
 
 # Name -> diffusers' `beta_schedule` and its ends; "learned" is `LearnedSchedule`.

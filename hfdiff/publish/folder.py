@@ -26,12 +26,12 @@ def write_model_folder(records: ModelRecords, folder: Path, name: str | None = N
     saves the weights in half precision; they load as float32. Of the model's own folder, nothing else leaves.
     """
     pipeline = load_pipeline(records.model)
-    if half and not all(weight.half().isfinite().all() for weight in pipeline.unet.parameters()):
-        raise BadInput(
-            f"half precision cannot hold the weights of {records.model}: some are above 65,504; leave half out"
-        )
-    if half:
-        pipeline.unet.half()
+    for unet in filter(None, (pipeline.unet, pipeline.guide_unet)) if half else ():
+        if not all(weight.half().isfinite().all() for weight in unet.parameters()):
+            raise BadInput(
+                f"half precision cannot hold the weights of {records.model}: some are above 65,504; leave half out"
+            )
+        unet.half()
     with without_bars():
         pipeline.save_pretrained(folder)
     text = card_text(records)

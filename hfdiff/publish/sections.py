@@ -121,10 +121,13 @@ def training_section(records: ModelRecords) -> str:
 def settings_sentence(settings: Mapping[str, Any]) -> str:
     """How the settings that the model keeps were chosen."""
     chosen = ", ".join(f"{key} {value}" for key, value in settings["chosen"].items())
-    return (
-        f"{chosen}: {settings['by']}; n = {settings['n']:,}, seed {settings['seed']}, beside "
-        f"{settings['reference_n']:,} training images that the judge never saw"
-    )
+    sentence = f"{chosen}: {settings['by']}"
+    if "tried" in settings:
+        sentence += (
+            f"; n = {settings['n']:,}, seed {settings['seed']}, beside {settings['reference_n']:,} training images "
+            "that the judge never saw"
+        )
+    return sentence
 
 
 def protocol_sentence(report: Mapping[str, Any]) -> str:

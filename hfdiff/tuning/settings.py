@@ -13,6 +13,7 @@ from hfdiff.evaluation.metrics import missing_inputs
 from hfdiff.evaluation.protocol import Protocol, seconds_per_image
 from hfdiff.evaluation.reference_images import ReferenceSet
 from hfdiff.models.loading import export_pipeline, load_pipeline
+from hfdiff.models.objectives import OBJECTIVES
 from hfdiff.models.samplers import make_scheduler, process_of, sampler_of, valid_samplers
 from hfdiff.pipelines import SAMPLING_DEFAULTS, ClassStylePipeline
 from hfdiff.tuning.measure import DISTANCE, measured
@@ -24,6 +25,7 @@ SAMPLERS_TRIED = ("unipc", "ipndm")
 TIE = 0.03  # share by which distances must differ to count
 STYLED_SHARE = 0.5  # samples in styles of a try, as a share of the plain ones
 SEED = 0
+SAMPLING_STEPS = {"num_inference_steps": SAMPLING_DEFAULTS["num_inference_steps"]}
 
 Settings = Mapping[str, Any]
 Measure = Callable[[Settings], Mapping[str, float]]
@@ -118,7 +120,7 @@ def choose_settings(
     kept = " and ".join(f"{share:g} of the greatest {name}" for name, share in KEPT.items() if name in names)
     found = search(measure, int(images / per_try[n]), pipeline.guide_unet is not None, others)
     return {
-        "chosen": {"num_inference_steps": SAMPLING_DEFAULTS["num_inference_steps"], **found.best},
+        "chosen": {**SAMPLING_STEPS, **found.best},
         "by": f"of {len(found.tried)} tried, the most various within {TIE:.0%} of the least {DISTANCE} with {kept}",
         "n": n,
         "num_styled": num_styled,
@@ -128,6 +130,13 @@ def choose_settings(
         "split": real.split,
         "tried": [{"settings": settings, "metrics": values} for settings, values in found.tried],
     }
+
+
+def usual_settings(objective: str) -> dict[str, Any]:
+    """The record of settings that no search chose: what suits the objective."""
+    scale = OBJECTIVES[objective].guidance_scale
+    chosen = {"guidance_scale": scale, "style_guidance_scale": scale}
+    return {"chosen": {**SAMPLING_STEPS, **chosen}, "by": f"usual for {objective}, as no judge could choose"}
 
 
 def save_settings(folder: str, chosen: Settings) -> None:

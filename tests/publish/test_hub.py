@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from conftest import HF_HOME, TINY_FLAGS, make_image, png
 from huggingface_hub import get_token
 from huggingface_hub.utils import get_session
 from local_hub import LocalHub, Repo
+from safetensors.torch import load_file
 
 import hfdiff.publish.hub as hub_module
 from hfdiff.cli import main
@@ -499,8 +501,20 @@ def test_only_the_models_own_name_is_replaced():
     assert loaded_by(f"{others % (own, own)} {more}", name) == f"{others % (name, name)} {more}"
 
 
-def test_weights_that_half_precision_cannot_hold_are_refused(records, pipeline, tmp_path):
-    pipeline.unet.conv_out.bias.data.fill_(1e5)
+def test_a_guide_is_halved_as_the_model_is(pipeline, tmp_path):
+    pipeline.register_modules(guide_unet=deepcopy(pipeline.unet))
+    export_pipeline(pipeline, tmp_path / "guided")
+    assert run("card", str(tmp_path / "guided"), "--output_dir", str(tmp_path / "out"), "--half") == 0
+    own, guide = (
+        load_file(tmp_path / "out" / name / "diffusion_pytorch_model.safetensors") for name in ("unet", "guide_unet")
+    )
+    assert {weight.dtype for weight in (*own.values(), *guide.values())} == {torch.float16}
+
+
+@pytest.mark.parametrize("name", ["unet", "guide_unet"])
+def test_weights_that_half_precision_cannot_hold_are_refused(records, pipeline, tmp_path, name):
+    pipeline.register_modules(guide_unet=deepcopy(pipeline.unet))
+    getattr(pipeline, name).conv_out.bias.data.fill_(1e5)
     export_pipeline(pipeline, tmp_path / "loud")
     with pytest.raises(BadInput, match="half precision cannot hold the weights"):
         write_model_folder(ModelRecords.of(str(tmp_path / "loud")), tmp_path / "out", half=True)

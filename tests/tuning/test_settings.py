@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable
 
 import pytest
-from conftest import TINY_FLAGS
+from conftest import TINY_FLAGS, class_folders
 
 from hfdiff.cli import run_command
 from hfdiff.core.files import write_json
 from hfdiff.models.loading import export_pipeline, load_pipeline, weights_fingerprint
+from hfdiff.models.objectives import OBJECTIVES
 from hfdiff.models.samplers import sampler_of
 from hfdiff.publish.sections import settings_sentence
 from hfdiff.tuning.measure import DISTANCE
@@ -79,22 +80,33 @@ def test_a_model_keeps_its_sampler_and_settings(pipeline, tmp_path):
     assert weights_fingerprint(kept.unet) == weights_fingerprint(pipeline.unet)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 1e-6])
-def test_without_time_nothing_is_chosen(pipeline, seconds):
-    assert choose_settings(pipeline, lambda: pytest.fail("the judge is asked"), seconds) is None
+def test_without_time_nothing_is_chosen(pipeline):
+    assert choose_settings(pipeline, lambda: pytest.fail("the judge is asked"), seconds=1e-6) is None
+
+
+def test_without_a_judge_a_model_keeps_what_suits_its_objective(tmp_path):
+    data, run = class_folders(tmp_path / "data", {"a": 12, "b": 12}), tmp_path / "run"
+    flags = ["--dataset", str(data), "--max_train_images", "16", "--objective", "epsilon", "--output_dir", str(run)]
+    assert run_command("train", [*flags, *TINY_FLAGS]) == 0
+    scale = OBJECTIVES["epsilon"].guidance_scale
+    asked = {"guidance_scale": scale, "style_guidance_scale": scale}
+    assert load_pipeline(str(run)).settings().items() >= asked.items()
+    found = json.loads((run / "training.json").read_text())["settings"]
+    assert found["chosen"] == {"num_inference_steps": 10, **asked}
+    assert settings_sentence(found).endswith("usual for epsilon, as no judge could choose")
 
 
 @pytest.mark.slow
 def test_training_ends_with_the_settings_that_the_model_keeps(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("hfdiff.commands.train.SETTINGS_SHARE", 100.0)
-    monkeypatch.setattr("hfdiff.tuning.settings.search", lambda measure, tries, *more: search(measure, min(tries, 3)))
+    monkeypatch.setattr("hfdiff.tuning.settings.search", lambda measure, tries, *more: search(measure, min(tries, 2)))
     monkeypatch.setattr("hfdiff.tuning.settings.NUMBERS", (260,))
     monkeypatch.setattr("hfdiff.commands.train.MOST_REFERENCE", 600)
     flags = ["--dataset", "fashion_mnist_12k", "--max_train_images", "64", "--output_dir", str(tmp_path / "run")]
     assert run_command("train", [*flags, *TINY_FLAGS]) == 0
     found = json.loads((tmp_path / "run" / "training.json").read_text())["settings"]
     tried = {one["settings"]["guidance_scale"]: one["metrics"][DISTANCE] for one in found["tried"]}
-    assert len(tried) >= 3
+    assert len(tried) == 2
     assert found["n"] == 260
     scale = load_pipeline(str(tmp_path / "run")).settings()["guidance_scale"]
     assert scale == found["chosen"]["guidance_scale"]

@@ -244,11 +244,15 @@ def test_shipped_studies_can_be_trained_and_say_how_they_are_started(file, tmp_p
 @pytest.mark.slow
 def test_a_dry_run_says_what_a_study_costs_and_writes_nothing(tmp_path, capsys):
     file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump({"base": SMALL, "images": 6400, "seeds": [0, 1], "factors": {"mixed_precision": ["bf16"]}}))
+    file.write_text(
+        yaml.safe_dump({"base": SMALL, "images": 6400, "seeds": [0, 1], "factors": {"mixed_precision": ["bf16"]}})
+    )
     assert run_command("study", [str(file), "--output_dir", str(tmp_path / "out"), "--dry_run"]) == 0
     said = capsys.readouterr().out
     assert "2 variants x 2 seeds, images 6400 each" in said
-    assert re.search(r"mixed_precision=bf16: [\d,]+ parameters, .* minutes of training and .* of drawing for each seed", said)
+    assert re.search(
+        r"mixed_precision=bf16: [\d,]+ parameters, .* minutes of training and .* of drawing for each seed", said
+    )
     assert re.search(r"together \d", said)
     assert list(tmp_path.iterdir()) == [file]
 
