@@ -501,10 +501,12 @@ def test_only_the_models_own_name_is_replaced():
     assert loaded_by(f"{others % (own, own)} {more}", name) == f"{others % (name, name)} {more}"
 
 
-def test_a_guide_is_halved_as_the_model_is(pipeline, tmp_path):
-    pipeline.register_modules(guide_unet=deepcopy(pipeline.unet))
-    export_pipeline(pipeline, tmp_path / "guided")
-    assert run("card", str(tmp_path / "guided"), "--output_dir", str(tmp_path / "out"), "--half") == 0
+def test_a_guide_is_halved_as_the_model_is(records, tmp_path):
+    guided = load_pipeline(records.model)
+    guided.register_modules(guide_unet=deepcopy(guided.unet))
+    guided.save_pretrained(records.model)
+    (tmp_path / "out").mkdir()
+    write_model_folder(records, tmp_path / "out", half=True)
     own, guide = (
         load_file(tmp_path / "out" / name / "diffusion_pytorch_model.safetensors") for name in ("unet", "guide_unet")
     )
