@@ -108,7 +108,7 @@ def _normals(figure: Tensor) -> Tensor:
     """Unit vectors (B, 2, H, W), x and y, out of the figure; shorter where the outline is faint."""
     smooth = gaussian_blur2d(figure, (5, 5), (0.8, 0.8), border_type="replicate")
     slope = spatial_gradient(smooth, "diff")[:, 0]
-    size = slope.norm(dim=1, keepdim=True)
+    size = torch.hypot(*slope.split(1, dim=1))
     return -slope / size.clamp(min=1e-8) * (size / 0.15).clamp(max=1)
 
 
@@ -129,7 +129,7 @@ def strong_edges(pixels: Tensor) -> Tensor:
         return torch.zeros_like(pixels[:, :1])
     smooth = gaussian_blur2d(pixels, (side, side), (scale, scale), border_type="replicate")
     slopes = spatial_gradient(smooth, "diff")  # (B, C, 2, H, W)
-    size, channel = slopes.norm(dim=2).max(dim=1, keepdim=True)  # (B, 1, H, W)
+    size, channel = torch.hypot(*slopes.unbind(2)).max(dim=1, keepdim=True)  # (B, 1, H, W)
     slope = slopes.gather(1, channel[:, :, None].expand(-1, -1, 2, -1, -1))[:, 0]
     across = (slope / size.clamp(min=1e-8)).permute(0, 2, 3, 1)  # (B, H, W, 2)
     grid = create_meshgrid(*pixels.shape[-2:], False, device=pixels.device, dtype=pixels.dtype)
