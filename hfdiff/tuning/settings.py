@@ -21,6 +21,7 @@ from hfdiff.tuning.measure import DISTANCE, measured
 NUMBERS = (2000, 1000, 500, 260)  # samples of a try: the most that the time allows
 LEAST_TRIES = 3
 KEPT = {"recall": 0.75, "style_fidelity": 0.85}  # the share of the greatest tried that what is chosen must have
+INTERVALS = ([0.1, 10.0], [0.2, 5.0])  # of sigma / alpha; the first is the usual one
 SAMPLERS_TRIED = ("unipc", "ipndm")
 TIE = 0.03  # share by which distances must differ to count
 STYLED_SHARE = 0.5  # samples in styles of a try, as a share of the plain ones
@@ -68,7 +69,7 @@ def search(measure: Measure, tries: int, guided: bool = False, samplers: Sequenc
     """Guidance of class and style alike first, then each refinement that the number of tries allows, one at a time."""
     found = Search(measure, tries)
     found.attempt([{"guidance_scale": scale, "style_guidance_scale": scale} for scale in (1.5, 2.0, 3.0, 1.0)])
-    found.attempt([{"guidance_interval": [0.1, 10.0]}, {"guidance_interval": [0.2, 5.0]}])
+    found.attempt([{"guidance_interval": interval} for interval in INTERVALS])
     scale = found.best["guidance_scale"]
     between = {1.0: (1.25,), 1.5: (1.25, 1.75), 2.0: (1.75, 2.5), 3.0: (2.5, 4.0)}[scale]
     found.attempt([{"guidance_scale": one, "style_guidance_scale": one} for one in between])
@@ -133,9 +134,9 @@ def choose_settings(
 
 
 def usual_settings(objective: str) -> dict[str, Any]:
-    """The record of settings that no search chose: what suits the objective."""
+    """The record of settings that no search chose: what suits the objective, by docs/studies/objectives.md."""
     scale = OBJECTIVES[objective].guidance_scale
-    chosen = {"guidance_scale": scale, "style_guidance_scale": scale}
+    chosen = {"guidance_scale": scale, "style_guidance_scale": scale, "guidance_interval": INTERVALS[0]}
     return {"chosen": {**SAMPLING_STEPS, **chosen}, "by": f"usual for {objective}, as no judge could choose"}
 
 

@@ -89,7 +89,7 @@ def test_without_a_judge_a_model_keeps_what_suits_its_objective(tmp_path):
     flags = ["--dataset", str(data), "--max_train_images", "16", "--objective", "epsilon", "--output_dir", str(run)]
     assert run_command("train", [*flags, *TINY_FLAGS]) == 0
     scale = OBJECTIVES["epsilon"].guidance_scale
-    asked = {"guidance_scale": scale, "style_guidance_scale": scale}
+    asked = {"guidance_scale": scale, "style_guidance_scale": scale, "guidance_interval": [0.1, 10.0]}
     assert load_pipeline(str(run)).settings().items() >= asked.items()
     found = json.loads((run / "training.json").read_text())["settings"]
     assert found["chosen"] == {"num_inference_steps": 10, **asked}
