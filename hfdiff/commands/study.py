@@ -36,7 +36,7 @@ def main(flags: StudyFlags) -> int:
     with write_lock(home):
         judge, found = open_judge(study, process.device), Rungs()
         try:
-            run_study(study, home, judge.judge, found, lambda line: print(line, flush=True))
+            run_study(study, judge.judge, found, lambda line: print(line, flush=True))
         finally:  # an interrupted study shows what it has
             rows = rows_of(study, found)
             if any(row.values for row in rows):

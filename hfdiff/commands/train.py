@@ -105,17 +105,19 @@ def keep_settings(run: Run) -> None:
     done = run.is_main and "settings" in json.loads(run.folder.record.read_text(encoding="utf-8"))
     if not config.choose_settings or broadcast_object_list([done])[0]:
         return
-    found = None
+    found, scheduler = None, session.objective.scheduler()
     if isinstance(watch, QualityMonitor):
+        pipeline = open_to_measure(str(run.folder.path))
+        pipeline.scheduler = scheduler
         found = choose_settings(
-            open_to_measure(str(run.folder.path)),
+            pipeline,
             lambda: ReferenceSet.apart(watch.judge, watch.training, config.seed, MOST_REFERENCE),
             SETTINGS_SHARE * session.state.seconds,
             samplers=config.sampler == config.spacing == "auto",
         )
     if run.is_main:
         found = found or usual_settings(config.objective)
-        save_settings(str(run.folder.pipeline), found["chosen"])
+        save_settings(str(run.folder.pipeline), found["chosen"], scheduler)
         said = ", ".join(f"{key} {value}" for key, value in found["chosen"].items())
         run.print(f"saved with {said}: {found['by']}")
         record = json.loads(run.folder.record.read_text(encoding="utf-8"))

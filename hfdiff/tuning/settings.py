@@ -8,6 +8,7 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from diffusers import SchedulerMixin
 
 from hfdiff.evaluation.metrics import missing_inputs
 from hfdiff.evaluation.protocol import Protocol, seconds_per_image
@@ -19,8 +20,9 @@ from hfdiff.pipelines import SAMPLING_DEFAULTS, ClassStylePipeline
 from hfdiff.tuning.measure import DISTANCE, measured
 
 NUMBERS = (2000, 1000, 500, 260)  # samples of a try: the most that the time allows
-LEAST_TRIES = 3
-KEPT = {"recall": 0.75, "style_fidelity": 0.85}  # the share of the greatest tried that what is chosen must have
+LEAST_TRIES, MANY_TRIES = 3, 8  # that the time must allow; many, where they are of more than MOST_OF_FEW samples
+MOST_OF_FEW = 500
+KEPT = {"recall": 0.75, "style_fidelity": 0.85}  # the share of the greatest rival's that what is chosen must have
 INTERVALS = ([0.1, 10.0], [0.2, 5.0])  # of sigma / alpha; the first is the usual one
 SAMPLERS_TRIED = ("unipc", "ipndm")
 TIE = 0.03  # share by which distances must differ to count
@@ -69,15 +71,16 @@ def search(measure: Measure, tries: int, guided: bool = False, samplers: Sequenc
     """Guidance of class and style alike first, then each refinement that the number of tries allows, one at a time."""
     found = Search(measure, tries)
     found.attempt([{"guidance_scale": scale, "style_guidance_scale": scale} for scale in (1.5, 2.0, 3.0, 1.0)])
-    found.attempt([{"guidance_interval": interval} for interval in INTERVALS])
     scale = found.best["guidance_scale"]
+    if scale != 1.0:
+        found.attempt([{"guidance_interval": interval} for interval in INTERVALS])
+    if guided:
+        alone = {"guidance_scale": 1.0, "style_guidance_scale": 1.0}
+        found.attempt([{"autoguidance_scale": 1.5}, {**alone, "autoguidance_scale": 2.0}], costly=True)
     between = {1.0: (1.25,), 1.5: (1.25, 1.75), 2.0: (1.75, 2.5), 3.0: (2.5, 4.0)}[scale]
     found.attempt([{"guidance_scale": one, "style_guidance_scale": one} for one in between])
     scale = found.best["guidance_scale"]
     found.attempt([{"style_guidance_scale": one} for one in (1.0, (1 + scale) / 2, scale + 1)])
-    if guided:
-        alone = {"guidance_scale": 1.0, "style_guidance_scale": 1.0}
-        found.attempt([{**alone, "autoguidance_scale": 2.0}, {"autoguidance_scale": 1.5}], costly=True)
     found.attempt([{"sampler": name} for name in samplers])
     found.attempt([{"num_inference_steps": 16}, {"num_inference_steps": 24}], costly=True)
     return found
@@ -98,7 +101,9 @@ def choose_settings(
     real = reference()
     styled = STYLED_SHARE if pipeline.style_names else 0.0
     per_try = {n: n + int(n * styled) for n in NUMBERS}
-    allowed = [n for n in NUMBERS if n <= len(real.others) and images >= LEAST_TRIES * per_try[n]]
+    tries = {n: int(images / per_try[n]) for n in NUMBERS}
+    enough = {n: MANY_TRIES if n > MOST_OF_FEW else LEAST_TRIES for n in NUMBERS}
+    allowed = [n for n in NUMBERS if n <= len(real.others) and tries[n] >= enough[n]]
     names: tuple[str, ...] = (DISTANCE, "recall", "class_accuracy")
     if not allowed or any(missing_inputs(name, real, allowed[0], 0) for name in names):
         return None
@@ -107,6 +112,7 @@ def choose_settings(
     if num_styled and missing_inputs("style_fidelity", real, n, num_styled):
         num_styled = 0
     names += ("style_fidelity",) if num_styled else ()
+    pipeline.register_to_config(sampling={})  # of an earlier search
     process, own = process_of(pipeline.scheduler), sampler_of(pipeline.scheduler)
     schedulers = {name: make_scheduler(process, name) for name in SAMPLERS_TRIED if name in valid_samplers(process)}
     schedulers = {own: pipeline.scheduler} | schedulers if samplers else {}
@@ -119,7 +125,7 @@ def choose_settings(
 
     others = [name for name in schedulers if name != own]
     kept = " and ".join(f"{share:g} of the greatest {name}" for name, share in KEPT.items() if name in names)
-    found = search(measure, int(images / per_try[n]), pipeline.guide_unet is not None, others)
+    found = search(measure, tries[n], pipeline.guide_unet is not None, others)
     return {
         "chosen": {**SAMPLING_STEPS, **found.best},
         "by": f"of {len(found.tried)} tried, the most various within {TIE:.0%} of the least {DISTANCE} with {kept}",
@@ -137,13 +143,13 @@ def usual_settings(objective: str) -> dict[str, Any]:
     """The record of settings that no search chose: what suits the objective, by docs/studies/objectives.md."""
     scale = OBJECTIVES[objective].guidance_scale
     chosen = {"guidance_scale": scale, "style_guidance_scale": scale, "guidance_interval": INTERVALS[0]}
-    return {"chosen": {**SAMPLING_STEPS, **chosen}, "by": f"usual for {objective}, as no judge could choose"}
+    return {"chosen": {**SAMPLING_STEPS, **chosen}, "by": f"usual for {objective}, as no search chose"}
 
 
-def save_settings(folder: str, chosen: Settings) -> None:
-    """Make them what the saved pipeline draws with where nothing is given."""
+def save_settings(folder: str, chosen: Settings, scheduler: SchedulerMixin) -> None:
+    """Make them what the saved pipeline draws with where nothing is given; `scheduler`: where they name no sampler."""
     pipeline, sampling = load_pipeline(folder), dict(chosen)
-    if sampler := sampling.pop("sampler", None):
-        pipeline.scheduler = make_scheduler(process_of(pipeline.scheduler), sampler)
+    sampler = sampling.pop("sampler", None)
+    pipeline.scheduler = make_scheduler(process_of(scheduler), sampler) if sampler else scheduler
     pipeline.register_to_config(sampling=sampling)
     export_pipeline(pipeline, Path(folder))

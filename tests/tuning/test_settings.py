@@ -73,7 +73,7 @@ def test_a_costly_refinement_must_gain():
 def test_a_model_keeps_its_sampler_and_settings(pipeline, tmp_path):
     export_pipeline(pipeline, tmp_path / "model")
     chosen = {"num_inference_steps": 4, "guidance_scale": 1.5, "style_guidance_scale": 2.5, "sampler": "ipndm"}
-    save_settings(str(tmp_path / "model"), chosen)
+    save_settings(str(tmp_path / "model"), chosen, pipeline.scheduler)
     kept = load_pipeline(str(tmp_path / "model"))
     assert sampler_of(kept.scheduler) == "ipndm"
     assert kept.settings().items() >= (chosen.items() - {("sampler", "ipndm")})
@@ -93,7 +93,7 @@ def test_without_a_judge_a_model_keeps_what_suits_its_objective(tmp_path):
     assert load_pipeline(str(run)).settings().items() >= asked.items()
     found = json.loads((run / "training.json").read_text())["settings"]
     assert found["chosen"] == {"num_inference_steps": 10, **asked}
-    assert settings_sentence(found).endswith("usual for epsilon, as no judge could choose")
+    assert settings_sentence(found).endswith("usual for epsilon, as no search chose")
 
 
 @pytest.mark.slow
@@ -112,6 +112,9 @@ def test_training_ends_with_the_settings_that_the_model_keeps(tmp_path, monkeypa
     assert scale == found["chosen"]["guidance_scale"]
     assert scale in tried
     assert "num_inference_steps 10, guidance_scale" in settings_sentence(found)
+    kept = load_pipeline(str(tmp_path / "run"))
+    kept.register_to_config(sampling={"num_inference_steps": 3, "guidance_interval": [0.5, 0.6]})
+    export_pipeline(kept, tmp_path / "run" / "pipeline")  # what an earlier search chose is no part of a later one
     record = tmp_path / "run" / "training.json"
     write_json(record, {key: value for key, value in json.loads(record.read_text()).items() if key != "settings"})
     for _ in range(2):  # cut off before they were chosen: made up for once

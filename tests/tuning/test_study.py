@@ -5,7 +5,6 @@ import math
 import re
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import yaml
@@ -99,7 +98,11 @@ def test_every_run_has_the_budget(study_of, budget, key):
         ({"factors": {"a b": {"c": {"dropout": 0.1}}, "a  b": {"c": {"dropout": 0.2}}}}, "two factors have one name"),
         (
             {"images": None, "minutes": 1, "factors": {"lr_schedule": ["cosine"]}},
-            "variant 'lr_schedule=cosine': lr_schedule goes by images",
+            "variant 'lr_schedule=cosine': lr_schedule cosine goes by images",
+        ),
+        (
+            {"images": None, "minutes": 1, "base": {**SMALL, "lr_schedule": "step"}},
+            "variant 'base': lr_schedule step goes by images",
         ),
         ({"sedes": [0]}, "unknown key in .*'sedes' .did you mean 'seeds'"),
         ({"factors": [1]}, r"factors in .* is \[1\]; valid: keys with values"),
@@ -126,7 +129,7 @@ def test_an_interval_over_seeds_is_students(values, half):
 
 
 def outcome(study, number: int, seed: int, distance: float, recall: float = 0.5, failure: str = "") -> Outcome:
-    trial = trial_of(study, study.variants[number], seed, 1.0, Path("runs"))
+    trial = trial_of(study, study.variants[number], seed, 1.0)
     measured = {1.0: {DISTANCE: distance, "recall": recall}, 2.0: {DISTANCE: 2 * distance, "recall": recall}}
     return Outcome(trial, {} if failure else measured, 16, 1.0, failure)
 
@@ -191,7 +194,17 @@ def test_a_variant_that_fails_at_times_is_not_recommended(study_of):
 
 def test_where_the_base_fails_nothing_is_decided(study_of):
     study = study_of(factors={"dropout": [0.1]})
-    assert verdicts(study, [[], [5, 5.5, 5]]) == {BASE: "failed", "dropout=0.1": "undecided"}
+    assert verdicts(study, [[], [5, 5.5, 5]]) == {BASE: "not run", "dropout=0.1": "undecided"}
+
+
+def test_an_interrupted_study_shows_the_last_that_was_measured_of_each(study_of):
+    study = study_of(factors={"dropout": [0.1, 0.2, 0.3]})
+    names = [variant.name for variant in study.variants]
+    first = {name: [outcome(study, i, 0, 5.0)] for i, name in enumerate(names[:3])} | {names[3]: []}
+    begun = {names[0]: [], names[1]: [outcome(study, 1, 0, 4.0)]}
+    rows = {row.variant.name: row for row in rows_of(study, {0.5: first, 1.0: begun})}
+    assert list(rows) == [BASE, names[1], names[2]]
+    assert [(row.share, row.values[DISTANCE].mean) for row in rows.values()] == [(0.5, 5.0), (1.0, 4.0), (0.5, 5.0)]
 
 
 def test_options_that_set_one_key_are_not_recommended_together(study_of):
@@ -219,7 +232,7 @@ def test_each_run_has_as_many_cores_as_the_others(numbers, at_once, shares):
 
 def test_what_a_judge_cannot_do_is_the_outcome_of_one_run(study_of, tmp_path):
     study = study_of(seeds=[0])
-    trials = [trial_of(study, variant, 0, 1.0, tmp_path) for variant in study.variants[:2]]
+    trials = [trial_of(study, variant, 0, 1.0) for variant in study.variants[:2]]
     for trial in trials:
         trial.folder.mkdir(parents=True)
         (trial.folder / "judged.json").write_text("{}")
@@ -236,7 +249,7 @@ def test_what_a_judge_cannot_do_is_the_outcome_of_one_run(study_of, tmp_path):
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
-def test_shipped_studies_can_be_trained_and_say_how_they_are_started(file, tmp_path):
+def test_shipped_studies_can_be_trained_and_say_how_they_are_started(two_cores, file, tmp_path):
     assert f"hfdiff study train_scripts/studies/{file.name}" in file.read_text().splitlines()[0]
     assert len(read_study(file, tmp_path).variants) > 1
 
@@ -300,7 +313,7 @@ def test_a_study_from_its_file_to_its_results(two_cores, tmp_path, capfd, monkey
 def test_a_study_that_is_left_leaves_no_training_behind(two_cores, study_of, tmp_path):
     """A training that goes on is ended as by a signal, with a checkpoint to go on from."""
     study = study_of(base={**SMALL, "checkpointing_images": 10**7, "logging_images": 80})
-    short = trial_of(study, study.variants[0], 0, 1.0, tmp_path)
+    short = trial_of(study, study.variants[0], 0, 1.0)
     long = replace(short, config=replace(short.config, max_train_images=10**8, output_dir=str(tmp_path / "long")))
 
     def judge(folder: str, stopped) -> dict:

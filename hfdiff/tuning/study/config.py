@@ -76,6 +76,7 @@ class Study:
     config: StudyConfig
     base: Mapping[str, Any]  # keys of training, as YAML gives them
     variants: tuple[Variant, ...]  # the base first
+    home: Path  # where its runs lie
 
     def training(self, variant: Variant, share: float = 1.0) -> TrainConfig:
         """The configuration of a variant's runs, with this share of the budget; BadInput for values that cannot be."""
@@ -83,7 +84,7 @@ class Study:
         name, budget = budget_of(self.config)
         limits: dict[str, Any] = {"max_train_images": 10**9, "max_cpu_minutes": None, "max_minutes": None}
         limits[BUDGETS[name]] = max(1, round(budget * share)) if name == "images" else budget * share
-        return replace(config, choose_settings=False, **limits)
+        return replace(config, choose_settings=False, output_dir=str(self.home / "runs"), **limits)
 
 
 def read_study(file: Path, home: Path) -> Study:
@@ -94,12 +95,13 @@ def read_study(file: Path, home: Path) -> Study:
     for key in config.base:
         check_key(key, "base")
     base = {key: value for key, value in {**base, **config.base}.items() if key not in OWN_KEYS}
-    study = distinct(Study(config, base, (Variant(BASE, {}, {}), *variants_of(config))))
+    study = distinct(Study(config, base, (Variant(BASE, {}, {}), *variants_of(config)), home))
     for variant in study.variants:
-        if "lr_schedule" in variant.changes and config.images is None:
-            raise BadInput(f"variant {variant.name!r}: lr_schedule goes by images; give the budget in images")
         try:
-            check_config(replace(study.training(variant), output_dir=str(home / "runs")))
+            training = study.training(variant)
+            if training.lr_schedule in ("cosine", "step") and config.images is None:
+                raise BadInput(f"lr_schedule {training.lr_schedule} goes by images; give the budget in images")
+            check_config(training)
         except BadInput as error:
             raise BadInput(f"variant {variant.name!r}: {error}") from error
     return study

@@ -1,6 +1,5 @@
 """What a study costs on this machine, from a few real steps of each variant."""
 
-import math
 from collections.abc import Iterator
 
 from hfdiff.core.errors import BadInput
@@ -27,7 +26,7 @@ def describe_cost(study: Study) -> Iterator[str]:
         whole = {
             "images": budget / cost.images_per_second,
             "cpu_minutes": 60 * budget / len(cores()),
-            "minutes": 60 * budget,
+            "minutes": 60 * budget / config.at_once,
         }
         branches = sum(1 if scale == 1 else 2 for scale in config.guidance_scale)  # that a sample's steps evaluate
         drawing = sample / 2 * branches * (config.num_images + config.num_styled)
@@ -52,4 +51,4 @@ def cost_of(study: Study, variant: Variant) -> tuple[Cost, float]:
         pipeline.set_progress_bar_config(disable=True)
         seconds.append(seconds_per_image(pipeline, guidance_scale=2.0, style_guidance_scale=2.0))
 
-    return measure(study.training(variant), draw), math.fsum(seconds)
+    return measure(study.training(variant), draw), seconds[0]

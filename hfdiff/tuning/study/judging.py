@@ -21,6 +21,7 @@ from hfdiff.evaluation.protocol import Protocol
 from hfdiff.evaluation.reference_images import MOST_REFERENCE, ReferenceSet, check_judge, check_model_fits
 from hfdiff.models.loading import weights_fingerprint
 from hfdiff.pipelines import ClassStylePipeline
+from hfdiff.training.run_folder import RunFolder
 from hfdiff.tuning.measure import DISTANCE, measured, open_to_measure
 from hfdiff.tuning.study.config import Study, StudyConfig
 from hfdiff.tuning.study.trial import JUDGED
@@ -62,6 +63,7 @@ class StudyJudge:
         with self._turn:
             pipeline = open_to_measure(folder)
             check_model_fits(pipeline, self.real.training)
+            self.check_data(Path(folder))
             asked = self.asked(pipeline)
             found = judged_before(Path(folder) / JUDGED, asked)
             for scale in self.study.guidance_scale:
@@ -71,6 +73,14 @@ class StudyJudge:
                     found[str(scale)] = self.at(scale, pipeline, asked["num_styled"])
                     write_json(Path(folder) / JUDGED, {"asked": asked, "by_guidance": found})
         return {float(scale): found[str(scale)] for scale in self.study.guidance_scale if str(scale) in found}
+
+    def check_data(self, folder: Path) -> None:
+        """BadInput for a run that was trained on other images, before the data changed."""
+        record = json.loads(RunFolder(folder).record.read_text(encoding="utf-8"))
+        if (known := record["data"]["fingerprint"]) != (own := self.real.training.fingerprint):
+            raise BadInput(
+                f"{folder} was trained on images with fingerprint {known}, those of today have {own}; remove it"
+            )
 
     def asked(self, pipeline: ClassStylePipeline) -> dict[str, Any]:
         """All that decides what is measured, beside the guidance."""

@@ -52,7 +52,7 @@ class Row:
     @property
     def verdict(self) -> str:
         if not self.values:
-            return "failed"
+            return "failed" if self.failures else "not run"
         if self.variant.name == BASE:
             return "base"
         if self.share < 1:
@@ -80,10 +80,11 @@ def rows_of(study: Study, rungs: Mapping[float, Mapping[str, Sequence[Outcome]]]
     distance. `rungs`: share -> variant -> its outcomes; the base is in each."""
     rows = []
     for variant in study.variants:
-        share = max((share for share, found in rungs.items() if variant.name in found), default=None)
-        if share is not None:
-            base = best_scale(rungs[share][BASE])
-            rows.append(row_of(variant, share, rungs[share][variant.name], base[1] if base else {}))
+        shares = [share for share, found in rungs.items() if found.get(variant.name)]
+        if shares or variant.name == BASE:
+            share = max(shares, default=1.0)
+            own, base = rungs.get(share, {}).get(variant.name, ()), best_scale(rungs.get(share, {}).get(BASE, ()))
+            rows.append(row_of(variant, share, own, base[1] if base else {}))
 
     def order(row: Row) -> tuple[float, float]:
         return -row.share, row.values[DISTANCE].mean if row.values else math.inf
@@ -144,7 +145,7 @@ def undecided(rows: Sequence[Row]) -> list[str]:
     lines = []
     for row in rows[1:]:
         name = row.variant.name
-        if row.verdict == "failed":
+        if not row.values:
             lines.append(f"{name}: no run was measured")
         elif row.ratio is None:
             lines.append(f"{name}: no seed has both its run and the base's")

@@ -4,7 +4,6 @@ import os
 import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 
 import torch
 
@@ -17,7 +16,7 @@ from hfdiff.tuning.study.trial import Judging, Outcome, Trainings, Trial, outcom
 Rungs = dict[float, dict[str, list[Outcome]]]  # share of the budget -> variant -> its outcomes
 
 
-def run_study(study: Study, home: Path, judge: Judging, found: Rungs, log: Callable[[str], None]) -> None:
+def run_study(study: Study, judge: Judging, found: Rungs, log: Callable[[str], None]) -> None:
     """Train and judge every variant with every seed, rung by rung; `found` is filled meanwhile."""
     variants = list(study.variants)
     for share, count in rungs(study.config, len(study.variants) - 1):
@@ -26,7 +25,7 @@ def run_study(study: Study, home: Path, judge: Judging, found: Rungs, log: Calla
             if len(variants) == 1:
                 break  # all others failed
         seeds = study.config.seeds  # in the outer loop: an interrupted study has seen every variant
-        trials = [trial_of(study, variant, seed, share, home) for seed in seeds for variant in variants]
+        trials = [trial_of(study, variant, seed, share) for seed in seeds for variant in variants]
         found[share] = {variant.name: [] for variant in variants}
         for number, outcome in enumerate(outcomes(trials, judge, study.config.at_once), 1):
             found[share][outcome.trial.variant].append(outcome)

@@ -19,7 +19,8 @@ from hfdiff.training.run_folder import RunFolder
 from hfdiff.tuning.study.config import BUDGETS, Study, Variant
 
 JUDGED = "judged.json"
-WATCHING = RESUMABLE_KEYS - {"dataset", *BUDGETS.values()}  # how a run is watched: of no weight in what it is
+# How a run is watched, of no weight in what it is; but what interrupts it spends time, and validation chooses weights.
+WATCHING = RESUMABLE_KEYS - {"dataset", *BUDGETS.values(), "validation_images", "sample_images", "checkpointing_images"}
 # A run's folder, and whether to stop -> guidance scale -> metric -> value; fewer scales where it stopped.
 Judging = Callable[[str, Callable[[], bool]], dict[float, dict[str, float]]]
 
@@ -47,14 +48,14 @@ class Outcome:
     failure: str = ""
 
 
-def trial_of(study: Study, variant: Variant, seed: int, share: float, home: Path) -> Trial:
+def trial_of(study: Study, variant: Variant, seed: int, share: float) -> Trial:
     """Its folder is named by all that it is, so that a study that was changed finds what is still its own."""
     config = replace(study.training(variant, share), seed=seed)
     known = {key: value for key, value in asdict(config).items() if key not in WATCHING}
     if study.config.minutes is not None:
         known["at_once"] = study.config.at_once  # decides what a minute is
     mark = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
-    folder = home / "runs" / f"{slug(variant.name)}-{mark}"
+    folder = Path(config.output_dir) / f"{slug(variant.name)}-{mark}"
     return Trial(variant.name, replace(config, output_dir=str(folder)))
 
 
