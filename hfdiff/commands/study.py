@@ -7,7 +7,7 @@ from accelerate import PartialState
 
 from hfdiff.commands.flags import StudyFlags
 from hfdiff.core.errors import BadInput
-from hfdiff.core.files import folder_to_write, write_file, write_json
+from hfdiff.core.files import at_home, folder_to_write, write_file, write_json
 from hfdiff.core.locks import write_lock
 from hfdiff.core.threads import use_all_cores
 from hfdiff.figures.grids import save_figure
@@ -48,7 +48,7 @@ def main(flags: StudyFlags) -> int:
 
 def open_study(flags: StudyFlags, home: Path, device: torch.device) -> Study:
     """The study, whose every variant this machine can train."""
-    study = read_study(Path(flags.study).expanduser(), home)
+    study = read_study(at_home(flags.study), home)
     if study.config.cpu_minutes is not None and device.type != "cpu":
         raise BadInput(f"cpu_minutes is no equal budget on {device.type}; give images or minutes")
     for variant in study.variants:

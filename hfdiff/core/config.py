@@ -9,11 +9,13 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
+from unicodedata import category
 
 import tyro
 import yaml
 
 from hfdiff.core.errors import BadInput
+from hfdiff.core.files import at_home
 from hfdiff.core.names import unknown
 
 T = TypeVar("T")
@@ -111,7 +113,7 @@ def _take_config(argv: list[str]) -> Path | None:
 def _yaml_file(name: str = "") -> Path:
     if not name.strip():
         raise BadInput("--config needs a YAML file")
-    return Path(name).expanduser()
+    return at_home(name)
 
 
 class _Loader(yaml.SafeLoader):
@@ -120,9 +122,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = set()
         for key, _ in node.value:
-            name = str(key.value)
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is no plain value", problem_mark=key.start_mark)
+            name = key.value if key.tag.endswith(":merge") else self.construct_object(key)  # on and yes are one key
             if name in keys:
-                raise yaml.MarkedYAMLError(problem=f"the key {name!r} is given twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark)
             keys.add(name)
         return super().construct_mapping(node, deep)
 
@@ -131,15 +135,34 @@ def read_yaml(file: Path) -> dict[str, Any]:
     """A YAML mapping; BadInput names the file and the line that is wrong."""
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+        _check_plain(content)
     except OSError as error:
         raise BadInput(f"configuration {str(file)!r} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:  # wrong tags
         raise BadInput(f"configuration {str(file)!r} is not YAML: {error}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise BadInput(f"configuration {str(file)!r} holds a {type(content).__name__}; valid: keys with values")
     return content
+
+
+def _check_plain(content: Any) -> None:
+    """ValueError for what JSON or a later YAML cannot hold: dates, bytes, sets, NaN as a key, control characters."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if not isinstance(key, str | int | float) or key != key:
+                raise ValueError(f"a key is {key!r}; valid: text")
+            _check_plain(key)
+            _check_plain(value)
+    elif isinstance(content, list):
+        for value in content:
+            _check_plain(value)
+    elif isinstance(content, str):
+        if bad := [c for c in content if c in "\ufffe\uffff" or (c not in "\n\r\t" and category(c) in ("Cc", "Cs"))]:
+            raise ValueError(f"a text holds the character {bad[0]!r}")
+    elif content is not None and not isinstance(content, bool | int | float):
+        raise ValueError(f"a value is a {type(content).__name__}; valid: text, numbers, true, false, lists, mappings")
 
 
 def from_mapping(cls: type[T], values: dict[str, Any], where: str) -> T:
@@ -182,11 +205,11 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         return value
     if kind in (int, float):
         try:
-            number = value if kind is int and isinstance(value, int) else float(value)
-        except (TypeError, ValueError):
+            number = value if kind is int and isinstance(value, int) and float(value) else float(value)
+        except (TypeError, ValueError, OverflowError):
             number = None
         if number is None or isinstance(value, bool) or not math.isfinite(number) or (kind is int and number % 1):
-            raise BadInput(f"{where} is {value!r}; valid: a {'whole ' if kind is int else ''}number")
+            raise BadInput(f"{where} is {repr(value)[:100]}; valid: a {'whole ' if kind is int else ''}number")
         return kind(number)
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise BadInput(f"{where} is {value!r}; valid: text")

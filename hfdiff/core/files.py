@@ -165,11 +165,19 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")[:60]
 
 
+def at_home(path: str | Path) -> Path:
+    """The path that a person gave, ~ as the home that it names; BadInput where it names nobody's."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise BadInput(f"{str(path)[:100]!r} begins with the home of nobody here; valid: ~/ and a path") from error
+
+
 def folder_to_write(path: str, flag: str = "output_dir") -> Path:
     """The folder that a flag names; BadInput where it cannot be one, or nothing can be written in it."""
     if not path.strip() or "\0" in path:
         raise BadInput(f"{flag} is {path!r}; valid: a folder")
-    folder = Path(path).expanduser()
+    folder = at_home(path)
     try:
         place = next(place for place in (folder, *folder.parents) if place.exists() or place.is_symlink())
         if not place.is_dir():
@@ -183,7 +191,7 @@ def folder_to_write(path: str, flag: str = "output_dir") -> Path:
 
 def file_to_write(path: str, flag: str) -> Path:
     """The file that a flag names; BadInput where it cannot be one, or is there and no plain file (/dev/null)."""
-    file = Path(path).expanduser()
+    file = at_home(path)
     if not path.strip() or "\0" in path or path.endswith("/") or file.is_dir():
         raise BadInput(f"{flag} is {path!r}; valid: a file, metrics.json for example")
     folder_to_write(str(file.parent), flag)

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, SoftFileLock, Timeout
 
 from hfdiff.core.errors import BadInput
+from hfdiff.core.files import at_home
 
 # What file systems answer that have no locks: some network ones, and those of containers.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -23,7 +24,7 @@ def write_lock(target: Path, flag: str = "output_dir", wait: bool = False) -> It
     The lock is a file beside it, `.NAME.lock`, that holds process and host; it is gone afterwards. Where the file
     system has no locks, a file `.NAME.lock.held` is the lock, and that is said.
     """
-    target = target.expanduser().resolve()
+    target = at_home(target).resolve()
     made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     file = lock_file(target)

@@ -3,13 +3,12 @@
 import contextlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from accelerate import PartialState
 
 from hfdiff.core.errors import BadInput, TrainingFailed
-from hfdiff.core.files import is_json
+from hfdiff.core.files import at_home, is_json
 from hfdiff.core.locks import write_lock
 from hfdiff.models.loading import MODEL_INDEX, export_pipeline
 from hfdiff.pipelines import ClassStylePipeline
@@ -79,7 +78,7 @@ def open_run(config: TrainConfig, locks: contextlib.ExitStack, print_line: Calla
 
     A crash's leftovers are put right; else nothing is written yet.
     """
-    folder = RunFolder(Path(config.output_dir).expanduser())
+    folder = RunFolder(at_home(config.output_dir))
     process = PartialState()
     if process.is_main_process:
         locks.enter_context(write_lock(folder.path))

@@ -49,6 +49,13 @@ def test_flags_override_the_file_which_overrides_the_defaults(tmp_path):
         ("- a", "holds a list; valid: keys with values"),
         ("a: [", "is not YAML"),
         ("name: 2026-13-01", "is not YAML: month must be in 1..12"),
+        ("name: 2026-11-01", "is not YAML: a value is a date; valid: text, numbers"),
+        ("name: !!binary MTY=", "is not YAML: a value is a bytes"),
+        ("rate: !!bool x", "is not YAML"),
+        ("rate: !!int ''", "is not YAML"),
+        ('name: "\\e[31m"', r"is not YAML: a text holds the character '.x1b'"),
+        ("{on: 1, yes: 2}", "the key 'yes' is given twice"),
+        ("count: 1" + 400 * "0", "count in .* is 10+; valid: a whole number"),
         ("rate: 1\ncount: 2\nrate: 3", "the key 'rate' is given twice"),
     ],
 )

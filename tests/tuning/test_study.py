@@ -18,7 +18,7 @@ from hfdiff.tuning.measure import DISTANCE
 from hfdiff.tuning.study.config import BASE, StudyConfig, read_study, rungs
 from hfdiff.tuning.study.results import estimate, recommended, rows_of, undecided
 from hfdiff.tuning.study.run import outcomes, shares_of_cores, survivors
-from hfdiff.tuning.study.trial import Outcome, trial_of
+from hfdiff.tuning.study.trial import Outcome, Trainings, outcome_of, trial_of
 
 STUDIES = sorted((ROOT / "train_scripts" / "studies").glob("*.yaml"))
 RATES = {"learning_rate": [1e-3, 2e-3, 4e-3]}
@@ -104,6 +104,11 @@ def test_every_run_has_the_budget(study_of, budget, key):
             {"images": None, "minutes": 1, "base": {**SMALL, "lr_schedule": "step"}},
             "variant 'base': lr_schedule step goes by images",
         ),
+        (
+            {"factors": {"a": {"b=c": {"dropout": 0.1}}, "a=b": {"c": {"dropout": 0.2}}}},
+            "two variants are called 'a=b=c'",
+        ),
+        ({"factors": {"x": {"y" * 101: {"dropout": 0.1}}}}, "a name has 101 characters"),
         ({"sedes": [0]}, "unknown key in .*'sedes' .did you mean 'seeds'"),
         ({"factors": [1]}, r"factors in .* is \[1\]; valid: keys with values"),
         (
@@ -228,6 +233,23 @@ def test_options_that_set_one_key_are_not_recommended_together(study_of):
 )
 def test_each_run_has_as_many_cores_as_the_others(numbers, at_once, shares):
     assert shares_of_cores(numbers, at_once) == shares
+
+
+def test_all_combinations_are_counted_before_they_are_made(study_of):
+    many = {key: [i / 20 for i in range(1, 18)] for key in ("dropout", "augment", "drop_both")}
+    with pytest.raises(BadInput, match=r"all combinations are 4,913 variants; valid: at most 1,000"):
+        study_of(design="crossed", factors=many)
+
+
+@pytest.mark.parametrize("record", [{"images": None, "cpu_seconds": 1.0}, {"images": 16, "cpu_seconds": math.nan}])
+def test_a_damaged_record_is_the_failure_of_its_run(study_of, record):
+    study = study_of()
+    trial = trial_of(study, study.variants[0], 0, 1.0)
+    trial.folder.mkdir(parents=True)
+    (trial.folder / "judged.json").write_text("{}")
+    (trial.folder / "training.json").write_text(json.dumps(record))
+    found = outcome_of(trial, Trainings(), lambda folder, stopped: {1.0: {DISTANCE: 3.0}})
+    assert "holds values that are no numbers" in found.failure
 
 
 def test_what_a_judge_cannot_do_is_the_outcome_of_one_run(study_of, tmp_path):

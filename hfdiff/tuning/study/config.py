@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from hfdiff.core.config import from_mapping, read_yaml
 from hfdiff.core.errors import BadInput, check_range
+from hfdiff.core.files import at_home
 from hfdiff.core.names import unknown
 from hfdiff.core.threads import cores
 from hfdiff.data.config import DatasetConfig
@@ -16,6 +17,7 @@ from hfdiff.training.checks import check_config
 from hfdiff.training.config import TrainConfig
 
 BASE = "base"
+MOST_VARIANTS, LONGEST_NAME = 1000, 100
 # The study's budget -> the key of training that it sets.
 BUDGETS = {"images": "max_train_images", "cpu_minutes": "max_cpu_minutes", "minutes": "max_minutes"}
 # What the study gives each run itself, or what a run of a study has no use for.
@@ -91,7 +93,7 @@ def read_study(file: Path, home: Path) -> Study:
     """The study of a file, whose runs will lie in `home`; BadInput names whatever is wrong."""
     config = from_mapping(StudyConfig, read_yaml(file), str(file))
     check(config, str(file))
-    base = read_yaml(file.parent / Path(config.config).expanduser()) if config.config else {}
+    base = read_yaml(file.parent / at_home(config.config)) if config.config else {}
     for key in config.base:
         check_key(key, "base")
     base = {key: value for key, value in {**base, **config.base}.items() if key not in OWN_KEYS}
@@ -113,6 +115,9 @@ def distinct(study: Study) -> Study:
     for variant in study.variants:
         kept.setdefault(study.training(variant), variant)
     variants = tuple(kept.values())
+    names = [variant.name for variant in variants]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BadInput(f"two variants are called {twice[0]!r}; valid: factors and options whose names differ")
     if len(variants) == 1:
         raise BadInput("every option of the factors is what the base has; valid: one that differs")
     return replace(study, variants=variants)
@@ -154,6 +159,8 @@ def variants_of(config: StudyConfig) -> Iterator[Variant]:
     factors = named("factors", [(name, options_of(name, given)) for name, given in config.factors.items()])
     if config.design == "one_at_a_time":
         combinations: Any = ([(name, option)] for name, options in factors.items() for option in options)
+    elif (count := math.prod(map(len, factors.values()))) > MOST_VARIANTS:
+        raise BadInput(f"all combinations are {count:,} variants; valid: at most {MOST_VARIANTS:,}")
     else:
         combinations = itertools.product(*([(name, option) for option in options] for name, options in factors.items()))
     for chosen in combinations:
@@ -183,6 +190,8 @@ def options_of(name: str, given: Any) -> dict[str, dict[str, Any]]:
 def named(what: str, given: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
     """By names on one line each, as they stand in tables, comments and folders; BadInput for two that are then one."""
     found = {" ".join(str(name).split()): value for name, value in given}
+    if long := [name for name in found if len(name) > LONGEST_NAME]:
+        raise BadInput(f"a name has {len(long[0]):,} characters: {long[0][:50]}...; valid: at most {LONGEST_NAME}")
     if len(found) < len(given):
         raise BadInput(f"two {what} have one name; valid: names that differ")
     return found

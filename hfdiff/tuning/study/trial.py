@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from hfdiff.core.errors import first_line
 from hfdiff.core.files import slug, write_file
 from hfdiff.training.config import RESUMABLE_KEYS, TrainConfig
 from hfdiff.training.run_folder import RunFolder
+from hfdiff.tuning.measure import DISTANCE
 from hfdiff.tuning.study.config import BUDGETS, Study, Variant
 
 JUDGED = "judged.json"
@@ -108,6 +110,11 @@ def outcome_of(trial: Trial, trainings: Trainings, judge: Judging) -> Outcome:
             return Outcome(trial, {}, failure=failure or STOPPED)
         by_guidance = judge(str(trial.folder), lambda: trainings.stopped)
         record = json.loads(RunFolder(trial.folder).record.read_text(encoding="utf-8"))
+        numbers = [record["images"], record["cpu_seconds"]]
+        for values in by_guidance.values():
+            numbers += [values[DISTANCE], *values.values()]
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            raise ValueError(f"{trial.folder} holds values that are no numbers; remove it to train it again")
         failure = STOPPED if trainings.stopped else ""
         return Outcome(trial, {} if failure else by_guidance, record["images"], record["cpu_seconds"], failure)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:  # the judge's memory, a damaged file
