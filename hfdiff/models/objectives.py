@@ -128,7 +128,7 @@ class ObjectiveSpec:
 
     kind: Literal["discrete", "flow", "edm"]
     prediction_type: str  # an entry in the pipeline's `TARGETS`
-    guidance_scale: float  # that suits it, where no judge chooses: docs/studies/objectives.md
+    guidance_scale: float  # where no judge chooses; measured for flow alone so far
     zero_terminal_snr: bool = False  # can it be trained on pure noise?
 
     @property

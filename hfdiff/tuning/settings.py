@@ -140,7 +140,7 @@ def choose_settings(
 
 
 def usual_settings(objective: str) -> dict[str, Any]:
-    """The record of settings that no search chose: what suits the objective, by docs/studies/objectives.md."""
+    """The record of settings that no search chose: what suits the objective."""
     scale = OBJECTIVES[objective].guidance_scale
     chosen = {"guidance_scale": scale, "style_guidance_scale": scale, "guidance_interval": INTERVALS[0]}
     return {"chosen": {**SAMPLING_STEPS, **chosen}, "by": f"usual for {objective}, as no search chose"}
