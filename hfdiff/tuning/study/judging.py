@@ -77,7 +77,7 @@ class StudyJudge:
     def check_data(self, folder: Path) -> None:
         """BadInput for a run that was trained on other images, before the data changed."""
         record = json.loads(RunFolder(folder).record.read_text(encoding="utf-8"))
-        if (known := record["data"]["fingerprint"]) != (own := self.real.training.fingerprint):
+        if (known := record["data"]["fingerprint"]) != (own := self.real.copied.fingerprint):
             raise BadInput(
                 f"{folder} was trained on images with fingerprint {known}, those of today have {own}; remove it"
             )
