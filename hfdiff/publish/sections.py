@@ -120,7 +120,7 @@ def training_section(records: ModelRecords) -> str:
 
 def settings_sentence(settings: Mapping[str, Any]) -> str:
     """How the settings that the model keeps were chosen."""
-    chosen = ", ".join(f"{key} {value}" for key, value in settings["chosen"].items())
+    chosen = ", ".join(setting(key, value) for key, value in settings["chosen"].items())
     sentence = f"{chosen}: {settings['by']}"
     if "tried" in settings:
         sentence += (
@@ -150,7 +150,12 @@ def settings_line(protocol: Mapping[str, Any]) -> str:
     usual = ("num_inference_steps", "guidance_scale", "style_guidance_scale")
     # JSON knows no infinity
     default = {**SAMPLING_DEFAULTS, "guidance_interval": [0.0, "inf"], "spacing": "auto"}
-    return ", ".join(f"{key} {protocol[key]}" for key in default if key in usual or protocol[key] != default[key])
+    return ", ".join(setting(key, protocol[key]) for key in default if key in usual or protocol[key] != default[key])
+
+
+def setting(key: str, value: Any) -> str:
+    """An argument of the pipeline and its value; an interval as from its least to its greatest."""
+    return f"{key} {' to '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 def first_screen_table(report: Mapping[str, Any]) -> str:
