@@ -149,20 +149,20 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 def _check_plain(content: Any) -> None:
     """ValueError for what JSON or a later YAML cannot hold: dates, bytes, sets, NaN as a key, control characters."""
-    if isinstance(content, dict):
-        for key, value in content.items():
-            if not isinstance(key, str | int | float) or key != key:
-                raise ValueError(f"a key is {key!r}; valid: text")
-            _check_plain(key)
-            _check_plain(value)
-    elif isinstance(content, list):
-        for value in content:
-            _check_plain(value)
-    elif isinstance(content, str):
-        if bad := [c for c in content if c in "\ufffe\uffff" or (c not in "\n\r\t" and category(c) in ("Cc", "Cs"))]:
-            raise ValueError(f"a text holds the character {bad[0]!r}")
-    elif content is not None and not isinstance(content, bool | int | float):
-        raise ValueError(f"a value is a {type(content).__name__}; valid: text, numbers, true, false, lists, mappings")
+    waiting, seen = [content], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            if id(value) not in seen:  # aliases make many of one
+                seen.add(id(value))
+                waiting += [*value, *value.values()] if isinstance(value, dict) else value
+            if isinstance(value, dict) and any(key is None or key != key for key in value):
+                raise ValueError("a key is no text; valid: text")
+        elif isinstance(value, str):
+            if bad := [c for c in value if c in "\ufffe\uffff" or (c not in "\n\r\t" and category(c) in ("Cc", "Cs"))]:
+                raise ValueError(f"a text holds the character {bad[0]!r}")
+        elif value is not None and not isinstance(value, bool | int | float):
+            raise ValueError(f"a value is a {type(value).__name__}; valid: text, numbers, true, false, lists, mappings")
 
 
 def from_mapping(cls: type[T], values: dict[str, Any], where: str) -> T:
@@ -205,12 +205,12 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         return value
     if kind in (int, float):
         try:
-            number = value if kind is int and isinstance(value, int) and float(value) else float(value)
+            number = float(value)
         except (TypeError, ValueError, OverflowError):
-            number = None
-        if number is None or isinstance(value, bool) or not math.isfinite(number) or (kind is int and number % 1):
+            number = math.nan
+        if isinstance(value, bool) or not math.isfinite(number) or (kind is int and number % 1):
             raise BadInput(f"{where} is {repr(value)[:100]}; valid: a {'whole ' if kind is int else ''}number")
-        return kind(number)
+        return value if kind is int and isinstance(value, int) else kind(number)
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise BadInput(f"{where} is {value!r}; valid: text")
     return kind(value)

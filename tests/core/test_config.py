@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from hfdiff.core.config import from_mapping, parse, to_mapping
+from hfdiff.core.config import from_mapping, parse, read_yaml, to_mapping
 from hfdiff.core.errors import BadInput
 from hfdiff.training.config import TrainConfig
 
@@ -32,6 +32,17 @@ def test_flags_override_the_file_which_overrides_the_defaults(tmp_path):
     for flags in (["--config", str(file)], [f"--config={file}"]):
         config = parse(Example, [*flags, "--count", "7", "--limit", "2.5"], "")
         assert config == Example(rate=1e-4, count=7, names=("x", "y"), limit=2.5)
+
+
+def test_a_home_of_nobody_is_no_path():
+    with pytest.raises(BadInput, match="'~nobody-here/c.yaml' begins with the home of nobody here"):
+        parse(Example, ["--config", "~nobody-here/c.yaml"], "")
+
+
+def test_many_aliases_are_read_once(tmp_path):
+    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40))]
+    (tmp_path / "c.yaml").write_text("\n".join(lines))
+    assert len(read_yaml(tmp_path / "c.yaml")) == 40
 
 
 @pytest.mark.parametrize(

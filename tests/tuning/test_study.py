@@ -5,6 +5,7 @@ import math
 import re
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from hfdiff.core.threads import cores
 from hfdiff.training.checkpoint import list_checkpoints
 from hfdiff.tuning.measure import DISTANCE
 from hfdiff.tuning.study.config import BASE, StudyConfig, read_study, rungs
+from hfdiff.tuning.study.judging import StudyJudge
 from hfdiff.tuning.study.results import estimate, recommended, rows_of, undecided
 from hfdiff.tuning.study.run import outcomes, shares_of_cores, survivors
 from hfdiff.tuning.study.trial import Outcome, Trainings, outcome_of, trial_of
@@ -233,6 +235,13 @@ def test_options_that_set_one_key_are_not_recommended_together(study_of):
 )
 def test_each_run_has_as_many_cores_as_the_others(numbers, at_once, shares):
     assert shares_of_cores(numbers, at_once) == shares
+
+
+def test_a_run_of_other_images_is_not_judged(tmp_path):
+    (tmp_path / "training.json").write_text('{"data": {"fingerprint": "a"}}')
+    judge = StudyJudge(SimpleNamespace(copied=SimpleNamespace(fingerprint="b")), StudyConfig())
+    with pytest.raises(BadInput, match="was trained on images with fingerprint a, those of today have b"):
+        judge.check_data(tmp_path)
 
 
 def test_all_combinations_are_counted_before_they_are_made(study_of):
