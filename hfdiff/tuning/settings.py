@@ -22,7 +22,8 @@ from hfdiff.tuning.measure import DISTANCE, measured
 NUMBERS = (2000, 1000, 500, 260)  # samples of a try: the most that the time allows
 LEAST_TRIES, MANY_TRIES = 3, 8  # that the time must allow; many, where they are of more than MOST_OF_FEW samples
 MOST_OF_FEW = 500
-KEPT = {"recall": 0.75, "style_fidelity": 0.85}  # the share of the greatest rival's that what is chosen must have
+# The share of the greatest rival's that what is chosen must have: the distance alone would pay with any of them.
+KEPT = {"recall": 0.75, "class_accuracy": 0.9, "style_fidelity": 0.85}
 INTERVALS = ([0.1, 10.0], [0.2, 5.0])  # of sigma / alpha; the first is the usual one
 SAMPLERS_TRIED = ("unipc", "ipndm")
 TIE = 0.03  # share by which distances must differ to count
@@ -45,7 +46,7 @@ class Search:
 
     @property
     def best(self) -> dict[str, Any]:
-        """Of the rivals that keep variety and styles, the most various that is about as near as the nearest."""
+        """Of the rivals that keep variety, classes and styles, the most various that is about as near as the nearest."""
         least = {name: share * max(v.get(name, 0.0) for _, v in self.rivals) for name, share in KEPT.items()}
         fit = [one for one in self.rivals if all(one[1].get(name, 0.0) >= bound for name, bound in least.items())]
         limit = (1 + TIE) * min(values[DISTANCE] for _, values in fit or self.rivals)

@@ -38,6 +38,13 @@ def test_variety_is_not_given_for_nearness():
     assert search(various, tries=20).best["guidance_scale"] == 2.0
 
 
+def test_a_model_that_listens_less_is_not_chosen_for_its_nearness():
+    def measure(settings):
+        return curve(1.5)(settings) | {"class_accuracy": min(0.9, 0.5 + 0.2 * settings["guidance_scale"])}
+
+    assert search(measure, tries=20).best["guidance_scale"] == 1.75
+
+
 def test_the_guidance_of_styles_is_chosen_apart_and_loses_no_style():
     def measure(settings):
         apart = settings["style_guidance_scale"] - settings["guidance_scale"]
