@@ -25,7 +25,7 @@ SHORTER = {
     "sample": "--num_inference_steps 2",
     "select": "--class_labels sneaker --num_candidates 3 --top_k 1 --num_inference_steps 4",
     "evaluate": "--num_inference_steps 1 --guidance_scale 1 --num_styled 0",
-    "show": "--num_images 2 --num_inference_steps 2",
+    "show": "--num_images 2 --num_inference_steps 2 --guidance_scale 1",
     "card": "",
     "push": "",
 }

@@ -62,16 +62,16 @@ class StudyJudge:
         """Guidance scale -> metric -> value of a run; what its folder holds already is not measured again."""
         with self._turn:
             pipeline = open_to_measure(folder)
-            check_model_fits(pipeline, self.real.training)
-            self.check_data(Path(folder))
             asked = self.asked(pipeline)
-            found = judged_before(Path(folder) / JUDGED, asked)
-            for scale in self.study.guidance_scale:
-                if stopped():
-                    break
-                if str(scale) not in found:
-                    found[str(scale)] = self.at(scale, pipeline, asked["num_styled"])
-                    write_json(Path(folder) / JUDGED, {"asked": asked, "by_guidance": found})
+        check_model_fits(pipeline, self.real.training)
+        self.check_data(Path(folder))
+        found = judged_before(Path(folder) / JUDGED, asked)
+        for scale in self.study.guidance_scale:
+            if stopped():
+                break
+            if str(scale) not in found:
+                found[str(scale)] = self.at(scale, pipeline, asked["num_styled"])
+                write_json(Path(folder) / JUDGED, {"asked": asked, "by_guidance": found})
         return {float(scale): found[str(scale)] for scale in self.study.guidance_scale if str(scale) in found}
 
     def check_data(self, folder: Path) -> None:
