@@ -46,7 +46,7 @@ class Search:
 
     @property
     def best(self) -> dict[str, Any]:
-        """Of the rivals that keep variety, classes and styles, the most various that is about as near as the nearest."""
+        """Of the rivals that keep variety, classes and styles, the most various that is about as near as any."""
         least = {name: share * max(v.get(name, 0.0) for _, v in self.rivals) for name, share in KEPT.items()}
         fit = [one for one in self.rivals if all(one[1].get(name, 0.0) >= bound for name, bound in least.items())]
         limit = (1 + TIE) * min(values[DISTANCE] for _, values in fit or self.rivals)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 
@@ -17,7 +18,7 @@ from hfdiff.core.threads import cores
 from hfdiff.training.checkpoint import list_checkpoints
 from hfdiff.tuning.measure import DISTANCE
 from hfdiff.tuning.study.config import BASE, StudyConfig, read_study, rungs
-from hfdiff.tuning.study.judging import StudyJudge
+from hfdiff.tuning.study.judging import StudyJudge, open_judge
 from hfdiff.tuning.study.results import estimate, recommended, rows_of, undecided
 from hfdiff.tuning.study.run import outcomes, shares_of_cores, survivors
 from hfdiff.tuning.study.trial import Outcome, Trainings, outcome_of, trial_of
@@ -257,7 +258,7 @@ def test_a_damaged_record_is_the_failure_of_its_run(study_of, record):
     trial.folder.mkdir(parents=True)
     (trial.folder / "judged.json").write_text("{}")
     (trial.folder / "training.json").write_text(json.dumps(record))
-    found = outcome_of(trial, Trainings(), lambda folder, stopped: {1.0: {DISTANCE: 3.0}})
+    found = outcome_of(trial, Trainings(), lambda folder, check: {1.0: {DISTANCE: 3.0}})
     assert "holds values that are no numbers" in found.failure
 
 
@@ -269,7 +270,7 @@ def test_what_a_judge_cannot_do_is_the_outcome_of_one_run(study_of, tmp_path):
         (trial.folder / "judged.json").write_text("{}")
         (trial.folder / "training.json").write_text('{"images": 16, "cpu_seconds": 1.0}')
 
-    def judge(folder: str, stopped) -> dict:
+    def judge(folder: str, check) -> dict:
         if folder == str(trials[0].folder):
             raise RuntimeError("out of memory")
         return {1.0: {DISTANCE: 3.0}}
@@ -338,6 +339,11 @@ def test_a_study_from_its_file_to_its_results(two_cores, tmp_path, capfd, monkey
     again = json.loads((home / "study.json").read_text())
     assert again["variants"][:2] == study["variants"][:2]
     assert again["variants"][2]["failures"] == ["seed 0: trained from=nothing"]
+    study = read_study(file, home)
+    (folder := trial_of(study, study.variants[0], 0, 1.0).folder).joinpath("judged.json").unlink()
+    (trainings := Trainings()).stop()
+    with pytest.raises(InterruptedError, match="the study was stopped"):  # a judge that draws does not draw to the end
+        open_judge(study, torch.device("cpu")).judge(str(folder), trainings.check)
 
 
 @pytest.mark.slow
@@ -347,7 +353,7 @@ def test_a_study_that_is_left_leaves_no_training_behind(two_cores, study_of, tmp
     short = trial_of(study, study.variants[0], 0, 1.0)
     long = replace(short, config=replace(short.config, max_train_images=10**8, output_dir=str(tmp_path / "long")))
 
-    def judge(folder: str, stopped) -> dict:
+    def judge(folder: str, check) -> dict:
         while not (long.folder / "metrics.jsonl").exists() and not (tmp_path / "long.log").read_text().count("error"):
             time.sleep(0.1)
         return {1.0: {DISTANCE: 1.0}}

@@ -58,21 +58,23 @@ class StudyJudge:
         inputs = MetricInputs(self.real, self.real.others[: self.study.num_images], seed=SEED)
         return {name: METRICS[name].measure(inputs).value for name in self.names if not METRICS[name].styled}
 
-    def judge(self, folder: str, stopped: Callable[[], bool] = lambda: False) -> dict[float, dict[str, float]]:
-        """Guidance scale -> metric -> value of a run; what its folder holds already is not measured again."""
+    def judge(self, folder: str, check: Callable[[], None] = lambda: None) -> dict[float, dict[str, float]]:
+        """Guidance scale -> metric -> value of a run; what its folder holds already is not measured again.
+
+        check: called before each step of the network; what it raises leaves what was measured.
+        """
         with self._turn:
             pipeline = open_to_measure(folder)
             asked = self.asked(pipeline)
+        pipeline.unet.register_forward_pre_hook(lambda *_: check())
         check_model_fits(pipeline, self.real.training)
         self.check_data(Path(folder))
         found = judged_before(Path(folder) / JUDGED, asked)
         for scale in self.study.guidance_scale:
-            if stopped():
-                break
             if str(scale) not in found:
                 found[str(scale)] = self.at(scale, pipeline, asked["num_styled"])
                 write_json(Path(folder) / JUDGED, {"asked": asked, "by_guidance": found})
-        return {float(scale): found[str(scale)] for scale in self.study.guidance_scale if str(scale) in found}
+        return {float(scale): found[str(scale)] for scale in self.study.guidance_scale}
 
     def check_data(self, folder: Path) -> None:
         """BadInput for a run that was trained on other images, before the data changed."""

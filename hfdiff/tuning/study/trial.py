@@ -23,8 +23,8 @@ from hfdiff.tuning.study.config import BUDGETS, Study, Variant
 JUDGED = "judged.json"
 # How a run is watched, of no weight in what it is; but what interrupts it spends time, and validation chooses weights.
 WATCHING = RESUMABLE_KEYS - {"dataset", *BUDGETS.values(), "validation_images", "sample_images", "checkpointing_images"}
-# A run's folder, and whether to stop -> guidance scale -> metric -> value; fewer scales where it stopped.
-Judging = Callable[[str, Callable[[], bool]], dict[float, dict[str, float]]]
+# A run's folder, and what is called meanwhile, which may raise -> guidance scale -> metric -> value.
+Judging = Callable[[str, Callable[[], None]], dict[float, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,11 @@ class Trainings:
             self.running.discard(process)
         return f"exit code {code}: {cause(log.read_bytes()[before:])}" if code else ""
 
+    def check(self) -> None:
+        """InterruptedError once they were stopped."""
+        if self.stopped:
+            raise InterruptedError(STOPPED)
+
     def stop(self) -> None:
         self.stopped = True
         for process in list(self.running):
@@ -105,17 +110,16 @@ def cause(said: bytes) -> str:
 def outcome_of(trial: Trial, trainings: Trainings, judge: Judging) -> Outcome:
     """Train and judge, or what is left to do of both; whatever goes wrong is the outcome of this trial alone."""
     try:
-        failure = "" if (trial.folder / JUDGED).is_file() else trainings.train(trial)
-        if failure or trainings.stopped:
-            return Outcome(trial, {}, failure=failure or STOPPED)
-        by_guidance = judge(str(trial.folder), lambda: trainings.stopped)
+        trainings.check()
+        if not (trial.folder / JUDGED).is_file() and (failure := trainings.train(trial)):
+            return Outcome(trial, {}, failure=failure)
+        by_guidance = judge(str(trial.folder), trainings.check)
         record = json.loads(RunFolder(trial.folder).record.read_text(encoding="utf-8"))
         numbers = [record["images"], record["cpu_seconds"]]
         for values in by_guidance.values():
             numbers += [values[DISTANCE], *values.values()]
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
             raise ValueError(f"{trial.folder} holds values that are no numbers; remove it to train it again")
-        failure = STOPPED if trainings.stopped else ""
-        return Outcome(trial, {} if failure else by_guidance, record["images"], record["cpu_seconds"], failure)
+        return Outcome(trial, by_guidance, record["images"], record["cpu_seconds"])
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:  # the judge's memory, a damaged file
         return Outcome(trial, {}, failure=first_line(error))
