@@ -23,7 +23,7 @@ NUMBERS = (2000, 1000, 500, 260)  # samples of a try: the most that the time all
 LEAST_TRIES, MANY_TRIES = 3, 8  # that the time must allow; many, where they are of more than MOST_OF_FEW samples
 MOST_OF_FEW = 500
 # The share of the greatest rival's that what is chosen must have: the distance alone would pay with any of them.
-KEPT = {"recall": 0.75, "class_accuracy": 0.9, "style_fidelity": 0.85}
+KEPT = {"recall": 0.75, "class_accuracy": 0.85, "style_fidelity": 0.85}
 INTERVALS = ([0.1, 10.0], [0.2, 5.0])  # of sigma / alpha; the first is the usual one
 SAMPLERS_TRIED = ("unipc", "ipndm")
 TIE = 0.03  # share by which distances must differ to count

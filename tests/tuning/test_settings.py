@@ -40,7 +40,7 @@ def test_variety_is_not_given_for_nearness():
 
 def test_a_model_that_listens_less_is_not_chosen_for_its_nearness():
     def measure(settings):
-        return curve(1.5)(settings) | {"class_accuracy": min(0.9, 0.5 + 0.2 * settings["guidance_scale"])}
+        return curve(1.5)(settings) | {"class_accuracy": min(0.9, 0.3 + 0.3 * settings["guidance_scale"])}
 
     assert search(measure, tries=20).best["guidance_scale"] == 1.75
 
