@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted(
     file
     for pattern in (
-        *("*.md", "docs/*.md", "examples/*.md", "examples/*.ipynb", "hfdiff/**/*.md", "train_scripts/*/*.yaml"),
+        *("*.md", "docs/**/*.md", "examples/*.md", "examples/*.ipynb", "hfdiff/**/*.md", "train_scripts/*/*.yaml"),
         *(f"{folder}/**/*.py" for folder in ("hfdiff", "pipelines", "train_scripts", "benchmarks")),
     )
     for file in ROOT.glob(pattern)
