@@ -58,17 +58,17 @@ class StudyJudge:
         inputs = MetricInputs(self.real, self.real.others[: self.study.num_images], seed=SEED)
         return {name: METRICS[name].measure(inputs).value for name in self.names if not METRICS[name].styled}
 
-    def judge(self, folder: str, check: Callable[[], None] = lambda: None) -> dict[float, dict[str, float]]:
+    def judge(self, folder: str, check: Callable[[], None]) -> dict[float, dict[str, float]]:
         """Guidance scale -> metric -> value of a run; what its folder holds already is not measured again.
 
         check: called before each step of the network; what it raises leaves what was measured.
         """
         with self._turn:
             pipeline = open_to_measure(folder)
-            asked = self.asked(pipeline)
         pipeline.unet.register_forward_pre_hook(lambda *_: check())
         check_model_fits(pipeline, self.real.training)
         self.check_data(Path(folder))
+        asked = self.asked(pipeline)
         found = judged_before(Path(folder) / JUDGED, asked)
         for scale in self.study.guidance_scale:
             if str(scale) not in found:
