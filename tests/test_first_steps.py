@@ -50,6 +50,7 @@ def at_home(place, hub, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HFDIFF_CACHE", str(place / "cache"))
     monkeypatch.setattr("hfdiff.evaluation.judge_training.default_epochs", lambda *_: 2)
+    monkeypatch.setattr("hfdiff.figures.grids.LEVELS", (0.0, 1.0))  # of each style, at 64 pixels
 
 
 def moved(words: list[str], place: Path) -> list[str]:
